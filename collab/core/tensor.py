@@ -1,0 +1,62 @@
+"""Tensors as the wire and plans see them: a name, a static shape, a dtype."""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import Final, Mapping
+
+import msgspec
+
+from collab.errors import TensorError
+
+MAX_RANK: Final = 8
+"""LiteRT kernels stop at rank 8 (``RuntimeShape::kMaxSmallSize`` and friends)."""
+
+MAX_NAME_BYTES: Final = 1024
+
+ITEMSIZE: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "bool": 1,
+        "int8": 1,
+        "uint8": 1,
+        "int16": 2,
+        "uint16": 2,
+        "float16": 2,
+        "int32": 4,
+        "uint32": 4,
+        "float32": 4,
+        "int64": 8,
+        "uint64": 8,
+        "float64": 8,
+        "complex64": 8,
+        "complex128": 16,
+    }
+)
+"""Bytes per element of every LiteRT dtype that numpy has (names are numpy's)."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Name, shape (all dimensions static, row-major) and dtype of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the raw little-endian payload in bytes."""
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+    def check(self) -> TensorSpec:
+        """Return self, or raise `TensorError` that says what is not allowed."""
+        if not self.name or len(self.name.encode()) > MAX_NAME_BYTES:
+            raise TensorError(f"tensor name {self.name[:40]!r}: use 1 to {MAX_NAME_BYTES} bytes")
+        if self.dtype not in ITEMSIZE:
+            known = ", ".join(ITEMSIZE)
+            raise TensorError(f"tensor {self.name!r}: dtype {self.dtype!r} cannot travel; use one of {known}")
+        if len(self.shape) > MAX_RANK:
+            raise TensorError(f"tensor {self.name!r}: rank {len(self.shape)} is over {MAX_RANK}")
+        if any(d < 0 for d in self.shape):
+            raise TensorError(f"tensor {self.name!r}: shape {self.shape} has a negative dimension")
+        return self
