@@ -1,0 +1,200 @@
+"""A plan: stages placed on nodes, joined by edges that carry tensors.
+
+Plans are frozen, travel as JSON and are kept by people as YAML; the JSON Schema
+beside this package is generated from these classes.  A chain, a skip, a branch,
+an ensemble and a cascade are all the same thing: stages, edges, firing rules and
+guards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, Union
+
+import msgspec
+
+from collab.core.ids import Digest, EdgeId, NodeName, PlanName, StageId
+from collab.core.tensor import TensorSpec
+
+PLAN_VERSION = 1
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of the plan's types: immutable, unknown fields are errors."""
+
+
+class FireAll(Frozen, tag="all", tag_field="rule", kw_only=True):
+    """A stage fires when every in-edge carries a value."""
+
+
+class FireAny(Frozen, tag="any", tag_field="rule", kw_only=True):
+    """A stage fires on the first value."""
+
+
+class FireQuorum(Frozen, tag="quorum", tag_field="rule", kw_only=True):
+    """A stage fires with ``k`` values at least, ``wait_ms`` after the first at most.
+
+    It fires as soon as every edge is settled; when ``wait_ms`` has passed since the
+    first value it fires as soon as ``k`` values are in.
+    """
+
+    k: int
+    wait_ms: float = 0.0
+
+
+Fires = Union[FireAll, FireAny, FireQuorum]
+
+
+class Guard(Frozen, kw_only=True):
+    """Carry a value over an edge only if a measure of a tensor passes a threshold.
+
+    ``measure`` is taken over the last axis of the first row of ``tensor``:
+    ``max`` (largest element), ``margin`` (largest less second largest) or
+    ``entropy`` (natural logarithm, of the elements as probabilities).
+    """
+
+    tensor: str
+    measure: Literal["max", "margin", "entropy"]
+    when: Literal["below", "at_least"]
+    threshold: float
+
+
+class StatePair(Frozen, kw_only=True):
+    """An output that is the same stage's input at the conversation's next step."""
+
+    output: str
+    input: str
+
+
+class StageSpec(Frozen, kw_only=True):
+    """Operators ``[start, stop)`` of a model, or a combiner, on one node or replicas."""
+
+    id: StageId
+    nodes: tuple[NodeName, ...]
+    inputs: tuple[TensorSpec, ...]
+    """What the stage reads, in interpreter order."""
+    outputs: tuple[TensorSpec, ...]
+    """What the stage makes, in interpreter order."""
+    model: str = "model"
+    ops: tuple[int, int] | None = None
+    sha256: Digest | None = None
+    """Digest of the stage's ``.tflite``; None for a combiner."""
+    bytes: int = 0
+    combine: str | None = None
+    """Name of the combiner that this stage is, instead of operators."""
+    fires: Fires = FireAll()
+    threads: int = 1
+    backend: str = "litert"
+    state: tuple[StatePair, ...] = ()
+
+
+class Edge(Frozen, kw_only=True):
+    """Tensors that go from one stage to another, or from and to the requester."""
+
+    source: StageId
+    target: StageId
+    tensors: tuple[str, ...]
+    transport: str = "grpc"
+    codec: str = "raw"
+    via: tuple[NodeName, ...] = ()
+    """Nodes that hand the tokens of this edge on, where the ends cannot meet."""
+    guard: Guard | None = None
+
+
+class NodeRef(Frozen, kw_only=True):
+    """A node's identity and where it was last reached."""
+
+    name: NodeName
+    endpoints: tuple[str, ...] = ()
+
+
+class ModelRef(Frozen, kw_only=True):
+    """The whole model that stages were taken from."""
+
+    id: str = "model"
+    sha256: Digest
+    ops: int
+    """Operators counted without foldable ones."""
+    path: str | None = None
+    signature: str | None = None
+
+
+class Tolerance(Frozen, kw_only=True):
+    """How far answers may be from the whole model's across runtime classes or lossy codecs."""
+
+    atol: float = 1e-4
+    rtol: float = 1e-3
+
+
+class Plan(Frozen, kw_only=True):
+    """A dataflow graph of stages with the placement of each."""
+
+    name: PlanName
+    models: tuple[ModelRef, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    stages: tuple[StageSpec, ...]
+    edges: tuple[Edge, ...]
+    nodes: tuple[NodeRef, ...]
+    version: int = PLAN_VERSION
+    credits: int = 64
+    """Requests admitted at a time, over all requesters; joins have room for that many."""
+    tolerance: Tolerance = Tolerance()
+
+    def stage(self, stage_id: StageId) -> StageSpec:
+        """The stage with this id; KeyError if there is none."""
+        return self.stages[self.stage_index(stage_id)]
+
+    def stage_index(self, stage_id: StageId) -> int:
+        """Position of a stage, which is also its place in a route."""
+        for index, stage in enumerate(self.stages):
+            if stage.id == stage_id:
+                return index
+        raise KeyError(stage_id)
+
+    def edges_into(self, stage_id: StageId) -> tuple[EdgeId, ...]:
+        """Ids of the edges that end at a stage (or at the requester)."""
+        return tuple(EdgeId(i) for i, e in enumerate(self.edges) if e.target == stage_id)
+
+    def edges_from(self, stage_id: StageId) -> tuple[EdgeId, ...]:
+        """Ids of the edges that start at a stage (or at the requester)."""
+        return tuple(EdgeId(i) for i, e in enumerate(self.edges) if e.source == stage_id)
+
+    def stages_on(self, node: NodeName) -> tuple[StageSpec, ...]:
+        """Stages that a node holds, in plan order."""
+        return tuple(stage for stage in self.stages if node in stage.nodes)
+
+    def endpoints(self) -> dict[NodeName, tuple[str, ...]]:
+        """Last known endpoints by node."""
+        return {ref.name: ref.endpoints for ref in self.nodes}
+
+    def replace(self, **changes: Any) -> Plan:
+        """A copy with some fields changed."""
+        return msgspec.structs.replace(self, **changes)
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of what the plan computes and where: endpoints and local paths left out."""
+        bare = self.replace(
+            nodes=tuple(msgspec.structs.replace(n, endpoints=()) for n in self.nodes),
+            models=tuple(msgspec.structs.replace(m, path=None) for m in self.models),
+        )
+        return Digest(hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest())
+
+
+def to_json(plan: Plan) -> bytes:
+    """The plan as it travels."""
+    return msgspec.json.encode(plan, order="deterministic")
+
+
+def from_json(data: bytes | memoryview) -> Plan:
+    """Decode and validate a plan that travelled; raises `PlanError`."""
+    from collab.core.validate import decode_plan
+
+    return decode_plan(data)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a plan file."""
+    schema = msgspec.json.schema(Plan)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "collab plan", **schema}

@@ -1,0 +1,255 @@
+"""The rules a plan has to keep, checked before anything is deployed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Iterable
+
+import msgspec
+
+from collab.core.ids import REQUESTER, EdgeId, StageId, check_digest, check_name
+from collab.core.plan import PLAN_VERSION, FireAll, FireQuorum, Plan, StageSpec
+from collab.core.tensor import TensorSpec
+from collab.errors import InputError, PlanError
+
+MAX_STAGES = 256
+MAX_EDGES = 4096
+MAX_CREDITS = 4096
+
+
+def decode_plan(data: bytes | memoryview) -> Plan:
+    """Decode JSON bytes to a valid plan; raises `PlanError` naming the field."""
+    try:
+        plan = msgspec.json.decode(data, type=Plan)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PlanError(_readable(error)) from error
+    return validate(plan)
+
+
+def convert_plan(tree: Any) -> Plan:
+    """Build a valid plan from parsed YAML; raises `PlanError` naming the field."""
+    try:
+        plan = msgspec.convert(tree, type=Plan)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise PlanError(_readable(error)) from error
+    return validate(plan)
+
+
+def _readable(error: Exception) -> str:
+    text = str(error).splitlines()[0]
+    message, _, path = text.partition(" - at `$")
+    return f"{path.rstrip('`').lstrip('.') or 'plan'}: {message}"
+
+
+def validate(plan: Plan) -> Plan:
+    """Return the plan if every rule holds, else raise `PlanError` for the first that does not."""
+    if plan.version != PLAN_VERSION:
+        raise PlanError(f"version: {plan.version} is not {PLAN_VERSION}; make the plan anew with this release")
+    try:
+        _check_names(plan)
+        for spec in _specs(plan):
+            spec.check()
+    except PlanError:
+        raise
+    except InputError as error:
+        raise PlanError(str(error)) from error
+    _check_limits(plan)
+    _check_stages(plan)
+    _check_coverage(plan)
+    _check_edges(plan)
+    flow(plan)
+    return plan
+
+
+def _specs(plan: Plan) -> Iterable[TensorSpec]:
+    yield from plan.inputs
+    yield from plan.outputs
+    for stage in plan.stages:
+        yield from stage.inputs
+        yield from stage.outputs
+
+
+def _check_names(plan: Plan) -> None:
+    check_name(plan.name, "name:")
+    for i, node in enumerate(plan.nodes):
+        check_name(node.name, f"nodes[{i}].name:")
+    for i, model in enumerate(plan.models):
+        check_name(model.id, f"models[{i}].id:")
+        check_digest(model.sha256, f"models[{i}].sha256:")
+    for i, stage in enumerate(plan.stages):
+        check_name(stage.id, f"stages[{i}].id:")
+        if stage.sha256 is not None:
+            check_digest(stage.sha256, f"stages[{i}].sha256:")
+    for what, names in (
+        ("nodes", [n.name for n in plan.nodes]),
+        ("models", [m.id for m in plan.models]),
+        ("stages", [s.id for s in plan.stages]),
+        ("inputs", [t.name for t in plan.inputs]),
+        ("outputs", [t.name for t in plan.outputs]),
+    ):
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise PlanError(f"{what}: {name!r} stands there {count} times; names must differ")
+
+
+def _check_limits(plan: Plan) -> None:
+    if not 1 <= len(plan.stages) <= MAX_STAGES:
+        raise PlanError(f"stages: {len(plan.stages)} of them; a plan has 1 to {MAX_STAGES}")
+    if len(plan.edges) > MAX_EDGES:
+        raise PlanError(f"edges: {len(plan.edges)} of them; a plan has at most {MAX_EDGES}")
+    if not 1 <= plan.credits <= MAX_CREDITS:
+        raise PlanError(f"credits: {plan.credits}; give 1 to {MAX_CREDITS}")
+    for field in ("atol", "rtol"):
+        value = getattr(plan.tolerance, field)
+        if not (math.isfinite(value) and value >= 0):
+            raise PlanError(f"tolerance.{field}: {value} is not a finite number of at least 0")
+
+
+def _check_stages(plan: Plan) -> None:
+    nodes = {node.name for node in plan.nodes}
+    models = {model.id for model in plan.models}
+    for i, stage in enumerate(plan.stages):
+        where = f"stages[{i}] ({stage.id})"
+        if not stage.nodes:
+            raise PlanError(f"{where}.nodes: empty; place the stage on a node")
+        for name in stage.nodes:
+            if name not in nodes:
+                raise PlanError(f"{where}.nodes: {name!r} is not listed under nodes")
+        if len(set(stage.nodes)) != len(stage.nodes):
+            raise PlanError(f"{where}.nodes: a node is named twice; replicas must differ")
+        if stage.threads < 1 or stage.threads > 256:
+            raise PlanError(f"{where}.threads: {stage.threads}; give 1 to 256")
+        if stage.bytes < 0:
+            raise PlanError(f"{where}.bytes: {stage.bytes} is negative")
+        if stage.combine is None and (stage.ops is None or stage.sha256 is None):
+            raise PlanError(f"{where}: needs ops and sha256, or combine")
+        if stage.combine is not None and (stage.ops is not None or stage.sha256 is not None):
+            raise PlanError(f"{where}: combine stands for operators; leave ops and sha256 out")
+        if stage.combine is None and stage.model not in models:
+            raise PlanError(f"{where}.model: {stage.model!r} is not listed under models")
+        if not stage.outputs:
+            raise PlanError(f"{where}.outputs: empty; a stage makes at least one tensor")
+        _check_state(stage, where)
+        _check_fires(plan, stage, where)
+
+
+def _check_state(stage: StageSpec, where: str) -> None:
+    inputs, outputs = {t.name: t for t in stage.inputs}, {t.name: t for t in stage.outputs}
+    for pair in stage.state:
+        if pair.output not in outputs or pair.input not in inputs:
+            raise PlanError(f"{where}.state: {pair.output!r} -> {pair.input!r}: no such output or input")
+        made, read = outputs[pair.output], inputs[pair.input]
+        if (made.shape, made.dtype) != (read.shape, read.dtype):
+            raise PlanError(f"{where}.state: {pair.output!r} and {pair.input!r} differ in shape or dtype")
+
+
+def _check_fires(plan: Plan, stage: StageSpec, where: str) -> None:
+    edges = len(plan.edges_into(stage.id))
+    if edges == 0:
+        raise PlanError(f"{where}: no edge leads to it")
+    if not isinstance(stage.fires, FireAll) and stage.combine is None:
+        raise PlanError(f"{where}.fires: only a combiner can fire without all of its inputs")
+    if isinstance(stage.fires, FireQuorum):
+        if not 1 <= stage.fires.k <= edges:
+            raise PlanError(f"{where}.fires.k: {stage.fires.k}; the stage has {edges} in-edges")
+        if not (math.isfinite(stage.fires.wait_ms) and stage.fires.wait_ms >= 0):
+            raise PlanError(f"{where}.fires.wait_ms: {stage.fires.wait_ms} is not a finite time of at least 0 ms")
+
+
+def _check_coverage(plan: Plan) -> None:
+    """Every model's operators ``[0, n)`` are covered without a gap or an overlap."""
+    for model in plan.models:
+        ranges = sorted((s.ops, s.id) for s in plan.stages if s.model == model.id and s.ops is not None)
+        at = 0
+        for (start, stop), stage_id in ranges:
+            if start >= stop:
+                raise PlanError(f"stages ({stage_id}).ops: [{start}, {stop}) is empty or reversed")
+            if start > at:
+                raise PlanError(f"stages ({stage_id}).ops: gap, operators [{at}, {start}) are in no stage")
+            if start < at:
+                raise PlanError(f"stages ({stage_id}).ops: overlap, operators [{start}, {at}) are in two stages")
+            at = stop
+        if at != model.ops:
+            what = "gap, operators" if at < model.ops else "past the model's end, operators"
+            low, high = sorted((at, model.ops))
+            raise PlanError(f"stages.ops: {what} [{low}, {high}) of model {model.id!r}")
+
+
+def _check_edges(plan: Plan) -> None:
+    stages = {stage.id for stage in plan.stages}
+    nodes = {node.name for node in plan.nodes}
+    seen: set[tuple[StageId, StageId]] = set()
+    for i, edge in enumerate(plan.edges):
+        where = f"edges[{i}]"
+        for field, end in (("source", edge.source), ("target", edge.target)):
+            if end != REQUESTER and end not in stages:
+                raise PlanError(f"{where}.{field}: {end!r} is neither a stage nor {REQUESTER!r}")
+        if edge.source == edge.target:
+            raise PlanError(f"{where}: cycle, it leads from {edge.source!r} to itself")
+        if (edge.source, edge.target) in seen:
+            raise PlanError(f"{where}: a second edge from {edge.source!r} to {edge.target!r}; merge them")
+        seen.add((edge.source, edge.target))
+        for name in edge.via:
+            if name not in nodes:
+                raise PlanError(f"{where}.via: {name!r} is not listed under nodes")
+        if len(set(edge.via)) != len(edge.via):
+            raise PlanError(f"{where}.via: cycle, a node is named twice")
+        if not edge.tensors:
+            raise PlanError(f"{where}.tensors: empty; an edge carries at least one tensor")
+        if len(set(edge.tensors)) != len(edge.tensors):
+            raise PlanError(f"{where}.tensors: a tensor is named twice")
+    if not plan.edges_into(REQUESTER):
+        raise PlanError(f"edges: none leads to {REQUESTER!r}; nobody would get the answer")
+    if len(plan.edges_into(REQUESTER)) > 1:
+        raise PlanError(f"edges: several lead to {REQUESTER!r}; join them in one stage")
+
+
+def order(plan: Plan) -> tuple[StageId, ...]:
+    """Stage ids in an order in which every stage comes after those it reads from."""
+    graph: dict[StageId, set[StageId]] = {stage.id: set() for stage in plan.stages}
+    for edge in plan.edges:
+        if REQUESTER not in (edge.source, edge.target):
+            graph[edge.target].add(edge.source)
+    try:
+        return tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        loop = " -> ".join(error.args[1])
+        raise PlanError(f"edges: cycle {loop}") from error
+
+
+def flow(plan: Plan) -> dict[EdgeId, dict[str, TensorSpec]]:
+    """Specs of the tensors on every edge; raises `PlanError` for one that its source lacks.
+
+    Walks the stages once in order, so the work is linear in the edges.
+    """
+    has: dict[StageId, dict[str, TensorSpec]] = {REQUESTER: {t.name: t for t in plan.inputs}}
+    into: dict[StageId, list[EdgeId]] = {}
+    for i, edge in enumerate(plan.edges):
+        into.setdefault(edge.target, []).append(EdgeId(i))
+    on_edge: dict[EdgeId, dict[str, TensorSpec]] = {}
+    for stage_id in (*order(plan), REQUESTER):
+        received: dict[str, TensorSpec] = {}
+        for edge_id in into.get(stage_id, ()):
+            edge = plan.edges[edge_id]
+            for name in edge.tensors:
+                if name not in has[edge.source]:
+                    raise PlanError(
+                        f"edges ({edge.source} -> {edge.target}).tensors: {edge.source!r} has no tensor {name!r}"
+                    )
+            on_edge[edge_id] = {name: has[edge.source][name] for name in edge.tensors}
+            received.update(on_edge[edge_id])
+        _check_received(plan, stage_id, received)
+        if stage_id != REQUESTER:
+            has[stage_id] = received | {t.name: t for t in plan.stage(stage_id).outputs}
+    return on_edge
+
+
+def _check_received(plan: Plan, stage_id: StageId, received: dict[str, TensorSpec]) -> None:
+    wanted = plan.outputs if stage_id == REQUESTER else plan.stage(stage_id).inputs
+    for spec in wanted:
+        got = received.get(spec.name)
+        if got != spec:
+            detail = "does not reach it" if got is None else f"arrives as {got.dtype}{list(got.shape)}"
+            raise PlanError(f"{stage_id}: tensor {spec.name!r} {spec.dtype}{list(spec.shape)} {detail}")
