@@ -46,8 +46,9 @@ class Fault:
 
     def to_error(self) -> CollabError:
         """The exception that the requester raises."""
-        where = f"node {self.node!r}, stage {self.stage!r}: " if self.node and self.stage else ""
-        return from_wire(self.code, where + self.message if where not in self.message else self.message)
+        named = repr(self.node) in self.message and repr(self.stage) in self.message
+        where = f"node {self.node!r}, stage {self.stage!r}: " if self.node and self.stage and not named else ""
+        return from_wire(self.code, where + self.message)
 
 
 @dataclass(frozen=True, slots=True)

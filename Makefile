@@ -1,0 +1,62 @@
+# Everything sets itself up: `make demo` and `make test` need only Python and git.
+#   PYTHON   the interpreter that .venv is made with       (default python3)
+#   ARGS     further arguments for pytest, the demo or the benchmarks
+#   HEAVY    heavy suites to run with the tests, e.g. HEAVY=chaos,arm or HEAVY=all
+
+PYTHON ?= python3
+ARGS ?=
+HEAVY ?=
+BENCH ?= chain
+
+export PYTHON
+BIN := .venv/bin
+SOURCES := $(wildcard collab scripts tests benchmarks simulations)
+SETUP = scripts/setup $(if $(filter all toolchain,$(subst $(comma), ,$(HEAVY))),toolchain,dev)
+comma := ,
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-heavy check format protos lock bench clean core dev
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: core ## run a model over several nodes on this machine and compare with the whole model
+	@$(BIN)/collab demo $(ARGS)
+
+test: ## run the tests
+	@$(SETUP)
+	@$(BIN)/python -m pytest --heavy="$(HEAVY)" $(ARGS)
+
+test-heavy: ## run the tests with all heavy suites (installs TensorFlow)
+	@$(MAKE) --no-print-directory test HEAVY=all
+
+check: dev ## format, lint, types, imports, generated code, locks
+	@scripts/check format $(BIN)/ruff format --check --quiet .
+	@scripts/check lint $(BIN)/ruff check --quiet .
+	@scripts/check types $(BIN)/mypy $(SOURCES)
+	@scripts/check imports $(BIN)/lint-imports
+	@scripts/check protos scripts/check-protos
+	@scripts/check locks scripts/check-locks
+
+format: dev ## format the code and apply the safe fixes
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+protos: dev ## generate collab/codec/pb from protos/
+	@scripts/protos
+
+lock: dev ## re-make requirements/*.txt (UPGRADE=1 for the newest versions; needs uv)
+	@scripts/lock
+
+bench: core ## run one benchmark: make bench BENCH=chain ARGS=--quick
+	@$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
+
+clean: ## remove the environment and everything that tools left behind
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find collab tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+core:
+	@scripts/setup core
+
+dev:
+	@scripts/setup dev

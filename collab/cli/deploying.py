@@ -1,0 +1,177 @@
+"""``collab nodes``, ``status``, ``deploy``, ``undeploy``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, PlanFile, reach, refresh, with_cluster
+from collab.cli.output import emit, progress, read_plan, say, show, size, table
+
+if TYPE_CHECKING:
+    from collab.coordinator.cluster import Cluster, NodeView
+    from collab.coordinator.deploy import Deployment
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("nodes", epilog="Example:\n\n    collab nodes --peers 10.0.0.7:7070,10.0.0.8:7070")(nodes)
+    app.command("status", epilog="Example:\n\n    collab status --peers 127.0.0.1:7070 --json")(status)
+    app.command("deploy", epilog="Example:\n\n    collab deploy plan.yaml")(deploy)
+    app.command("undeploy", epilog="Example:\n\n    collab undeploy plan.yaml")(undeploy)
+
+
+def nodes(
+    peers: Peers = None, insecure: Insecure = False, insecure_network: InsecureNetwork = False, json_: AsJson = False
+) -> None:
+    """The nodes of the cluster: device, memory, runtime, models."""
+    from collab.cli.settings import peers as read_peers
+
+    async def look(cluster: Cluster) -> list[NodeView]:
+        return await reach(cluster, read_peers(peers))
+
+    views = with_cluster(look, insecure=insecure and insecure_network)
+    if json_:
+        emit([_node(view) for view in views])
+        return
+    rows = [
+        (v.name, v.address, v.description.device, size(v.description.memory_bytes), v.description.state, v.rtt_ms)
+        for v in views
+    ]
+    show(table("", ("node", "address", "device", "memory", "state", "rtt ms"), rows))
+    for runtime in sorted({view.runtime_class for view in views}):
+        show(f"{runtime}: {', '.join(v.name for v in views if v.runtime_class == runtime)}")
+
+
+def _node(view: NodeView) -> dict[str, Any]:
+    described = view.description
+    runtime = described.runtime_class
+    return {
+        "name": view.name,
+        "endpoints": list(view.endpoints),
+        "device": described.device,
+        "memory_bytes": described.memory_bytes,
+        "models": list(described.models),
+        "state": described.state,
+        "cores": described.cores,
+        "software": described.software,
+        "runtime_class": {
+            "backend": runtime.backend,
+            "version": runtime.version,
+            "machine": runtime.machine,
+            "cpu_features": list(runtime.cpu_features),
+            "delegate": runtime.delegate,
+        },
+        "rtt_ms": round(view.rtt_ms, 3),
+    }
+
+
+def status(
+    peers: Peers = None, insecure: Insecure = False, insecure_network: InsecureNetwork = False, json_: AsJson = False
+) -> None:
+    """What runs where: plans, epochs, requests under way, counters."""
+    from collab.cli.settings import peers as read_peers
+
+    async def look(cluster: Cluster) -> dict[str, Any]:
+        names = await cluster.reach(read_peers(peers))
+        return {name: await cluster.control(name).status() for name in names}
+
+    replies = with_cluster(look, insecure=insecure and insecure_network)
+    if json_:
+        emit({"nodes": [_status(name, reply) for name, reply in replies.items()]})
+        return
+    plans = [
+        (name, p.plan, p.epoch, p.state, ", ".join(p.stages), p.in_flight)
+        for name, reply in replies.items()
+        for p in reply.plans
+    ]
+    show(table("plans", ("node", "plan", "epoch", "state", "stages", "in flight"), plans))
+    rows = [(n, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()]
+    show(table("nodes", ("node", "resident", "up s", "counted"), rows))
+
+
+def _counted(reply: Any) -> str:
+    return ", ".join(f"{c.name} {c.value}" for c in reply.counters if c.value) or "-"
+
+
+def _status(name: str, reply: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "plans": [
+            {
+                "plan": p.plan,
+                "epoch": p.epoch,
+                "digest": p.digest,
+                "state": p.state,
+                "stages": list(p.stages),
+                "in_flight": p.in_flight,
+            }
+            for p in reply.plans
+        ],
+        "counters": {c.name: c.value for c in reply.counters},
+        "peers": [{"name": p.name, "address": p.address, "rtt_ms": p.rtt_us / 1000} for p in reply.peers],
+        "resident_bytes": reply.resident_bytes,
+        "uptime_ms": reply.uptime_ms,
+    }
+
+
+def deploy(
+    plan: PlanFile,
+    peers: Peers = None,
+    insecure: Insecure = False,
+    insecure_network: InsecureNetwork = False,
+    json_: AsJson = False,
+) -> None:
+    """Bring a plan up on all of its nodes, or on none; doing it again changes nothing."""
+    from collab.cli.settings import peers as read_peers
+    from collab.coordinator.deploy import deploy as deploy_plan
+    from collab.coordinator.planning import stage_blobs
+
+    parsed = read_plan(plan)
+    blobs = stage_blobs(parsed, plan.parent)
+
+    async def bring_up(cluster: Cluster) -> Deployment:
+        current = await refresh(cluster, parsed, read_peers(peers))
+        done: dict[str, tuple[int, int]] = {}
+
+        def sent(node: str, count: int, total: int) -> None:
+            done[node] = (done.get(node, (0, 0))[0] + count, total)
+            advance(sum(d for d, _ in done.values()), sum(t for _, t in done.values()))
+
+        with progress("sending stages", "bytes") as advance:
+            return await deploy_plan(cluster, current, blobs, sent)
+
+    result = with_cluster(bring_up, insecure=insecure and insecure_network)
+    if json_:
+        emit(
+            {"plan": parsed.name, "epoch": result.epoch, "changed": result.changed, "sent_bytes": dict(result.sent_bytes)}
+        )
+    else:
+        what = "deployed" if result.changed else "was deployed already"
+        say(f"plan {parsed.name!r} {what}, epoch {result.epoch}, {size(sum(result.sent_bytes.values()))} sent")
+
+
+def undeploy(
+    plan: PlanFile,
+    peers: Peers = None,
+    drain_s: Annotated[float, typer.Option(help="How long requests may finish.")] = 10.0,
+    insecure: Insecure = False,
+    insecure_network: InsecureNetwork = False,
+    json_: AsJson = False,
+) -> None:
+    """Let requests finish, then free a plan on all of its nodes."""
+    from collab.cli.settings import peers as read_peers
+    from collab.coordinator.deploy import undeploy as undeploy_plan
+
+    parsed = read_plan(plan)
+
+    async def take_down(cluster: Cluster) -> dict[Any, Any]:
+        return await undeploy_plan(cluster, await refresh(cluster, parsed, read_peers(peers)), drain_s)
+
+    held = with_cluster(take_down, insecure=insecure and insecure_network)
+    if json_:
+        emit({"plan": parsed.name, "unloaded": {name: list(epochs) for name, epochs in held.items()}})
+    else:
+        count = sum(map(len, held.values()))
+        say(f"plan {parsed.name!r}: {count} epochs unloaded on {len(held)} nodes")

@@ -1,0 +1,74 @@
+"""The ``collab`` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import typer
+
+from collab import __version__
+from collab.errors import CollabError
+
+app = typer.Typer(
+    name="collab",
+    help="One model, many small devices: split a .tflite, run its stages on peer nodes, get the whole model's answer.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"collab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def _register() -> None:
+    from collab.cli import deploying, demo, model, node, planning, running
+
+    app.add_typer(model.app, name="model")
+    for module in (node, planning, deploying, running, demo):
+        module.register(app)
+
+
+def main() -> None:
+    """Run the command line; errors of this package become one line and an exit code."""
+    _register()
+    try:
+        app()
+    except CollabError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        _exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit(1)
+
+
+def fail(error: CollabError) -> None:
+    """Say an error in one line, as JSON too where that was asked for, and exit with its code."""
+    text = " ".join(str(error).split())
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    if "--json" in sys.argv[1:]:
+        print(json.dumps({"error": {"code": error.code, "message": text}}), flush=True)
+    _exit(error.exit_code)
+
+
+def _exit(code: int) -> None:
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

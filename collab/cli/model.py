@@ -1,0 +1,194 @@
+"""``collab model``: look into a model, split it, prove the split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Iterator, Optional, Sequence
+
+import typer
+
+from collab.cli.output import emit, progress, read_npz, say, show, size, table
+from collab.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collab.graph import Graph, VerifyReport
+
+app = typer.Typer(help="Look into a .tflite model, split it, prove the split.", no_args_is_help=True)
+
+Model = Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)]
+Signature = Annotated[Optional[str], typer.Option(help="Which signature, where a model has several.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def open_model(path: Path, signature: str | None) -> Graph:
+    """Read a model and make sure that the runtime here knows all of its operators."""
+    from collab.graph import read_model
+    from collab.runtime.litert import LiteRT
+
+    graph = read_model(path, signature=signature)
+    LiteRT().load(path, 1).close()
+    return graph
+
+
+@app.command(epilog="Example:\n\n    collab model inspect mobilenet.tflite --json")
+def inspect(model: Model, signature: Signature = None, json_: AsJson = False) -> None:
+    """Inputs, outputs, operators and every place where the model can be cut."""
+    from collab.graph import cuts, read_model
+
+    graph = read_model(model, signature=signature)
+    found = cuts(graph)
+    if json_:
+        emit(
+            {
+                "model_sha256": graph.sha256,
+                "inputs": [_spec(t) for t in graph.inputs],
+                "outputs": [_spec(t) for t in graph.outputs],
+                "ops": graph.op_count,
+                "weight_bytes": graph.weight_bytes,
+                "foldable_ops": graph.foldable_count,
+                "signatures": list(graph.signatures),
+                "operators": [op.name for op in graph.operators],
+                "cuts": [
+                    {"at": c.at, "bytes": c.bytes, "tensors": [_spec(t) for t in c.tensors], "refused": c.refused}
+                    for c in found
+                ],
+            }
+        )
+        return
+    ends = [
+        ("input" if i < len(graph.inputs) else "output", t.name, t.dtype, list(t.shape))
+        for i, t in enumerate((*graph.inputs, *graph.outputs))
+    ]
+    rows = [
+        (c.at, graph.operators[c.at].name, len(c.tensors), "-" if c.bytes is None else size(c.bytes), c.refused or "")
+        for c in found
+    ]
+    show(
+        f"{model.name}: {graph.op_count} operators ({graph.foldable_count} foldable ones not counted), "
+        f"{size(graph.weight_bytes)} of weights, sha256 {graph.sha256[:16]}",
+        table("", ("", "tensor", "dtype", "shape"), ends),
+        table("cuts", ("at", "before", "tensors", "bytes", "refused"), rows),
+    )
+
+
+def _spec(tensor: Any) -> dict[str, Any]:
+    try:
+        count = tensor.nbytes
+    except KeyError:
+        count = None
+    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "bytes": count}
+
+
+@app.command(epilog="Example:\n\n    collab model split mobilenet.tflite --at 12,40 --out stages/")
+def split(
+    model: Model,
+    at: Annotated[str, typer.Option(help="Cuts, such as 12,40.")],
+    out: Annotated[Path, typer.Option(help="Directory for the stages and manifest.json.")],
+    signature: Signature = None,
+    json_: AsJson = False,
+) -> None:
+    """Write each stage as a .tflite of its own, and a manifest."""
+    from collab.coordinator.planning import parse_cuts
+    from collab.graph import manifest
+    from collab.graph import split as split_graph
+
+    graph = open_model(model, signature)
+    stages = split_graph(graph, parse_cuts(at))
+    described = manifest(graph, stages)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for entry, stage in zip(described["stages"], stages):
+            (out / entry["file"]).write_bytes(stage.data)
+        (out / "manifest.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}") from error
+    if json_:
+        emit(described)
+        return
+    rows = [
+        (e["id"], f"{e['ops'][0]}..{e['ops'][1]}", size(len(s.data)), ", ".join(e["inputs"]), ", ".join(e["outputs"]))
+        for e, s in zip(described["stages"], stages)
+    ]
+    show(table(f"{out}/", ("stage", "operators", "file", "reads", "makes"), rows))
+
+
+@app.command(epilog="Example:\n\n    collab model verify mobilenet.tflite --every-cut")
+def verify(
+    model: Model,
+    at: Annotated[Optional[str], typer.Option(help="Verify this split, such as 12,40.")] = None,
+    every_cut: Annotated[bool, typer.Option("--every-cut", help="Verify each cut by itself.")] = False,
+    sample: Annotated[Optional[int], typer.Option(help="Verify that many random two- and three-cut splits.")] = None,
+    inputs: Annotated[Optional[Path], typer.Option("--input", help="Real inputs as .npz, by tensor name.")] = None,
+    seed: Annotated[int, typer.Option(help="For random inputs and splits.")] = 0,
+    signature: Signature = None,
+    json_: AsJson = False,
+) -> None:
+    """Run the stages one after another and compare with the whole model, bit by bit."""
+    from collab.coordinator.planning import parse_cuts
+    from collab.graph import random_splits
+    from collab.graph import verify as verify_graph
+    from collab.runtime.litert import LiteRT
+
+    if (at is not None) + every_cut + (sample is not None) > 1:
+        raise UsageError("give one of --at, --every-cut and --sample")
+    if sample is not None and sample < 1:
+        raise UsageError(f"--sample {sample}: give at least 1")
+    graph = open_model(model, signature)
+    if at is not None:
+        splits: Sequence[Sequence[int]] = [parse_cuts(at)]
+    elif sample is not None:
+        splits = random_splits(graph, sample, seed)
+    else:
+        splits = [(k,) for k in range(1, graph.op_count)]
+    if not splits:
+        raise UsageError(f"{model}: nothing to verify: the model has no place to cut")
+    real = list(_real_inputs(graph, inputs)) if inputs is not None else None
+    backend = LiteRT()
+    with progress("verifying", "splits") as advance:
+        report = verify_graph(
+            graph,
+            splits,
+            lambda data: backend.load(data, 1).run,
+            inputs=real,
+            seed=seed,
+            progress=lambda done: advance(done, len(splits)),
+        )
+    _report(report, json_)
+
+
+def _real_inputs(graph: Graph, path: Path) -> Iterator[list[Any]]:
+    from collab.coordinator.workload import requests_of
+
+    for request in requests_of(graph.inputs, read_npz(path, "--input"), "--input"):
+        yield [request[spec.name] for spec in graph.inputs]
+
+
+def _report(report: VerifyReport, as_json: bool) -> None:
+    difference = report.max_abs_diff
+    if as_json:
+        emit(
+            {
+                "tried": report.tried,
+                "exact": report.exact,
+                "inexact": report.inexact,
+                "refused": list(report.refused),
+                "max_abs_diff": difference if difference < float("inf") else None,
+                "differing": list(report.differing),
+                "vacuous": report.vacuous,
+                "passed": report.passed,
+            }
+        )
+    else:
+        for entry in report.refused:
+            say(f"refused at {', '.join(map(str, entry['at']))}: {entry['reason']}")
+        for entry in report.differing:
+            say(f"inexact at {', '.join(map(str, entry['at']))}: {entry['reason']}")
+        show(
+            f"{report.tried} tried: {report.exact} exact, {report.inexact} inexact, {len(report.refused)} refused; "
+            f"largest difference {difference:g}"
+        )
+    if report.vacuous:
+        say("error: vacuous: the model gives one answer for all inputs, so equality proves nothing; give real --input")
+    if not report.passed:
+        raise typer.Exit(1)

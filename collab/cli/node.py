@@ -1,0 +1,90 @@
+"""``collab node``: one node process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from collab.node.config import NodeConfig
+
+EXAMPLE = """
+Example:
+
+    collab node --name pi-1 --listen 127.0.0.1:7070 --store ~/collab-store
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("node", epilog=EXAMPLE)(node)
+
+
+def node(
+    name: Annotated[Optional[str], typer.Option(help="Name of this node, unique in the cluster.")] = None,
+    listen: Annotated[Optional[str], typer.Option(help="HOST:PORT,… to accept links at; port 0 takes a free one.")] = None,
+    join: Annotated[Optional[str], typer.Option(help="URI,… of nodes to dial and stay linked with.")] = None,
+    store: Annotated[Optional[Path], typer.Option(help="Directory for models; kept over restarts.")] = None,
+    config: Annotated[Optional[Path], typer.Option(help="TOML file with settings.")] = None,
+    max_tensor_bytes: Annotated[Optional[int], typer.Option(help="Largest tensor that is accepted.")] = None,
+    insecure: Annotated[bool, typer.Option(help="Use unencrypted links.")] = False,
+    insecure_network: Annotated[bool, typer.Option(help="Confirm --insecure off loopback.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print events as JSON lines on stdout.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links and deployments.")] = False,
+) -> None:
+    """Run a node until SIGTERM or SIGINT: it stores models, runs stages, and answers control verbs."""
+    from collab.cli.settings import gather
+    from collab.node.config import NodeConfig
+
+    flags = {
+        "name": name,
+        "listen": listen.split(",") if listen else None,
+        "join": join.split(",") if join else None,
+        "store": store,
+        "max_tensor_bytes": max_tensor_bytes,
+        "insecure_networks": (insecure and insecure_network) or None,
+    }
+    settings = gather(NodeConfig, flags, config, "node")
+    if insecure_network and not insecure:
+        from collab.errors import UsageError
+
+        raise UsageError("--insecure-network: confirms --insecure; give both or none")
+    _prepare_process(verbose)
+    asyncio.run(_run(settings, json_))
+
+
+def _prepare_process(verbose: bool) -> None:
+    import logging
+
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from collab.node.memory import keep_large_buffers
+
+    keep_large_buffers()
+
+
+async def _run(settings: NodeConfig, as_json: bool) -> None:
+    from collab.assembly import build_node
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if settings.insecure_networks:
+        print("warning: links are not encrypted; anybody on this network can read and forge", file=sys.stderr)
+    async with build_node(settings) as service:
+        event = {"event": "ready", "name": service.name, "endpoints": service.endpoints}
+        if as_json:
+            print(json.dumps(event), flush=True)
+        else:
+            print(f"node {service.name} is ready at {', '.join(service.endpoints) or 'no address'}", flush=True)
+        await stop.wait()
+        left = await service.drain_and_wait()
+        if as_json:
+            print(json.dumps({"event": "drained", "name": service.name, "unfinished": left}), flush=True)

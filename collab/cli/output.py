@@ -1,0 +1,137 @@
+"""What people see (stderr, tables, progress) and what scripts read (one JSON object on stdout)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence
+
+from collab.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+Advance = Callable[[int, int], None]
+"""Called with what is done and what there is to do."""
+
+
+def console() -> Console:
+    """The terminal for people: standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(document: Any) -> None:
+    """The one JSON object of a command, on standard output."""
+    print(json.dumps(document, ensure_ascii=False), flush=True)
+
+
+def show(*renderables: RenderableType) -> None:
+    """Tables and pictures for people; on standard output when that is what was asked for."""
+    from rich.console import Console
+
+    out = Console(highlight=False)
+    for renderable in renderables:
+        out.print(renderable)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> RenderableType:
+    """A table with right-aligned numbers."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=title or None, title_justify="left", header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(f"{cell:.3g}" if isinstance(cell, float) else str(cell)) for cell in row))
+    return grid
+
+
+@contextmanager
+def progress(what: str, unit: str = "") -> Iterator[Advance]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    with Progress(*columns, TimeRemainingColumn(), console=console(), transient=True) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def read_npz(path: Path, what: str) -> Mapping[str, Any]:
+    """Arrays of an ``.npz`` file; never unpickles.  Raises `InputError`."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if not hasattr(arrays, "files"):
+                raise InputError(f"{what} {path}: a single array; save it by name with numpy.savez")
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{what} {path}: no such file") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        reason = "holds pickled objects" if "pickle" in str(error).lower() else "is not an .npz file of plain arrays"
+        raise InputError(f"{what} {path}: {reason}; write it with numpy.savez") from error
+
+
+def read_plan(path: Path) -> Any:
+    """A valid plan from its YAML file.  Raises `PlanError` or `InputError`."""
+    import yaml
+
+    from collab.core.validate import convert_plan
+    from collab.errors import PlanError
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"plan {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise PlanError(f"plan {path}: not YAML: {' '.join(str(error).split())[:160]}") from error
+    try:
+        return convert_plan(tree)
+    except PlanError as error:
+        raise PlanError(f"plan {path}: {error}") from error
+
+
+def write_plan(path: Path, plan: Any) -> None:
+    """Write a plan as YAML."""
+    import msgspec
+    import yaml
+
+    text = yaml.safe_dump(msgspec.to_builtins(plan), sort_keys=False, width=110)
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; raises `InputError`."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error

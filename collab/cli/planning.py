@@ -1,0 +1,135 @@
+"""``collab plan``: cut a model and place its stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, reach, with_cluster
+from collab.cli.output import emit, progress, say, show, table, write_plan
+from collab.errors import UsageError
+
+if TYPE_CHECKING:
+    from collab.coordinator.cluster import Cluster
+    from collab.coordinator.planning import Planned
+
+EXAMPLE = """
+Examples:
+
+    collab plan m.tflite --peers 127.0.0.1:7070,127.0.0.1:7071 --out plan.yaml
+
+    collab plan m.tflite --peers … --at 12,40 --assign a,b+d,c --out plan.yaml
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("plan", epilog=EXAMPLE)(plan)
+
+
+def plan(
+    model: Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)],
+    peers: Peers = None,
+    at: Annotated[Optional[str], typer.Option(help="Cuts, such as 12,40; evenly timed stages otherwise.")] = None,
+    assign: Annotated[Optional[str], typer.Option(help="Node of each stage, such as a,b+d,c (+ joins replicas).")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Where to write the plan.")] = None,
+    name: Annotated[Optional[str], typer.Option(help="Name of the plan; the model's file name otherwise.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each stage.")] = 1,
+    credits_: Annotated[int, typer.Option("--credits", help="Requests admitted at a time.")] = 64,
+    codecs: Annotated[str, typer.Option(help="Tensor codec of each link, or one for all.")] = "raw",
+    answer_by_chain: Annotated[
+        bool, typer.Option("--answer-by-chain", help="The answer goes back through the chain's nodes.")
+    ] = False,
+    signature: Annotated[Optional[str], typer.Option(help="Which signature, where a model has several.")] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Draw the plan.")] = False,
+    insecure: Insecure = False,
+    insecure_network: InsecureNetwork = False,
+    json_: AsJson = False,
+) -> None:
+    """Cut a model, place its stages on nodes, and say what it should cost."""
+    from collab.cli.settings import peers as read_peers
+    from collab.core.ids import PlanName, check_name
+
+    if out is None and not preview and not json_:
+        raise UsageError("give --out FILE to keep the plan, --preview to see it, or --json")
+    plan_name = PlanName(check_name(name or _default_name(model), "--name"))
+    options: dict[str, Any] = {
+        "threads": threads,
+        "credits": credits_,
+        "signature": signature,
+        "return_by_chain": answer_by_chain,
+    }
+
+    async def make(cluster: Cluster) -> Planned:
+        from collab.cli.model import open_model
+
+        graph = open_model(model, signature)
+        views = await reach(cluster, read_peers(peers))
+        return await _plan(cluster, views, plan_name, model, graph, at, assign, codecs, options)
+
+    planned = with_cluster(make, insecure=insecure and insecure_network)
+    if out is not None:
+        write_plan(out, planned.plan)
+        say(f"wrote {out}")
+    if preview:
+        from collab.cli.draw import draw_plan
+
+        show(draw_plan(planned.plan), _times(planned))
+    if json_:
+        emit(planned.to_json())
+
+
+def _default_name(model: Path) -> str:
+    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in model.stem)[:63].strip("-")
+    return kept or "model"
+
+
+async def _plan(
+    cluster: Cluster,
+    views: Any,
+    name: Any,
+    model: Path,
+    graph: Any,
+    at: str | None,
+    assign: str | None,
+    codecs: str,
+    options: dict[str, Any],
+) -> Planned:
+    from collab.coordinator import planning
+    from collab.planner.chain import parse_assignment
+    from collab.runtime.litert import LiteRT
+
+    with progress("timing operators") as advance:
+        op_ms = planning.time_operators(graph, LiteRT(), options["threads"], advance)
+    entries = len(assign.split(",")) if assign is not None else len(views)
+    if at is not None:
+        places = planning.parse_cuts(at)
+    else:
+        places = planning.choose_cuts(graph, op_ms, entries)
+    stages = len(places) + 1
+    if assign is not None:
+        assignment = parse_assignment(assign, stages, [view.name for view in views])
+    else:
+        assignment = planning.default_assignment(stages, views)
+    listed = codecs.split(",")
+    built, _ = planning.build_chain(
+        name,
+        model.resolve(),
+        graph,
+        places,
+        assignment,
+        [view.ref for view in views],
+        codecs=listed * (stages + 1) if len(listed) == 1 else listed,
+        **options,
+    )
+    links = await planning.probe_links(cluster, [ref.name for ref in built.nodes])
+    basis = "operators timed on this machine, links probed from here; devices taken for equally fast"
+    return planning.predict(graph, built, op_ms, links, basis)
+
+
+def _times(planned: Planned) -> Any:
+    rows: list[tuple[object, ...]] = [("this plan", planned.predicted.latency_ms, planned.predicted.bottleneck_ms)]
+    rows += [(what, times.latency_ms, times.bottleneck_ms) for what, times in planned.runners_up]
+    return table(f"predicted ({planned.basis})", ("", "latency ms", "bottleneck ms"), rows)

@@ -1,0 +1,151 @@
+"""``collab run``: requests through a deployed plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Mapping, Optional, Sequence
+
+import typer
+
+from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, PlanFile, refresh, with_cluster
+from collab.cli.output import emit, progress, read_npz, read_plan, say, show, table
+from collab.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collab.coordinator.cluster import Cluster
+    from collab.coordinator.workload import Comparison, Report
+    from collab.core.plan import Plan
+
+EXAMPLE = """
+Example:
+
+    collab run plan.yaml --input x.npz --expect y.npz --repeat 10 --concurrency 8
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run", epilog=EXAMPLE)(run)
+
+
+def run(
+    plan: PlanFile,
+    inputs: Annotated[Path, typer.Option("--input", help="Inputs as .npz, by tensor name; one more leading axis is many requests.")],
+    output: Annotated[Optional[Path], typer.Option(help="Where to write the answers as .npz.")] = None,
+    expect: Annotated[Optional[Path], typer.Option(help="Answers to compare with, as .npz.")] = None,
+    repeat: Annotated[int, typer.Option(help="How often every request is made.")] = 1,
+    concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 1,
+    deadline_ms: Annotated[float, typer.Option(help="Time budget of each request.")] = 30_000.0,
+    atol: Annotated[Optional[float], typer.Option(help="Absolute tolerance; the plan's otherwise.")] = None,
+    rtol: Annotated[Optional[float], typer.Option(help="Relative tolerance; the plan's otherwise.")] = None,
+    peers: Peers = None,
+    insecure: Insecure = False,
+    insecure_network: InsecureNetwork = False,
+    json_: AsJson = False,
+) -> None:
+    """Run requests, compare the answers, and say where the time went."""
+    from collab.cli.settings import peers as read_peers
+    from collab.coordinator.workload import requests_of
+
+    for option, value in (("--repeat", repeat), ("--concurrency", concurrency), ("--deadline-ms", deadline_ms)):
+        if value <= 0:
+            raise UsageError(f"{option} {value:g}: give more than 0")
+    parsed = read_plan(plan)
+    requests = requests_of(parsed.inputs, read_npz(inputs, "--input"), "--input")
+    expected = None
+    if expect is not None:
+        expected = requests_of(parsed.outputs, read_npz(expect, "--expect"), "--expect")
+        if len(expected) != len(requests):
+            raise InputError(f"--expect {expect}: {len(expected)} answers for {len(requests)} requests")
+
+    async def drive(cluster: Cluster) -> tuple[Report, Any]:
+        from collab.coordinator.workload import load
+
+        current = await refresh(cluster, parsed, read_peers(peers))
+        client = await cluster.open(current, concurrency)
+        if client.granted < concurrency:
+            say(f"the plan admits {client.granted} requests at a time, not {concurrency}")
+        comparison = await choose_comparison(cluster, current, atol, rtol)
+        with progress("running", "requests") as advance:
+            return await load(
+                client,
+                requests,
+                repeat=repeat,
+                concurrency=min(concurrency, client.granted),
+                deadline_s=deadline_ms / 1000,
+                expected=expected,
+                comparison=comparison,
+                progress=advance,
+                keep=output is not None,
+            )
+
+    report, answers = with_cluster(drive, role="client", insecure=insecure and insecure_network)
+    if output is not None:
+        _write_answers(output, answers, parsed)
+    if json_:
+        emit(report.to_json(parsed))
+    else:
+        show(*describe(report, parsed))
+    for text, count in report.errors.items():
+        say(f"error: {text}" + (f" ({count} times)" if count > 1 else ""))
+    if report.failed or report.wrong:
+        raise typer.Exit(1)
+
+
+async def choose_comparison(
+    cluster: Cluster, plan: Plan, atol: float | None = None, rtol: float | None = None
+) -> Comparison:
+    """Exact within one runtime class, this machine's, and with exact codecs; else close."""
+    from collab.codec.tensors import EXACT_CODECS
+    from collab.coordinator.workload import Comparison
+    from collab.runtime.litert import LiteRT
+
+    views = await cluster.describe(ref.name for ref in plan.nodes)
+    classes = {view.runtime_class for view in views.values()} | {str(LiteRT().runtime_class())}
+    exact = len(classes) == 1 and all(edge.codec in EXACT_CODECS for edge in plan.edges) and atol is None and rtol is None
+    return Comparison(
+        exact,
+        plan.tolerance.atol if atol is None else atol,
+        plan.tolerance.rtol if rtol is None else rtol,
+    )
+
+
+def _write_answers(path: Path, answers: Sequence[Mapping[str, Any] | None], plan: Plan) -> None:
+    import numpy as np
+
+    got = [answer for answer in answers if answer is not None]
+    if len(got) != len(answers):
+        say(f"warning: {len(answers) - len(got)} requests have no answer; {path} is not written")
+        return
+    arrays = {s.name: np.stack([np.asarray(a[s.name]) for a in got]) for s in plan.outputs}
+    if len(got) == 1:
+        arrays = {name: array[0] for name, array in arrays.items()}
+    try:
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise InputError(f"--output {path}: {error.strerror}") from error
+
+
+def describe(report: Report, plan: Plan) -> list[Any]:
+    """What a load gave, for people."""
+    verdict = ""
+    if report.compared:
+        verdict = f", {report.wrong} wrong ({report.compared} comparison)"
+    lines: list[Any] = [
+        f"{report.requests} requests, {report.failed} failed{verdict}, {report.throughput_rps:.1f} a second"
+    ]
+    if report.latencies_ms:
+        lines.append("latency " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in report.percentiles().items()))
+        rows = [
+            (
+                row["stage"] + (" (estimated)" if row.get("estimated") else ""),
+                " + ".join(row.get("nodes", [])),
+                *(row.get(part, "") for part in ("queue_ms", "decode_ms", "compute_ms", "encode_ms")),
+                row.get("wire_ms", ""),
+            )
+            for row in report.hops(plan)
+        ]
+        heads = ("hop", "node", "queue ms", "decode ms", "compute ms", "encode ms", "wire ms")
+        lines.append(table("medians per hop", heads, rows))
+    return lines

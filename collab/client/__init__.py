@@ -1,0 +1,1 @@
+"""Who asks: the requester's attempts, deadlines and retries."""

@@ -1,0 +1,93 @@
+"""Calls of a node's control verbs over a link."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Callable, Final
+
+from google.protobuf.message import DecodeError, Message
+
+from collab.codec.pb import control_pb2 as pb
+from collab.codec.verbs import VERBS
+from collab.core.ids import Digest, NodeName
+from collab.errors import ProtocolError
+from collab.link.link import Link
+from collab.link.mux import Channel
+
+_PART_BYTES: Final = 1 << 20
+_LOAD_TIMEOUT_S: Final = 120.0
+
+Progress = Callable[[int], None]
+"""Called with the bytes done since the last call."""
+
+
+class Control:
+    """A node's verbs, typed; raises what the node reports, or a `PeerError`."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    @property
+    def name(self) -> NodeName:
+        """Name of the node."""
+        return self.link.peer.name
+
+    async def call(
+        self, verb: str, request: Message, *, channel: Channel = Channel.CONTROL, timeout_s: float | None = None
+    ) -> Any:
+        """Call any verb; the reply is the verb's reply message."""
+        body = await self.link.call(verb, request.SerializeToString(), channel=channel, timeout_s=timeout_s)
+        try:
+            return VERBS[verb].reply.FromString(bytes(body))
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError(f"node {self.name!r}: its reply to {verb} cannot be read") from error
+
+    async def describe(self) -> pb.DescribeReply:
+        """What the node is, and what it holds."""
+        reply: pb.DescribeReply = await self.call("Describe", pb.DescribeRequest())
+        return reply
+
+    async def status(self) -> pb.StatusReply:
+        """What the node is doing."""
+        reply: pb.StatusReply = await self.call("Status", pb.StatusRequest())
+        return reply
+
+    async def prepare(self, plan: str, epoch: int, digest: str, holder: str) -> pb.PrepareReply:
+        """Load a reserved epoch; may take as long as loading its stages."""
+        request = pb.PrepareRequest(plan=plan, epoch=epoch, digest=digest, holder=holder)
+        reply: pb.PrepareReply = await self.call("Prepare", request, timeout_s=_LOAD_TIMEOUT_S)
+        return reply
+
+    async def epoch(self, verb: str, plan: str, epoch: int, digest: str, holder: str) -> None:
+        """Commit, Abort, Retire or Unload an epoch."""
+        await self.call(verb, pb.EpochRequest(plan=plan, epoch=epoch, digest=digest, holder=holder))
+
+    async def lease(self, plan: str, epoch: int, want: int) -> pb.LeaseReply:
+        """Ask for admission credits; fewer than wanted may be granted, even none."""
+        reply: pb.LeaseReply = await self.call("Lease", pb.LeaseRequest(plan=plan, epoch=epoch, want=want))
+        return reply
+
+    async def profile(self, sha256: str, runs: int, threads: int) -> list[float]:
+        """Times in ms of running a blob of the node's store as a stage."""
+        request = pb.ProfileRequest(sha256=sha256, runs=runs, threads=threads)
+        reply: pb.ProfileReply = await self.call("Profile", request, timeout_s=_LOAD_TIMEOUT_S)
+        return list(reply.run_ms)
+
+    async def missing(self, digests: list[Digest]) -> dict[Digest, int]:
+        """Blobs that the node lacks, with the bytes of each that it holds already."""
+        reply = await self.call("BlobStatus", pb.BlobStatusRequest(sha256=digests))
+        return {d: held for d, held, complete in zip(digests, reply.bytes, reply.complete) if not complete}
+
+    async def put_blob(self, sha256: Digest, data: bytes, offset: int = 0, progress: Progress | None = None) -> None:
+        """Send a blob from where the node's part ends; the node checks the digest."""
+        view = memoryview(data)
+        while True:
+            part = bytes(view[offset : offset + _PART_BYTES])
+            request = pb.PutBlobRequest(sha256=sha256, total_bytes=len(data), offset=offset, data=part)
+            reply = await self.call("PutBlob", request, channel=Channel.BLOBS)
+            if progress:
+                progress(len(part))
+            offset = reply.bytes
+            if reply.complete:
+                return
+            await asyncio.sleep(0)

@@ -1,0 +1,51 @@
+"""A client's end of its links: hands what arrives to the plans that it belongs to."""
+
+from __future__ import annotations
+
+from collab.client.runner import PlanClient
+from collab.codec.envelope import EnvelopeLimits, decode_envelope
+from collab.codec.wire import Buffer
+from collab.core.ids import Epoch, PlanName
+from collab.errors import CollabError, Refused
+from collab.link.link import Link, now_us
+from collab.link.links import Links
+
+
+class ClientHub:
+    """The links' handler in a client; clients serve no calls."""
+
+    def __init__(self, limits: EnvelopeLimits = EnvelopeLimits()) -> None:
+        self._limits = limits
+        self.links: Links | None = None
+        self._clients: dict[tuple[PlanName, Epoch], PlanClient] = {}
+
+    def add(self, client: PlanClient) -> None:
+        """Hand a plan's answers to a client from now on."""
+        self._clients[client.plan.name, client.epoch] = client
+
+    def remove(self, client: PlanClient) -> None:
+        """Forget a client; later answers are dropped."""
+        self._clients.pop((client.plan.name, client.epoch), None)
+
+    def link_up(self, link: Link) -> None:
+        """A node can be reached."""
+        for client in self._clients.values():
+            client.node_up(link.peer.name)
+
+    def link_down(self, link: Link, error: CollabError) -> None:
+        """A link ended; its node is lost unless another link to it lives."""
+        if self.links is not None and self.links.get(link.peer.name) is None:
+            for client in tuple(self._clients.values()):
+                client.node_down(link.peer.name)
+
+    def tensors(self, link: Link, message: Buffer) -> None:
+        """An envelope arrived."""
+        now = now_us()
+        token = decode_envelope(message, now, link.rtt_us // 2, self._limits)
+        client = self._clients.get((token.key.plan, token.key.epoch))
+        if client is not None:
+            client.receive(link.peer.name, token, now)
+
+    async def call(self, link: Link, verb: str, body: memoryview) -> bytes:
+        """Clients serve no verbs."""
+        raise Refused(f"{verb}: this is a client; it serves no control verbs")

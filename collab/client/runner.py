@@ -1,0 +1,230 @@
+"""Runs requests through one deployed plan: performs what the requester decides."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Mapping
+
+from collab.client.actions import Action, Answer, Resolve
+from collab.client.control import Control
+from collab.client.requester import Requester, RetryPolicy
+from collab.client.wiring import entry
+from collab.codec.envelope import EnvelopeLimits, encode_envelope
+from collab.codec.tensors import Array, Payload, check_array, decode, encode
+from collab.core.ids import REQUESTER, EdgeId, Epoch, NodeName, RequestId
+from collab.core.plan import Plan
+from collab.core.token import Fault, Hop, Token
+from collab.errors import CollabError, Overloaded, PeerError, RequestError, TensorError
+from collab.link.link import now_us
+from collab.link.links import Links
+
+DEFAULT_DEADLINE_S = 30.0
+_RETRY_LEASE_US = 300_000
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer with its breakdown; times in ms."""
+
+    outputs: Mapping[str, Array]
+    """Tensors by name, as the plan's outputs say."""
+    total_ms: float
+    hops: tuple[Hop, ...]
+    """Time in each node on the critical path, from that node's own clock."""
+    path: tuple[NodeName, ...]
+    """The node that ran each stage, by stage index."""
+    absent: str | None = None
+    """Why there are no outputs, where a plan may keep an answer back."""
+
+    @property
+    def wire_ms(self) -> float:
+        """Estimated: the total less the time in nodes."""
+        return max(0.0, self.total_ms - sum(hop.total_us for hop in self.hops) / 1000)
+
+
+class PlanClient:
+    """Requests of one client to one epoch of one plan.
+
+    ``open`` before use, ``close`` after; many `run` may be under way at a time.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        plan: Plan,
+        epoch: Epoch,
+        *,
+        retry: RetryPolicy = RetryPolicy(),
+        limits: EnvelopeLimits = EnvelopeLimits(),
+    ) -> None:
+        self.plan = plan
+        self.epoch = epoch
+        self.granted = 0
+        """Requests that may be under way at a time."""
+        self._links = links
+        self._limits = limits
+        self._requester = Requester(links.identity.name, plan, epoch, retry)
+        self._edges = [(i, plan.edges[i].codec, plan.edges[i].tensors) for i in plan.edges_from(REQUESTER)]
+        self._inputs = {spec.name: spec for spec in plan.inputs}
+        self._pending: dict[RequestId, asyncio.Future[tuple[Answer, int]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        self._entry = plan.stage(entry(plan)).nodes
+        self._want = 1
+        self._valid_us = _RETRY_LEASE_US
+
+    # --- life --------------------------------------------------------------------
+
+    async def open(self, credits: int = 1) -> PlanClient:
+        """Lease up to ``credits`` requests at a time; raises `Overloaded` if none is free."""
+        self._want = credits
+        await self._lease()
+        if not self.granted:
+            raise Overloaded(
+                f"plan {self.plan.name!r} admits {self.plan.credits} requests at a time and all are taken; "
+                "try again later or raise credits in the plan"
+            )
+        self._renewal = asyncio.ensure_future(self._renew())
+        return self
+
+    async def close(self) -> None:
+        """Cancel what is under way and return the lease; never raises."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        for request in tuple(self._pending):
+            self._perform(self._requester.cancel(request, now_us()))
+        try:
+            await self._lease(want=0)
+        except CollabError:
+            pass
+
+    async def _lease(self, want: int | None = None) -> None:
+        """Ask every entry node that can be reached; replicas share the credits out."""
+        errors: list[CollabError] = []
+        granted = 0
+        for name in self._entry:
+            link = self._links.get(name)
+            if link is None:
+                continue
+            try:
+                reply = await Control(link).lease(self.plan.name, self.epoch, self._want if want is None else want)
+            except CollabError as error:
+                errors.append(error)
+                continue
+            granted += reply.granted
+            self._valid_us = reply.valid_us
+            self._requester.leased(reply.granted, now_us() + reply.valid_us, name)
+        if errors and not granted:
+            raise errors[0]
+        self.granted = granted
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(max(self._valid_us / 3e6, 0.05))
+            try:
+                await self._lease()
+            except (RequestError, PeerError):
+                self._valid_us = _RETRY_LEASE_US
+
+    # --- requests ------------------------------------------------------------------
+
+    def encode(self, inputs: Mapping[str, Array]) -> dict[EdgeId, Payload]:
+        """Check inputs by name, dtype and shape, and lay them out by edge; raises `TensorError`."""
+        for name in inputs:
+            if name not in self._inputs:
+                known = ", ".join(repr(known) for known in self._inputs)
+                raise TensorError(f"input {name!r}: the model has no such input; it takes {known}")
+        for name, spec in self._inputs.items():
+            if name not in inputs:
+                raise TensorError(f"input {name!r} {spec.dtype}{list(spec.shape)} is missing")
+            check_array(spec, inputs[name])
+            if spec.nbytes > self._limits.tensor_bytes:
+                raise TensorError(f"input {name!r}: {spec.nbytes} bytes are over {self._limits.tensor_bytes}")
+        return {
+            edge: tuple(encode(self._inputs[name], inputs[name], codec) for name in names)
+            for edge, codec, names in self._edges
+        }
+
+    async def run(self, inputs: Mapping[str, Array], deadline_s: float = DEFAULT_DEADLINE_S) -> Result:
+        """One inference; the arrays must stay unchanged until it returns.
+
+        Raises `TensorError` for wrong inputs, `Overloaded`, `DeadlineExceeded`,
+        `StageFailed`, `NodeLost` or another `RequestError`.
+        """
+        payload = self.encode(inputs)
+        request = RequestId(os.urandom(16))
+        start_us = now_us()
+        actions = self._requester.submit(request, payload, start_us, start_us + int(deadline_s * 1e6))
+        future: asyncio.Future[tuple[Answer, int]] = asyncio.get_running_loop().create_future()
+        self._pending[request] = future
+        try:
+            self._perform(actions)
+            answer, end_us = await future
+        except asyncio.CancelledError:
+            if request in self._pending:
+                self._perform(self._requester.cancel(request, now_us()))
+            raise
+        finally:
+            self._pending.pop(request, None)
+        outputs = {tensor.spec.name: decode(tensor) for tensor in answer.payload or ()}
+        return Result(outputs, (end_us - start_us) / 1000, answer.hops, answer.path, answer.absent)
+
+    # --- events ----------------------------------------------------------------------
+
+    def receive(self, peer: NodeName, token: Token, now: int) -> None:
+        """A token of this plan arrived."""
+        self._perform(self._requester.receive(peer, token, now))
+
+    def node_up(self, name: NodeName) -> None:
+        """A node can be reached again."""
+        self._requester.node_back(name)
+
+    def node_down(self, name: NodeName) -> None:
+        """The last link to a node ended."""
+        self._perform(self._requester.node_lost(name, now_us()))
+
+    def _perform(self, actions: list[Action]) -> None:
+        while actions:
+            action, actions = actions[0], actions[1:]
+            if isinstance(action, Resolve):
+                self._resolve(action)
+                continue
+            link = self._links.get(action.peer)
+            try:
+                if link is None:
+                    raise PeerError("no link")
+                link.send_tensors(encode_envelope(action.token, now_us()))
+            except CollabError:
+                actions = [*self._requester.undeliverable(action.peer, action.token, now_us()), *actions]
+        self._arm()
+
+    def _resolve(self, action: Resolve) -> None:
+        future = self._pending.get(action.request)
+        if future is None or future.done():
+            return
+        outcome = action.outcome
+        if isinstance(outcome, Fault):
+            future.set_exception(outcome.to_error())
+        else:
+            future.set_result((outcome, now_us()))
+
+    def _arm(self) -> None:
+        due_us = self._requester.next_wakeup_us()
+        if due_us is None:
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + (due_us - now_us()) / 1e6
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._perform(self._requester.tick(now_us()))

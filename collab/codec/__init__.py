@@ -1,0 +1,1 @@
+"""Tensors and envelopes to bytes and back, without I/O."""

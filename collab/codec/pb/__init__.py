@@ -1,0 +1,1 @@
+"""Generated from protos/collab/v1; do not edit (`make protos`)."""

@@ -1,0 +1,251 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeReply(_message.Message):
+    __slots__ = ("name", "endpoints", "software", "device", "memory_bytes", "cores", "runtime_class", "models", "state", "plans", "transports", "codecs")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PLANS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    endpoints: _containers.RepeatedScalarFieldContainer[str]
+    software: str
+    device: str
+    memory_bytes: int
+    cores: int
+    runtime_class: RuntimeClass
+    models: _containers.RepeatedScalarFieldContainer[str]
+    state: str
+    plans: _containers.RepeatedCompositeFieldContainer[LoadedPlan]
+    transports: _containers.RepeatedScalarFieldContainer[str]
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., software: _Optional[str] = ..., device: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., cores: _Optional[int] = ..., runtime_class: _Optional[_Union[RuntimeClass, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., transports: _Optional[_Iterable[str]] = ..., codecs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RuntimeClass(_message.Message):
+    __slots__ = ("backend", "version", "machine", "cpu_features", "delegate")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    CPU_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    DELEGATE_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    version: str
+    machine: str
+    cpu_features: _containers.RepeatedScalarFieldContainer[str]
+    delegate: str
+    def __init__(self, backend: _Optional[str] = ..., version: _Optional[str] = ..., machine: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., delegate: _Optional[str] = ...) -> None: ...
+
+class LoadedPlan(_message.Message):
+    __slots__ = ("plan", "epoch", "digest", "state", "stages", "in_flight")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    epoch: int
+    digest: str
+    state: str
+    stages: _containers.RepeatedScalarFieldContainer[str]
+    in_flight: int
+    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[str]] = ..., in_flight: _Optional[int] = ...) -> None: ...
+
+class ProbeRequest(_message.Message):
+    __slots__ = ("reply_bytes", "body")
+    REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    reply_bytes: int
+    body: bytes
+    def __init__(self, reply_bytes: _Optional[int] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class ProbeReply(_message.Message):
+    __slots__ = ("received_bytes", "body")
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    received_bytes: int
+    body: bytes
+    def __init__(self, received_bytes: _Optional[int] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class BlobStatusRequest(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sha256: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BlobStatusReply(_message.Message):
+    __slots__ = ("bytes", "complete")
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    bytes: _containers.RepeatedScalarFieldContainer[int]
+    complete: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, bytes: _Optional[_Iterable[int]] = ..., complete: _Optional[_Iterable[bool]] = ...) -> None: ...
+
+class PutBlobRequest(_message.Message):
+    __slots__ = ("sha256", "total_bytes", "offset", "data")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    total_bytes: int
+    offset: int
+    data: bytes
+    def __init__(self, sha256: _Optional[str] = ..., total_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class PutBlobReply(_message.Message):
+    __slots__ = ("bytes", "complete")
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    complete: bool
+    def __init__(self, bytes: _Optional[int] = ..., complete: _Optional[bool] = ...) -> None: ...
+
+class ReserveRequest(_message.Message):
+    __slots__ = ("plan", "epoch", "holder", "expected_epoch", "expected_digest")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    plan: bytes
+    epoch: int
+    holder: str
+    expected_epoch: int
+    expected_digest: str
+    def __init__(self, plan: _Optional[bytes] = ..., epoch: _Optional[int] = ..., holder: _Optional[str] = ..., expected_epoch: _Optional[int] = ..., expected_digest: _Optional[str] = ...) -> None: ...
+
+class ReserveReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PrepareRequest(_message.Message):
+    __slots__ = ("plan", "epoch", "digest", "holder")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    epoch: int
+    digest: str
+    holder: str
+    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., holder: _Optional[str] = ...) -> None: ...
+
+class PrepareReply(_message.Message):
+    __slots__ = ("memory_bytes",)
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    memory_bytes: int
+    def __init__(self, memory_bytes: _Optional[int] = ...) -> None: ...
+
+class EpochRequest(_message.Message):
+    __slots__ = ("plan", "epoch", "digest", "holder")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    epoch: int
+    digest: str
+    holder: str
+    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., holder: _Optional[str] = ...) -> None: ...
+
+class EpochReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LeaseRequest(_message.Message):
+    __slots__ = ("plan", "epoch", "want")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    WANT_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    epoch: int
+    want: int
+    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., want: _Optional[int] = ...) -> None: ...
+
+class LeaseReply(_message.Message):
+    __slots__ = ("granted", "valid_us")
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
+    VALID_US_FIELD_NUMBER: _ClassVar[int]
+    granted: int
+    valid_us: int
+    def __init__(self, granted: _Optional[int] = ..., valid_us: _Optional[int] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("plans", "counters", "peers", "resident_bytes", "uptime_ms")
+    PLANS_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
+    plans: _containers.RepeatedCompositeFieldContainer[LoadedPlan]
+    counters: _containers.RepeatedCompositeFieldContainer[Counter]
+    peers: _containers.RepeatedCompositeFieldContainer[Peer]
+    resident_bytes: int
+    uptime_ms: int
+    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ...) -> None: ...
+
+class Counter(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: int
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+
+class Peer(_message.Message):
+    __slots__ = ("name", "address", "rtt_us")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    RTT_US_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    address: str
+    rtt_us: int
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., rtt_us: _Optional[int] = ...) -> None: ...
+
+class ProfileRequest(_message.Message):
+    __slots__ = ("sha256", "runs", "threads")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    runs: int
+    threads: int
+    def __init__(self, sha256: _Optional[str] = ..., runs: _Optional[int] = ..., threads: _Optional[int] = ...) -> None: ...
+
+class ProfileReply(_message.Message):
+    __slots__ = ("run_ms",)
+    RUN_MS_FIELD_NUMBER: _ClassVar[int]
+    run_ms: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, run_ms: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrainReply(_message.Message):
+    __slots__ = ("in_flight",)
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    in_flight: int
+    def __init__(self, in_flight: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,38 @@
+"""The control verbs by name, with the messages that they take and give."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final, Mapping, NamedTuple
+
+from google.protobuf.message import Message
+
+from collab.codec.pb import control_pb2 as pb
+
+
+class Verb(NamedTuple):
+    """Request and reply of one verb."""
+
+    request: type[Message]
+    reply: type[Message]
+
+
+VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
+    {
+        "Describe": Verb(pb.DescribeRequest, pb.DescribeReply),
+        "Probe": Verb(pb.ProbeRequest, pb.ProbeReply),
+        "BlobStatus": Verb(pb.BlobStatusRequest, pb.BlobStatusReply),
+        "PutBlob": Verb(pb.PutBlobRequest, pb.PutBlobReply),
+        "Reserve": Verb(pb.ReserveRequest, pb.ReserveReply),
+        "Prepare": Verb(pb.PrepareRequest, pb.PrepareReply),
+        "Commit": Verb(pb.EpochRequest, pb.EpochReply),
+        "Abort": Verb(pb.EpochRequest, pb.EpochReply),
+        "Retire": Verb(pb.EpochRequest, pb.EpochReply),
+        "Unload": Verb(pb.EpochRequest, pb.EpochReply),
+        "Lease": Verb(pb.LeaseRequest, pb.LeaseReply),
+        "Status": Verb(pb.StatusRequest, pb.StatusReply),
+        "Profile": Verb(pb.ProfileRequest, pb.ProfileReply),
+        "Drain": Verb(pb.DrainRequest, pb.DrainReply),
+    }
+)
+"""Every verb of ``control.proto``."""

@@ -1,0 +1,184 @@
+"""The nodes that a coordinator reaches, and what they say of themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Callable, Iterable, Sequence
+
+from collab.client.control import Control
+from collab.client.hub import ClientHub
+from collab.client.runner import PlanClient
+from collab.codec.pb import control_pb2 as pb
+from collab.core.ids import Digest, Epoch, NodeName, PlanName
+from collab.core.plan import NodeRef, Plan
+from collab.errors import CollabError, NotLoaded, PeerUnreachable, UsageError
+from collab.link.link import Handler, Link
+from collab.link.links import Links
+
+MakeLinks = Callable[[Handler], Links]
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One node as it described itself."""
+
+    name: NodeName
+    address: str
+    """Where it was reached."""
+    description: pb.DescribeReply
+    rtt_ms: float
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Where others can dial it: what it says, else where it was reached."""
+        return tuple(self.description.endpoints) or (self.address,)
+
+    @property
+    def ref(self) -> NodeRef:
+        """The node as plans name it."""
+        return NodeRef(name=self.name, endpoints=self.endpoints)
+
+    @property
+    def runtime_class(self) -> str:
+        """The class within which results are bit-identical, as one line."""
+        rc = self.description.runtime_class
+        return f"{rc.backend} {rc.version} {rc.machine} {'+'.join(rc.cpu_features)} {rc.delegate}"
+
+    def epoch_of(self, plan: PlanName) -> tuple[Epoch, Digest] | None:
+        """The current epoch of a plan on this node."""
+        serving = [p for p in self.description.plans if p.plan == plan and p.state == "serving"]
+        if not serving:
+            return None
+        latest = max(serving, key=lambda p: p.epoch)
+        return Epoch(latest.epoch), Digest(latest.digest)
+
+    def holds(self, plan: PlanName) -> list[Epoch]:
+        """Every epoch of a plan that is loaded on this node, in whatever state."""
+        return [Epoch(loaded.epoch) for loaded in self.description.plans if loaded.plan == plan]
+
+
+class Cluster:
+    """Links from this process to nodes.  Use as an asynchronous context manager."""
+
+    def __init__(self, make_links: MakeLinks) -> None:
+        self._hub = ClientHub()
+        self.links = make_links(self._hub)
+        self._hub.links = self.links
+        self._clients: list[PlanClient] = []
+
+    async def __aenter__(self) -> Cluster:
+        await self.links.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for client in self._clients:
+            await client.close()
+        await self.links.__aexit__(None, None, None)
+
+    # --- reaching ----------------------------------------------------------------
+
+    async def reach(self, peers: Sequence[str]) -> list[NodeName]:
+        """Dial addresses, each of which must answer; names in the order given.
+
+        Raises `PeerUnreachable` naming all that did not, `UsageError` for none or two
+        nodes of one name.
+        """
+        if not peers:
+            raise UsageError("no peers: give --peers HOST:PORT,… or set COLLAB_PEERS")
+        results = await asyncio.gather(*(self._dial(peer) for peer in peers), return_exceptions=True)
+        failed = [str(result) for result in results if isinstance(result, PeerUnreachable)]
+        if failed:
+            raise PeerUnreachable("; ".join(failed))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        links = [result for result in results if isinstance(result, Link)]
+        names = [link.peer.name for link in links]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"two peers are named {name!r}; give each node its own --name")
+        return names
+
+    async def _dial(self, address: str) -> Link:
+        return await self.links.connect(address)
+
+    async def reach_plan(self, plan: Plan, names: Iterable[NodeName] | None = None) -> None:
+        """Have links to a plan's nodes, by their last endpoints where there is none yet.
+
+        Raises `PeerUnreachable` naming the first that cannot be reached.
+        """
+        endpoints = plan.endpoints()
+        wanted = endpoints if names is None else names
+        for name in wanted:
+            if self.links.get(name) is None:
+                await self.links.connect_any(endpoints.get(name, ()), name)
+
+    def control(self, name: NodeName) -> Control:
+        """A node's verbs; raises `PeerUnreachable` if there is no link to it."""
+        link = self.links.get(name)
+        if link is None:
+            raise PeerUnreachable(f"node {name!r}: no link to it; is it running?")
+        return Control(link)
+
+    async def describe(self, names: Iterable[NodeName] | None = None) -> dict[NodeName, NodeView]:
+        """Ask nodes what they are; all that are linked if no names are given."""
+        wanted = [link.peer.name for link in self.links.all()] if names is None else list(names)
+        controls = [self.control(name) for name in wanted]
+        replies = await asyncio.gather(*(control.describe() for control in controls))
+        return {
+            control.name: NodeView(
+                control.name, control.link.connection.address, reply, control.link.rtt_us / 1000
+            )
+            for control, reply in zip(controls, replies)
+        }
+
+    # --- running -------------------------------------------------------------------
+
+    async def deployed_epoch(self, plan: Plan) -> Epoch:
+        """The epoch under which exactly this plan is current on all of its nodes.
+
+        Raises `NotLoaded` naming the node that has something else, or nothing.
+        """
+        views = await self.describe(ref.name for ref in plan.nodes)
+        digest, epochs = plan.digest, set()
+        for view in views.values():
+            current = view.epoch_of(plan.name)
+            if current is None:
+                raise NotLoaded(f"plan {plan.name!r} is not deployed on node {view.name!r}; run: collab deploy")
+            if current[1] != digest:
+                raise NotLoaded(
+                    f"node {view.name!r} runs another version of plan {plan.name!r} (epoch {current[0]}); "
+                    "run: collab deploy"
+                )
+            epochs.add(current[0])
+        if len(epochs) != 1:
+            raise NotLoaded(f"plan {plan.name!r} has epochs {sorted(epochs)} on its nodes; run: collab deploy")
+        return epochs.pop()
+
+    async def open(self, plan: Plan, credits: int = 1) -> PlanClient:
+        """A client of a deployed plan with up to ``credits`` requests under way at a time."""
+        await self.reach_plan(plan)
+        epoch = await self.deployed_epoch(plan)
+        for ref in plan.nodes:
+            link = self.links.get(ref.name)
+            addresses = [link.connection.address] if link is not None and not ref.endpoints else ref.endpoints
+            self.links.keep_peer(ref.name, addresses)
+        client = PlanClient(self.links, plan, epoch)
+        self._hub.add(client)
+        try:
+            await client.open(credits)
+        except CollabError:
+            self._hub.remove(client)
+            raise
+        self._clients.append(client)
+        return client
+
+    async def release(self, client: PlanClient) -> None:
+        """Close a client that `open` made."""
+        self._clients.remove(client)
+        await client.close()
+        self._hub.remove(client)

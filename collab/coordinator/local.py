@@ -1,0 +1,104 @@
+"""Node processes on this machine, for the demo, tests and measurements."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Sequence
+
+from collab.errors import PeerUnreachable
+from collab.transport.aio import timeout
+
+_START_S = 20.0
+_STOP_S = 15.0
+
+
+class LocalNode:
+    """One node process; its log goes to a file beside its store."""
+
+    def __init__(self, name: str, folder: Path, options: Sequence[str] = ()) -> None:
+        self.name = name
+        self.endpoint = ""
+        self.log = folder / f"{name}.log"
+        self._folder = folder
+        self._options = tuple(options)
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id; the node must have been started."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start and wait until it serves; after the first time at the same address.
+
+        Raises `PeerUnreachable` with the end of its log if it does not come up.
+        """
+        listen = self.endpoint.removeprefix("grpc://") or "127.0.0.1:0"
+        command = [sys.executable, "-m", "collab", "node", "--name", self.name, "--listen", listen]
+        command += ["--store", str(self._folder / self.name), "--json", *self._options]
+        with open(self.log, "ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, env=os.environ
+            )
+        assert self._process.stdout is not None
+        try:
+            async with timeout(_START_S):
+                line = await self._process.stdout.readline()
+        except (TimeoutError, asyncio.TimeoutError):
+            line = b""
+        if not line:
+            await self.stop(kill=True)
+            tail = " ".join(self.log.read_text(errors="replace").split()[-40:])
+            raise PeerUnreachable(f"node {self.name!r} did not start: {tail or 'no log'}")
+        self.endpoint = json.loads(line)["endpoints"][0]
+
+    async def stop(self, kill: bool = False) -> int:
+        """End the process by SIGTERM, or by SIGKILL if asked or if it does not end; its exit code."""
+        process = self._process
+        if process is None:
+            return 0
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        try:
+            async with timeout(_STOP_S):
+                await process.communicate()
+        except (TimeoutError, asyncio.TimeoutError):
+            process.kill()
+            await process.communicate()
+        self._process = None
+        return process.returncode or 0
+
+
+class LocalNodes:
+    """Several node processes, all ended on leaving."""
+
+    def __init__(self, names: Sequence[str], folder: Path, options: Sequence[str] = ()) -> None:
+        self.nodes = {name: LocalNode(name, folder, options) for name in names}
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Addresses in the order of the names."""
+        return [node.endpoint for node in self.nodes.values()]
+
+    async def __aenter__(self) -> LocalNodes:
+        try:
+            await asyncio.gather(*(node.start() for node in self.nodes.values()))
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
+        await asyncio.shield(asyncio.gather(*(node.stop() for node in self.nodes.values()), return_exceptions=True))

@@ -1,0 +1,209 @@
+"""A closed-loop load over a deployed plan, its answers compared, its times summed up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from collab.client.runner import PlanClient, Result
+from collab.codec.tensors import Array
+from collab.core.plan import Plan
+from collab.core.tensor import TensorSpec
+from collab.errors import CollabError, TensorError
+from collab.transport.aio import BaseExceptionGroup, TaskGroup
+
+Request = Mapping[str, Array]
+Progress = Callable[[int, int], None]
+
+_PERCENTILES = (("p50", 50), ("p95", 95), ("p99", 99))
+_MAX_ERRORS = 20
+
+
+def requests_of(specs: Sequence[TensorSpec], arrays: Mapping[str, Array], what: str) -> list[Request]:
+    """Cut arrays into requests: a tensor's own shape is one, one more leading axis that many.
+
+    Raises `TensorError` for wrong names, dtypes, ranks and shapes, or different counts.
+    """
+    known = {spec.name: spec for spec in specs}
+    for name in arrays:
+        if name not in known:
+            raise TensorError(f"{what} {name!r}: the model has no such tensor; it has {', '.join(map(repr, known))}")
+    counts: dict[str, int | None] = {}
+    for name, spec in known.items():
+        if name not in arrays:
+            raise TensorError(f"{what} {name!r} {spec.dtype}{list(spec.shape)} is missing")
+        array = arrays[name]
+        if array.dtype.name != spec.dtype:
+            raise TensorError(f"{what} {name!r}: dtype {array.dtype.name}, expected {spec.dtype}; use .astype()")
+        if array.shape == spec.shape:
+            counts[name] = None
+        elif array.shape[1:] == spec.shape and array.ndim == len(spec.shape) + 1:
+            counts[name] = len(array)
+        else:
+            raise TensorError(
+                f"{what} {name!r}: shape {list(array.shape)}, expected {list(spec.shape)} for one request "
+                f"or {['N', *spec.shape]} for several".replace("'N'", "N")
+            )
+    if len(set(counts.values())) != 1:
+        raise TensorError(f"{what}: tensors hold different numbers of requests: {counts}")
+    count = next(iter(counts.values()))
+    if count is None:
+        return [{name: np.ascontiguousarray(arrays[name]) for name in known}]
+    return [{name: np.ascontiguousarray(arrays[name][i]) for name in known} for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How answers are compared with what was expected."""
+
+    exact: bool
+    atol: float
+    rtol: float
+
+    @property
+    def name(self) -> str:
+        """``exact`` or ``close``."""
+        return "exact" if self.exact else "close"
+
+    def agrees(self, got: Mapping[str, Array], expected: Request) -> bool:
+        """Whether every expected tensor is there: same bytes, or within the tolerance."""
+        for name, want in expected.items():
+            have = got.get(name)
+            if have is None or have.shape != want.shape or have.dtype != want.dtype:
+                return False
+            if self.exact and have.tobytes() != want.tobytes():
+                return False
+            if not self.exact and not np.allclose(have, want, atol=self.atol, rtol=self.rtol, equal_nan=True):
+                return False
+        return True
+
+
+@dataclass
+class Report:
+    """What a load gave; times in ms."""
+
+    requests: int = 0
+    failed: int = 0
+    wrong: int = 0
+    compared: str | None = None
+    errors: Counter[str] = field(default_factory=Counter)
+    latencies_ms: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    paths: Counter[str] = field(default_factory=Counter)
+    parts_ms: dict[int, list[tuple[float, float, float, float]]] = field(default_factory=dict)
+    """By stage index: queue, decode, compute, encode of each answer."""
+    wire_ms: list[float] = field(default_factory=list)
+
+    def add(self, result: Result, agrees: bool) -> None:
+        """Count one answer."""
+        self.requests += 1
+        self.wrong += not agrees
+        self.latencies_ms.append(result.total_ms)
+        self.paths[" -> ".join(result.path)] += 1
+        for hop in result.hops:
+            parts = (hop.queue_us / 1e3, hop.decode_us / 1e3, hop.compute_us / 1e3, hop.encode_us / 1e3)
+            self.parts_ms.setdefault(hop.stage, []).append(parts)
+        self.wire_ms.append(result.wire_ms)
+
+    def fail(self, error: CollabError) -> None:
+        """Count one request that got no answer."""
+        self.requests += 1
+        self.failed += 1
+        text = str(error)
+        if text in self.errors or len(self.errors) < _MAX_ERRORS:
+            self.errors[text] += 1
+
+    @property
+    def throughput_rps(self) -> float:
+        """Answers a second over the whole load."""
+        return (self.requests - self.failed) / self.seconds if self.seconds else 0.0
+
+    def percentiles(self) -> dict[str, float]:
+        """p50, p95 and p99 of the latency; empty if nothing was answered."""
+        if not self.latencies_ms:
+            return {}
+        return {name: round(float(np.percentile(self.latencies_ms, q)), 3) for name, q in _PERCENTILES}
+
+    def hops(self, plan: Plan) -> list[dict[str, Any]]:
+        """Medians per stage, and of the wire between (estimated)."""
+        names = ("queue_ms", "decode_ms", "compute_ms", "encode_ms")
+        rows: list[dict[str, Any]] = []
+        for index, parts in sorted(self.parts_ms.items()):
+            medians = np.median(np.array(parts), axis=0)
+            stage = plan.stages[index]
+            row = {"stage": stage.id, "nodes": list(stage.nodes)}
+            rows.append(row | {name: round(float(value), 3) for name, value in zip(names, medians)})
+        if self.wire_ms:
+            rows.append({"stage": "wire", "estimated": True, "wire_ms": round(float(np.median(self.wire_ms)), 3)})
+        return rows
+
+    def to_json(self, plan: Plan) -> dict[str, Any]:
+        """As ``collab run --json`` prints it."""
+        return {
+            "requests": self.requests,
+            "failed": self.failed,
+            "wrong": self.wrong,
+            "compared": self.compared,
+            "latency_ms": self.percentiles(),
+            "throughput_rps": round(self.throughput_rps, 2),
+            "hops": self.hops(plan),
+            "paths": dict(self.paths),
+            "errors": dict(self.errors),
+        }
+
+
+async def load(
+    client: PlanClient,
+    requests: Sequence[Request],
+    *,
+    repeat: int = 1,
+    concurrency: int = 1,
+    deadline_s: float = 30.0,
+    expected: Sequence[Request] | None = None,
+    comparison: Comparison | None = None,
+    progress: Progress | None = None,
+    keep: bool = False,
+) -> tuple[Report, list[Mapping[str, Array] | None]]:
+    """Run every request ``repeat`` times, ``concurrency`` at a time.
+
+    Returns the report and, with ``keep``, the first round's answers in order (None for
+    one that failed).
+    """
+    total = len(requests) * repeat
+    report = Report(compared=comparison.name if comparison and expected is not None else None)
+    kept: list[Mapping[str, Array] | None] = [None] * (len(requests) if keep else 0)
+    numbers: Iterator[int] = iter(range(total))
+
+    async def worker() -> None:
+        for number in numbers:
+            index = number % len(requests)
+            try:
+                result = await client.run(requests[index], deadline_s)
+            except TensorError:
+                raise
+            except CollabError as error:
+                report.fail(error)
+            else:
+                agrees = True
+                if expected is not None and comparison is not None:
+                    agrees = comparison.agrees(result.outputs, expected[index])
+                report.add(result, agrees)
+                if keep and number < len(requests):
+                    kept[number] = result.outputs
+            if progress:
+                progress(report.requests, total)
+
+    start = time.perf_counter()
+    try:
+        async with TaskGroup() as group:
+            for _ in range(min(concurrency, total)):
+                group.create_task(worker())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    report.seconds = time.perf_counter() - start
+    return report, kept

@@ -1,0 +1,1 @@
+"""Sessions between two nodes, over any transport; either end may have dialled."""

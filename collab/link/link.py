@@ -1,0 +1,372 @@
+"""One session over one connection: hello, channels, calls, signs of life."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from typing import Awaitable, Final, Protocol, Sequence
+
+from google.protobuf.message import DecodeError
+
+from collab import __version__
+from collab.codec.pb import link_pb2 as pb
+from collab.codec.wire import Buffer, frame, unframe
+from collab.core.ids import NodeName, check_name
+from collab.core.token import Fault
+from collab.errors import CollabError, InputError, LinkLost, Overloaded, PeerUnreachable, ProtocolError
+from collab.link.mux import Channel, Mux, MuxLimits, Type, head, parse
+from collab.transport.aio import TaskGroup, timeout
+from collab.transport.base import Connection
+
+VERSION: Final = 1
+MAX_HELLO_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True)
+class LinkConfig:
+    """Times and bounds of a link; times in seconds."""
+
+    hello_timeout_s: float = 5.0
+    ping_interval_s: float = 2.0
+    silence_limit_s: float = 10.0
+    """A peer that sends nothing for this long is taken for dead."""
+    call_timeout_s: float = 30.0
+    calls_at_once: int = 256
+    """Calls of the peer that are served at a time."""
+    mux: MuxLimits = MuxLimits()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who an end of a link says it is."""
+
+    name: NodeName
+    role: str
+    """``node``, ``client`` or ``operator``."""
+    endpoints: tuple[str, ...] = ()
+    software: str = f"collab/{__version__}"
+
+
+class Handler(Protocol):
+    """What happens with what arrives; called in the event loop."""
+
+    def link_up(self, link: Link) -> None:
+        """The peer has said hello and can be found."""
+
+    def link_down(self, link: Link, error: CollabError) -> None:
+        """The link has ended; called once for each `link_up`."""
+
+    def tensors(self, link: Link, message: Buffer) -> None:
+        """An envelope arrived; errors end the link."""
+
+    def call(self, link: Link, verb: str, body: memoryview) -> Awaitable[bytes]:
+        """Serve a call; errors of this package travel back to the caller."""
+        ...
+
+
+def now_us() -> int:
+    """Local monotonic time in microseconds."""
+    return time.monotonic_ns() // 1000
+
+
+class Link:
+    """A session with one peer; made by `Links`, used by everybody above.
+
+    Messages on one channel arrive once each; within control in order; a large
+    tensor message may be overtaken by a smaller one.  Nothing survives the link:
+    whoever waits on it gets `LinkLost`.
+    """
+
+    def __init__(self, connection: Connection, identity: Identity, handler: Handler, config: LinkConfig) -> None:
+        self.peer = Identity(NodeName(""), "")
+        self.connection = connection
+        self.rtt_us = 0
+        """Smallest round trip seen, in µs; 0 before the first."""
+        self._me = identity
+        self._handler = handler
+        self._config = config
+        self._mux = Mux(connection.max_frame_bytes, config.mux)
+        self._wake = asyncio.Event()
+        self._ended: CollabError | None = None
+        self._calls: dict[int, asyncio.Future[memoryview]] = {}
+        self._next_call = 0
+        self._serving = 0
+        self._heard_us = now_us()
+        self._closing = False
+        self._over = asyncio.Event()
+        self._bye_sent = asyncio.Event()
+
+    @property
+    def ended(self) -> CollabError | None:
+        """Why the link ended; None while it lives."""
+        return self._ended
+
+    @property
+    def alive(self) -> bool:
+        """Whether the peer has said hello and the link has not ended."""
+        return bool(self.peer.name) and self._ended is None
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._mux.queued_bytes
+
+    def send_tensors(self, parts: Sequence[Buffer]) -> None:
+        """Queue an envelope; returns at once.  Raises `LinkLost` or `LimitExceeded`.
+
+        The buffers must stay unchanged until they are sent.
+        """
+        if self._ended is not None:
+            raise LinkLost(f"link to {self.peer.name!r} has ended: {self._ended}")
+        self._mux.send(Channel.TENSORS, parts)
+        self._wake.set()
+
+    async def call(
+        self, verb: str, body: bytes = b"", *, channel: Channel = Channel.CONTROL, timeout_s: float | None = None
+    ) -> memoryview:
+        """Call a verb of the peer and return the reply's body.
+
+        Raises what the peer reports, `LinkLost`, or `PeerUnreachable` when no reply
+        comes in time.
+        """
+        if self._ended is not None:
+            raise LinkLost(f"link to {self.peer.name!r} has ended: {self._ended}")
+        self._next_call += 1
+        number = self._next_call
+        reply: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
+        self._calls[number] = reply
+        self._send_call(channel, pb.CallHeader(id=number, verb=verb), body)
+        limit = self._config.call_timeout_s if timeout_s is None else timeout_s
+        try:
+            async with timeout(limit):
+                return await reply
+        except (TimeoutError, asyncio.TimeoutError) as error:
+            raise PeerUnreachable(f"node {self.peer.name!r} did not answer {verb} within {limit:g} s") from error
+        finally:
+            self._calls.pop(number, None)
+
+    async def close(self) -> None:
+        """Say good-bye after what is queued, then end the connection; never raises."""
+        if self._ended is None:
+            self._closing = True
+            self._wake.set()
+            try:
+                async with timeout(1.0):
+                    await self._bye_sent.wait()
+            except (TimeoutError, asyncio.TimeoutError):
+                pass
+        self._end(LinkLost("closed here"))
+
+    async def wait_ended(self) -> None:
+        """Return when the link has ended."""
+        await self._over.wait()
+
+    def abort(self, error: CollabError | None = None) -> None:
+        """End the link now; safe to repeat."""
+        self._end(error or LinkLost("aborted here"))
+
+    async def serve(self) -> None:
+        """Run a greeted link until it ends; `ended` says why, nothing is raised but cancellation."""
+        try:
+            async with TaskGroup() as group:
+                group.create_task(self._write())
+                group.create_task(self._signs_of_life())
+                await self._read(group)
+        except asyncio.CancelledError:
+            self._end(LinkLost("stopped here"))
+            raise
+        except BaseException as error:
+            self._end(_first_error(error))
+        finally:
+            self._end(LinkLost("ended"))
+            await self.connection.close()
+
+    # --- hello ---------------------------------------------------------------
+
+    async def greet(self) -> None:
+        """Exchange hellos; must come before all else.
+
+        Raises `ProtocolError`, `PeerUnreachable` or `LinkLost`; the connection has
+        ended then.
+        """
+        try:
+            await self._hello()
+        except BaseException as error:
+            self._end(error if isinstance(error, CollabError) else LinkLost("stopped here"))
+            raise
+
+    async def _hello(self) -> None:
+        limits, me = self._config.mux, self._me
+        hello = pb.Hello(
+            version_min=VERSION,
+            version_max=VERSION,
+            name=me.name,
+            role=me.role,
+            session=os.urandom(16),
+            max_message_bytes=limits.message_bytes[Channel.TENSORS],
+            tensor_window_bytes=limits.window_bytes[Channel.TENSORS],
+            blob_window_bytes=limits.window_bytes[Channel.BLOBS],
+            endpoints=me.endpoints,
+            software=me.software,
+        )
+        try:
+            async with timeout(self._config.hello_timeout_s):
+                sent_us = now_us()
+                await self.connection.send([head(Type.HELLO), hello.SerializeToString()])
+                data = await self.connection.receive()
+                self.rtt_us = now_us() - sent_us
+        except (TimeoutError, asyncio.TimeoutError) as error:
+            raise PeerUnreachable(
+                f"{self.connection.address}: connected, but no hello within {self._config.hello_timeout_s:g} s"
+            ) from error
+        type_, _, _, _, _, body = parse(data)
+        if type_ is not Type.HELLO or len(body) > MAX_HELLO_BYTES:
+            raise ProtocolError(f"{self.connection.address}: the first frame is not a hello")
+        try:
+            self._accept_hello(pb.Hello.FromString(bytes(body)))
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError(f"{self.connection.address}: the hello cannot be read") from error
+
+    def _accept_hello(self, hello: pb.Hello) -> None:
+        if not hello.version_min <= VERSION <= hello.version_max:
+            raise ProtocolError(
+                f"{self.connection.address}: speaks versions {hello.version_min} to {hello.version_max} "
+                f"of the protocol, this end {VERSION}; upgrade the older one"
+            )
+        try:
+            name = NodeName(check_name(hello.name, "hello.name:"))
+        except InputError as error:
+            raise ProtocolError(str(error)) from error
+        if name == self._me.name:
+            raise ProtocolError(f"{self.connection.address}: is named {name!r} like this end; give it another name")
+        self.peer = Identity(name, hello.role[:16], tuple(e[:256] for e in hello.endpoints[:16]), hello.software[:64])
+        self._mux.accept_hello(hello.max_message_bytes, hello.tensor_window_bytes, hello.blob_window_bytes)
+
+    # --- loops ---------------------------------------------------------------
+
+    async def _write(self) -> None:
+        while True:
+            parts = self._mux.next_frame()
+            if parts is not None:
+                await self.connection.send(parts)
+            elif self._closing and not self._bye_sent.is_set():
+                await self.connection.send([head(Type.BYE)])
+                self._bye_sent.set()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _read(self, group: TaskGroup) -> None:
+        receive, mux = self.connection.receive, self._mux
+        while True:
+            data = await receive()
+            type_, channel, flags, number, value, body = parse(data)
+            self._heard_us = now_us()
+            if type_ is Type.DATA:
+                message = mux.receive(channel, flags, number, value, body)
+                for window in mux.windows_due():
+                    self._send_frame(window)
+                if message is not None:
+                    self._dispatch(group, message.channel, message.data)
+            elif type_ is Type.WINDOW:
+                mux.window(channel, value)
+                self._wake.set()
+            elif type_ is Type.PING:
+                self._send_frame(head(Type.PONG, value=value))
+            elif type_ is Type.PONG:
+                self._take_rtt(self._heard_us - value)
+            elif type_ is Type.BYE:
+                raise LinkLost("the peer said good-bye")
+            else:
+                raise ProtocolError("frame: a second hello")
+
+    def _take_rtt(self, sample_us: int) -> None:
+        if 0 <= sample_us < 60_000_000:
+            # The minimum drifts up slowly, so that a changed route is noticed.
+            self.rtt_us = min(sample_us, self.rtt_us + self.rtt_us // 16 + 1)
+
+    async def _signs_of_life(self) -> None:
+        config = self._config
+        while True:
+            self._send_frame(head(Type.PING, value=now_us()))
+            await asyncio.sleep(config.ping_interval_s)
+            silent_s = (now_us() - self._heard_us) / 1e6
+            if silent_s > config.silence_limit_s:
+                raise LinkLost(f"no sign of life for {silent_s:.1f} s")
+
+    def _send_frame(self, data: bytes) -> None:
+        self._mux.send_frame(data)
+        self._wake.set()
+
+    # --- calls ---------------------------------------------------------------
+
+    def _send_call(self, channel: Channel, header: pb.CallHeader, body: bytes) -> None:
+        self._mux.send(channel, frame(header.SerializeToString(), (body,)))
+        self._wake.set()
+
+    def _dispatch(self, group: TaskGroup, channel: Channel, data: Buffer) -> None:
+        if channel is Channel.TENSORS:
+            self._handler.tensors(self, data)
+            return
+        if not len(data):
+            return
+        head_bytes, body = unframe(data)
+        try:
+            header = pb.CallHeader.FromString(bytes(head_bytes))
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError("call: the header cannot be read") from error
+        if header.reply:
+            self._take_reply(header, body)
+        elif self._serving >= self._config.calls_at_once:
+            self._reply_fault(channel, header.id, Overloaded("too many calls at once on this link; wait for replies"))
+        else:
+            self._serving += 1
+            group.create_task(self._serve(channel, header.id, header.verb, body))
+
+    def _take_reply(self, header: pb.CallHeader, body: memoryview) -> None:
+        reply = self._calls.get(header.id)
+        if reply is None or reply.done():
+            return
+        if header.HasField("fault"):
+            fault = header.fault
+            reply.set_exception(Fault(fault.code, fault.message, fault.node, fault.stage).to_error())
+        else:
+            reply.set_result(body)
+
+    async def _serve(self, channel: Channel, number: int, verb: str, body: memoryview) -> None:
+        try:
+            result = await self._handler.call(self, verb, body)
+            self._send_call(channel, pb.CallHeader(id=number, reply=True), result)
+        except CollabError as error:
+            self._reply_fault(channel, number, error)
+        finally:
+            self._serving -= 1
+
+    def _reply_fault(self, channel: Channel, number: int, error: CollabError) -> None:
+        header = pb.CallHeader(id=number, reply=True)
+        header.fault.code, header.fault.message = error.code, str(error)[:4096]
+        self._send_call(channel, header, b"")
+
+    def _end(self, error: CollabError) -> None:
+        if self._ended is not None:
+            return
+        self._ended = error
+        self._bye_sent.set()
+        self._over.set()
+        self.connection.abort()
+        for reply in self._calls.values():
+            if not reply.done():
+                reply.set_exception(LinkLost(f"link to {self.peer.name!r} ended: {error}"))
+
+
+def _first_error(error: BaseException) -> CollabError:
+    """The error of this package in an exception group, or a description of a foreign one."""
+    inner = getattr(error, "exceptions", None)
+    while inner:
+        error = inner[0]
+        inner = getattr(error, "exceptions", None)
+    if isinstance(error, CollabError):
+        return error
+    raise error

@@ -1,0 +1,1 @@
+"""What runs on each device: the dataflow session, its workers and its service."""

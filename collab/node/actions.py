@@ -1,0 +1,55 @@
+"""What the session asks its caller to do, and what comes back from workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Union
+
+from collab.client.actions import Send
+from collab.core.ids import EdgeId, Epoch, PlanName
+from collab.core.token import Hop, Key
+
+
+class Work(NamedTuple):
+    """Names one run of one stage for one attempt; opaque to workers."""
+
+    key: Key
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run a stage and hand the result to `Session.computed`."""
+
+    work: Work
+    plan: PlanName
+    epoch: Epoch
+    stage: int
+    """Index of the stage in the plan."""
+    inputs: tuple[tuple[EdgeId, Any], ...]
+    """What came on each in-edge, in edge order; None where a quorum fires without it."""
+    out_edges: tuple[EdgeId, ...]
+    """The result has a payload for each, or says that its guard kept it back."""
+    deadline_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A stage's result, encoded for each out-edge."""
+
+    payloads: Mapping[EdgeId, Any]
+    skipped: frozenset[EdgeId]
+    """Edges whose guard said no; they carry ABSENT."""
+    hop: Hop
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Stop the workers of an epoch that was dropped; their results are no longer wanted."""
+
+    plan: PlanName
+    epoch: Epoch
+
+
+Action = Union[Send, Compute, Free]

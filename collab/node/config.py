@@ -1,0 +1,31 @@
+"""All settings of a node, with units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one node; the command line, ``COLLAB_*`` variables and a TOML file fill it."""
+
+    name: str
+    listen: tuple[str, ...] = ()
+    """Addresses to accept links at."""
+    join: tuple[str, ...] = ()
+    """Addresses to dial and keep."""
+    store: Path | None = None
+    store_bytes: int = 4 << 30
+    max_tensor_bytes: int = 64 << 20
+    """Largest tensor that is accepted."""
+    insecure_networks: bool = False
+    """Whether unencrypted links off loopback are allowed."""
+    drain_s: float = 10.0
+    """How long requests may finish after SIGTERM."""
+    reservation_s: float = 30.0
+    """How long a coordinator may take between reserving and committing."""
+    retire_s: float = 30.0
+    """How long the previous epoch of a plan stays for requests under way."""
+    max_epochs: int = 4
+    """Epochs of one plan in memory at a time."""

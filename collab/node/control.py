@@ -1,0 +1,218 @@
+"""What the control verbs do on this node."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Awaitable, Callable
+
+
+
+from collab import __version__
+from collab.codec.pb import control_pb2 as pb
+from collab.codec.tensors import CODECS
+from collab.core.ids import Digest, Epoch, PlanName, check_digest
+from collab.core.plan import from_json
+from collab.errors import LimitExceeded
+from collab.node.program import monotonic_us
+from collab.node.verbs import Caller, Implementation
+from collab.runtime.sample import zero_inputs
+from collab.runtime.cpu import device_model, memory_bytes, resident_bytes
+
+if TYPE_CHECKING:
+    from collab.node.service import NodeService
+
+_MAX_PROBE_BYTES = 16 << 20
+_MAX_PROFILE_RUNS = 1000
+
+
+class NodeControl:
+    """The verbs of `collab.codec.verbs`, one method each."""
+
+    def __init__(self, service: NodeService) -> None:
+        self._node = service
+        self._started = time.monotonic()
+
+    def implementations(self) -> dict[str, Implementation]:
+        """Methods by verb."""
+        table: dict[str, Callable[[Caller, Any], Awaitable[Any]]] = {
+            "Describe": self.describe,
+            "Probe": self.probe,
+            "BlobStatus": self.blob_status,
+            "PutBlob": self.put_blob,
+            "Reserve": self.reserve,
+            "Prepare": self.prepare,
+            "Commit": self.commit,
+            "Abort": self.abort,
+            "Retire": self.retire,
+            "Unload": self.unload,
+            "Lease": self.lease,
+            "Status": self.status,
+            "Profile": self.profile,
+            "Drain": self.drain,
+        }
+        return table
+
+    async def describe(self, _: Caller, __: pb.DescribeRequest) -> pb.DescribeReply:
+        """Name, device, runtime class, store, plans."""
+        node = self._node
+        runtime = node.default_backend.runtime_class()
+        return pb.DescribeReply(
+            name=node.name,
+            endpoints=node.endpoints,
+            software=f"collab/{__version__}",
+            device=device_model(),
+            memory_bytes=memory_bytes(),
+            cores=os.cpu_count() or 1,
+            runtime_class=pb.RuntimeClass(
+                backend=runtime.backend,
+                version=runtime.version,
+                machine=runtime.machine,
+                cpu_features=runtime.cpu_features,
+                delegate=runtime.delegate,
+            ),
+            models=await node.stages.off_loop(node.stages.store.digests),
+            state="draining" if node.draining else "serving",
+            plans=self._plans(),
+            transports=node.schemes,
+            codecs=CODECS,
+        )
+
+    def _plans(self) -> list[pb.LoadedPlan]:
+        node = self._node
+        return [
+            pb.LoadedPlan(
+                plan=info.plan,
+                epoch=info.epoch,
+                digest=info.digest,
+                state=info.state,
+                stages=[stage.id for stage in info.stages],
+                in_flight=info.in_flight,
+            )
+            for info in node.session.plans()
+        ]
+
+    async def probe(self, _: Caller, request: pb.ProbeRequest) -> pb.ProbeReply:
+        """Take some bytes and give some back, for measuring a link."""
+        if max(request.reply_bytes, len(request.body)) > _MAX_PROBE_BYTES:
+            raise LimitExceeded(f"Probe: over {_MAX_PROBE_BYTES} bytes")
+        return pb.ProbeReply(received_bytes=len(request.body), body=bytes(request.reply_bytes))
+
+    async def blob_status(self, _: Caller, request: pb.BlobStatusRequest) -> pb.BlobStatusReply:
+        """Bytes held of each blob; a complete one is checked, a corrupted one is removed."""
+        stages = self._node.stages
+        reply = pb.BlobStatusReply()
+        for name in request.sha256:
+            size, complete = await stages.off_loop(
+                stages.store.checked, check_digest(name, "BlobStatus.sha256:")
+            )
+            reply.bytes.append(size)
+            reply.complete.append(complete)
+        return reply
+
+    async def put_blob(self, _: Caller, request: pb.PutBlobRequest) -> pb.PutBlobReply:
+        """Add a part to a blob."""
+        stages = self._node.stages
+        sha256 = check_digest(request.sha256, "PutBlob.sha256:")
+        held = await stages.off_loop(
+            stages.store.put,
+            sha256,
+            request.total_bytes,
+            request.offset,
+            request.data,
+            stages.used_digests(),
+        )
+        return pb.PutBlobReply(bytes=held, complete=held == request.total_bytes)
+
+    async def reserve(self, _: Caller, request: pb.ReserveRequest) -> pb.ReserveReply:
+        """Take the right to bring up an epoch of a plan, if what is current is what the caller believes."""
+        expected = None
+        if request.expected_epoch:
+            expected = (Epoch(request.expected_epoch), Digest(request.expected_digest))
+        self._node.session.reserve(
+            from_json(request.plan), Epoch(request.epoch), request.holder, monotonic_us(), expected
+        )
+        return pb.ReserveReply()
+
+    async def prepare(self, _: Caller, request: pb.PrepareRequest) -> pb.PrepareReply:
+        """Load the stages of a reserved epoch and reach the nodes next to it."""
+        before = resident_bytes()
+        await self._node.prepare(
+            PlanName(request.plan), Epoch(request.epoch), Digest(request.digest), request.holder
+        )
+        return pb.PrepareReply(memory_bytes=max(0, resident_bytes() - before))
+
+    async def commit(self, _: Caller, request: pb.EpochRequest) -> pb.EpochReply:
+        """Make a prepared epoch the current one."""
+        await self._node.commit(
+            PlanName(request.plan), Epoch(request.epoch), Digest(request.digest), request.holder
+        )
+        return pb.EpochReply()
+
+    async def abort(self, _: Caller, request: pb.EpochRequest) -> pb.EpochReply:
+        """Give a reservation back and unload what was prepared under it."""
+        await self._node.abort(PlanName(request.plan), Epoch(request.epoch), Digest(request.digest), request.holder)
+        return pb.EpochReply()
+
+    async def retire(self, _: Caller, request: pb.EpochRequest) -> pb.EpochReply:
+        """Admit no further requests to an epoch."""
+        await self._node.retire(PlanName(request.plan), Epoch(request.epoch))
+        return pb.EpochReply()
+
+    async def unload(self, _: Caller, request: pb.EpochRequest) -> pb.EpochReply:
+        """Free an epoch; requests under way get an error."""
+        await self._node.unload(PlanName(request.plan), Epoch(request.epoch))
+        return pb.EpochReply()
+
+    async def lease(self, caller: Caller, request: pb.LeaseRequest) -> pb.LeaseReply:
+        """Lease admission credits to the caller."""
+        now = monotonic_us()
+        plan, epoch = PlanName(request.plan), Epoch(request.epoch)
+        if request.want == 0:
+            self._node.session.release(plan, epoch, caller.name)
+            return pb.LeaseReply()
+        lease = self._node.session.lease(plan, epoch, caller.name, request.want, now)
+        return pb.LeaseReply(granted=lease.granted, valid_us=max(0, lease.expires_us - now))
+
+    async def status(self, _: Caller, __: pb.StatusRequest) -> pb.StatusReply:
+        """Plans, counters, peers, memory."""
+        node = self._node
+        return pb.StatusReply(
+            plans=self._plans(),
+            counters=[pb.Counter(name=name, value=value) for name, value in sorted(node.counters().items())],
+            peers=[
+                pb.Peer(name=link.peer.name, address=link.connection.address, rtt_us=link.rtt_us)
+                for link in node.links.all()
+            ],
+            resident_bytes=resident_bytes(),
+            uptime_ms=int((time.monotonic() - self._started) * 1000),
+        )
+
+    async def profile(self, _: Caller, request: pb.ProfileRequest) -> pb.ProfileReply:
+        """Time a blob of the store as a stage on this device."""
+        if not 1 <= request.runs <= _MAX_PROFILE_RUNS:
+            raise LimitExceeded(f"Profile.runs: {request.runs}; give 1 to {_MAX_PROFILE_RUNS}")
+        stages = self._node.stages
+        sha256 = check_digest(request.sha256, "Profile.sha256:")
+        return pb.ProfileReply(
+            run_ms=await stages.off_loop(self._profile, sha256, request.runs, max(1, request.threads))
+        )
+
+    def _profile(self, sha256: Digest, runs: int, threads: int) -> list[float]:
+        stage = self._node.default_backend.load(self._node.stages.store.path(sha256), threads)
+        try:
+            inputs = zero_inputs(stage)
+            stage.run(inputs)
+            times = []
+            for _ in range(runs):
+                start = time.perf_counter()
+                stage.run(inputs)
+                times.append((time.perf_counter() - start) * 1000)
+            return times
+        finally:
+            stage.close()
+
+    async def drain(self, _: Caller, __: pb.DrainRequest) -> pb.DrainReply:
+        """Admit nothing more; what is under way finishes."""
+        self._node.drain()
+        return pb.DrainReply(in_flight=sum(info.in_flight for info in self._node.session.plans()))

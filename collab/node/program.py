@@ -1,0 +1,96 @@
+"""What one stage does with the payloads of its in-edges; pure but for the stage's own run."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, Mapping, Sequence
+
+from collab.codec.tensors import Array, EncodedTensor, Payload, decode, encode
+from collab.core.ids import EdgeId, NodeName
+from collab.core.plan import Edge, Plan, StageSpec
+from collab.core.token import Fault, Hop
+from collab.errors import CollabError, DeadlineExceeded, StageFailed
+from collab.node.session import Computed
+from collab.runtime.base import LoadedStage
+from collab.runtime.combiners import combiner
+from collab.runtime.guards import passes
+
+Inputs = Sequence[tuple[EdgeId, Payload | None]]
+
+
+class Program:
+    """One stage of one plan, ready to run on payloads."""
+
+    def __init__(self, plan: Plan, stage: StageSpec, node: NodeName, loaded: LoadedStage | None) -> None:
+        self.stage = stage
+        self._index = plan.stage_index(stage.id)
+        self._node = node
+        self._loaded = loaded
+        self._out: list[tuple[EdgeId, Edge]] = [(i, plan.edges[i]) for i in plan.edges_from(stage.id)]
+        self._specs = {spec.name: spec for spec in stage.outputs}
+        self._combine = combiner(stage.combine) if stage.combine else None
+
+    def close(self) -> None:
+        """Free the stage's memory."""
+        if self._loaded is not None:
+            self._loaded.close()
+
+    def run(self, inputs: Inputs, queued_us: int, deadline_us: int, clock: Callable[[], int]) -> Computed | Fault:
+        """Decode, compute and encode; every error becomes a fault that names node and stage."""
+        start_us = clock()
+        if start_us > deadline_us:
+            return self._fault(DeadlineExceeded("the deadline passed while the request waited for the stage"))
+        try:
+            received = {t.spec.name: t for _, payload in inputs for t in payload or ()}
+            if self._combine is None:
+                arrays: Sequence[Array] = [decode(received[spec.name]) for spec in self.stage.inputs]
+                decoded_us = clock()
+                made = self._compute(arrays)
+            else:
+                members = [{t.spec.name: decode(t) for t in payload} for _, payload in inputs if payload is not None]
+                decoded_us = clock()
+                made = dict(self._combine(members))
+            computed_us = clock()
+            payloads, skipped = self._encode(made, received)
+        except CollabError as error:
+            return self._fault(error)
+        except Exception as error:  # a runtime or a combiner of the user's may raise anything
+            return self._fault(StageFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
+        hop = Hop(
+            self._index,
+            self._node,
+            start_us - queued_us,
+            decoded_us - start_us,
+            computed_us - decoded_us,
+            clock() - computed_us,
+        )
+        return Computed(payloads, frozenset(skipped), hop)
+
+    def _compute(self, arrays: Sequence[Array]) -> dict[str, Array]:
+        assert self._loaded is not None
+        outputs = self._loaded.run(arrays)
+        return {spec.name: array for spec, array in zip(self.stage.outputs, outputs)}
+
+    def _encode(
+        self, made: Mapping[str, Array], received: Mapping[str, EncodedTensor]
+    ) -> tuple[dict[EdgeId, Payload], list[EdgeId]]:
+        payloads: dict[EdgeId, Payload] = {}
+        skipped: list[EdgeId] = []
+        for edge_id, edge in self._out:
+            if edge.guard is not None and not passes(edge.guard, made[edge.guard.tensor]):
+                skipped.append(edge_id)
+                continue
+            payloads[edge_id] = tuple(
+                encode(self._specs[name], made[name], edge.codec) if name in made else received[name]
+                for name in edge.tensors
+            )
+        return payloads, skipped
+
+    def _fault(self, error: CollabError) -> Fault:
+        code = error.code if isinstance(error, DeadlineExceeded) else StageFailed.code
+        return Fault(code, str(error), self._node, self.stage.id)
+
+
+def monotonic_us() -> int:
+    """The clock that programs are timed by, in µs."""
+    return time.monotonic_ns() // 1000

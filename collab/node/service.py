@@ -1,0 +1,296 @@
+"""A node: links, session, workers and store, joined in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Awaitable, Callable, Mapping
+
+from collab.codec.envelope import EnvelopeLimits, decode_envelope, encode_envelope
+from collab.codec.wire import Buffer
+from collab.core.ids import Digest, Epoch, NodeName, PlanName
+from collab.core.plan import Plan
+from collab.core.token import Fault, Kind, Token
+from collab.errors import CollabError, NotLoaded, ProtocolError
+from collab.link.link import Handler, Link
+from collab.link.links import Links
+from collab.node.config import NodeConfig
+from collab.node.control import NodeControl
+from collab.node.stages import Stages
+from collab.node.program import monotonic_us
+from collab.node.session import Action, Compute, Computed, Send, Session, SessionLimits, Work
+from collab.node.store import Store
+from collab.node.verbs import Caller, Dispatcher
+from collab.runtime.base import Backend
+
+log = logging.getLogger("collab.node")
+
+MakeLinks = Callable[[Handler], Links]
+
+
+class NodeService:
+    """Performs what the session decides.  Use as an asynchronous context manager."""
+
+    def __init__(
+        self, config: NodeConfig, store: Store, backends: Mapping[str, Backend], make_links: MakeLinks
+    ) -> None:
+        self.name = NodeName(config.name)
+        self.config = config
+        self.endpoints: list[str] = []
+        self.draining = False
+        self.on_serving: Callable[[bool], Awaitable[None]] | None = None
+        """Told when the node begins and stops to take requests."""
+        limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
+        self.session = Session(self.name, limits)
+        self.stages = Stages(self.name, store, backends, self._computed)
+        self.backends = backends
+        self.links = make_links(self)
+        self.dispatcher = Dispatcher(NodeControl(self).implementations())
+        self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+        self._counters: dict[str, int] = {}
+
+    @property
+    def default_backend(self) -> Backend:
+        """The back end that plans use unless they say otherwise."""
+        return self.backends.get("litert") or next(iter(self.backends.values()))
+
+    @property
+    def schemes(self) -> list[str]:
+        """Transports by which this node can be reached or can reach others."""
+        return self.links.schemes
+
+    # --- life ------------------------------------------------------------------
+
+    async def __aenter__(self) -> NodeService:
+        await self.links.__aenter__()
+        try:
+            await self._restore()
+            for address in self.config.listen:
+                self.endpoints.append(await self.links.listen(address))
+            self.links.set_endpoints(tuple(self.endpoints))
+            if self.on_serving is not None:
+                await self.on_serving(True)
+            for address in self.config.join:
+                self.links.keep(address, self._join_failed)
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.links.__aexit__(None, None, None)
+        await self.stages.close()
+
+    async def drain_and_wait(self) -> int:
+        """Admit nothing more, wait for what is under way; returns what is still left then."""
+        self.drain()
+        deadline = asyncio.get_running_loop().time() + self.config.drain_s
+        while (left := self._in_flight()) and asyncio.get_running_loop().time() < deadline:
+            self._idle.clear()
+            try:
+                await asyncio.wait_for(self._idle.wait(), 0.2)
+            except (TimeoutError, asyncio.TimeoutError):
+                continue
+        return left
+
+    def drain(self) -> None:
+        """Admit nothing more."""
+        self.draining = True
+        self.session.drain()
+        if self.on_serving is not None:
+            self._spawn(self.on_serving(False))
+
+    def _in_flight(self) -> int:
+        return sum(info.in_flight for info in self.session.plans())
+
+    async def _restore(self) -> None:
+        """Load what was current when the node last ran."""
+        kept, broken = await self.stages.off_loop(self.stages.store.kept_plans)
+        for text in broken:
+            log.warning("a kept plan cannot be read and is left out: %s", text)
+        for entry in kept:
+            try:
+                await self.stages.load(entry.plan, entry.epoch)
+                self.session.restore(entry.plan, entry.epoch, monotonic_us())
+                self._reach(entry.plan)
+            except CollabError as error:
+                log.warning("plan %r epoch %d is not loaded: %s", entry.plan.name, entry.epoch, error)
+
+    def _join_failed(self, address: str, error: CollabError) -> None:
+        log.warning("cannot join %s: %s", address, error)
+
+    # --- deploying ---------------------------------------------------------------
+
+    async def prepare(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
+        """Load the stages of a reserved epoch; see `Session.reserve`."""
+        plan = self.session.reserved(name, epoch, digest, holder, monotonic_us())
+        await self.stages.load(plan, epoch)
+        try:
+            self._perform(self.session.prepare(name, epoch, digest, holder, monotonic_us()))
+        except CollabError:
+            await self.stages.unload(name, epoch)
+            raise
+        self._reach(plan)
+
+    async def commit(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
+        """Make a prepared epoch current, and remember it over restarts."""
+        previous = self.session.current(name)
+        self.session.commit(name, epoch, digest, holder, monotonic_us())
+        plan = self.stages.plan(name, epoch)
+        assert plan is not None
+        await self.stages.off_loop(self.stages.store.keep_plan, plan, epoch)
+        if previous is not None and previous[0] != epoch:
+            self._spawn(self._retire_later(name, previous[0]))
+
+    async def abort(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
+        """Give a reservation back; unload what was loaded under it."""
+        self._perform(self.session.abort(name, epoch, digest, holder, monotonic_us()))
+
+    async def retire(self, name: PlanName, epoch: Epoch) -> None:
+        """Admit nothing more to an epoch, and do not load it at the next start."""
+        self.session.retire(name, epoch)
+        await self.stages.off_loop(self.stages.store.forget_plan, name)
+
+    async def unload(self, name: PlanName, epoch: Epoch) -> None:
+        """Free an epoch."""
+        self._perform(self.session.unload(name, epoch, monotonic_us()))
+
+    async def _retire_later(self, name: PlanName, epoch: Epoch) -> None:
+        """The previous epoch stays for requests that were admitted to it."""
+        await asyncio.sleep(self.config.retire_s)
+        await self.unload(name, epoch)
+
+    def _reach(self, plan: Plan) -> None:
+        """Keep links to the nodes that this node's edges lead to or come from."""
+        endpoints = plan.endpoints()
+        for name in neighbours(plan, self.name):
+            if endpoints.get(name):
+                self.links.keep_peer(name, endpoints[name])
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # --- data ----------------------------------------------------------------------
+
+    def tensors(self, link: Link, message: Buffer) -> None:
+        """An envelope arrived."""
+        now = monotonic_us()
+        token = decode_envelope(message, now, link.rtt_us // 2, self._envelope_limits)
+        if token.kind is Kind.VALUE and not self._fits(token):
+            self._count("payload_mismatch")
+            raise ProtocolError(f"edge {token.edge} of plan {token.key.plan!r} does not carry these tensors")
+        self._perform(self.session.receive(link.peer.name, token, now))
+
+    def _fits(self, token: Token) -> bool:
+        """Whether a value carries exactly the tensors that the plan puts on its edge."""
+        expected = self.stages.specs(token.key.plan, token.key.epoch, token.edge)
+        return expected is None or expected == tuple(tensor.spec for tensor in token.payload)
+
+    def _computed(self, work: Work, result: Computed | Fault) -> None:
+        self._perform(self.session.computed(work, result, monotonic_us()))
+
+    def _perform(self, actions: list[Action]) -> None:
+        while actions:
+            failed: list[Token] = []
+            for action in actions:
+                if isinstance(action, Send):
+                    if not self._send(action.peer, action.token):
+                        failed.append(action.token)
+                elif isinstance(action, Compute):
+                    self._compute(action)
+                else:
+                    self._spawn(self.stages.unload(action.plan, action.epoch))
+            actions = [more for token in failed for more in self.session.undeliverable(token, monotonic_us())]
+        if self.draining and not self._in_flight():
+            self._idle.set()
+        self._arm()
+
+    def _send(self, peer: NodeName, token: Token) -> bool:
+        link = self.links.get(peer)
+        if link is None:
+            return False
+        try:
+            link.send_tensors(encode_envelope(token, monotonic_us()))
+        except CollabError as error:
+            log.debug("token for %s not sent: %s", peer, error)
+            return False
+        return True
+
+    def _compute(self, action: Compute) -> None:
+        worker = self.stages.worker(action.plan, action.epoch, action.stage)
+        if worker is None:
+            fault = Fault(NotLoaded.code, "the stage was unloaded", self.name, str(action.stage))
+            self._perform(self.session.computed(action.work, fault, monotonic_us()))
+            return
+        worker.submit(action.work, action.inputs, action.deadline_us)
+
+    def _arm(self) -> None:
+        """Wake up when the session next has something to do by itself."""
+        due_us = self.session.next_wakeup_us()
+        loop = asyncio.get_running_loop()
+        if due_us is None:
+            return
+        due = loop.time() + (due_us - monotonic_us()) / 1e6
+        if self._timer is not None and not self._timer.cancelled():
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._perform(self.session.tick(monotonic_us()))
+
+    # --- links -----------------------------------------------------------------------
+
+    def link_up(self, link: Link) -> None:
+        """A peer can be found."""
+        log.info("link up: %s (%s) at %s", link.peer.name, link.peer.role, link.connection.address)
+
+    def link_down(self, link: Link, error: CollabError) -> None:
+        """A link ended; its peer is lost unless another link to it lives."""
+        log.info("link down: %s: %s", link.peer.name, error)
+        if self.links.get(link.peer.name) is None:
+            self._perform(self.session.peer_lost(link.peer.name, monotonic_us()))
+
+    async def call(self, link: Link, verb: str, body: memoryview) -> bytes:
+        """Serve a control verb."""
+        return await self.dispatcher.call(Caller(link.peer.name, link.peer.role), verb, body)
+
+    # --- counters ----------------------------------------------------------------------
+
+    def _count(self, name: str) -> None:
+        self._counters[name] = self._counters.get(name, 0) + 1
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted on this node, by name."""
+        return {**self.session.counters, **self._counters}
+
+
+def neighbours(plan: Plan, node: NodeName) -> set[NodeName]:
+    """Nodes that exchange tokens with a node in some attempt of a plan."""
+    found: set[NodeName] = set()
+    ids = {stage.id: stage.nodes for stage in plan.stages}
+    for edge in plan.edges:
+        hops = [set(ids.get(edge.source, ())), *({name} for name in edge.via), set(ids.get(edge.target, ()))]
+        for near, far in zip(hops, hops[1:]):
+            if node in near:
+                found |= far
+            if node in far:
+                found |= near
+    return found - {node}
+
+

@@ -1,0 +1,124 @@
+"""The stages in this node's memory, by plan and epoch: loading and unloading them."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Mapping, TypeVar
+
+from collab.core.ids import Digest, Epoch, NodeName, PlanName
+from collab.core.plan import Plan, StageSpec
+from collab.core.tensor import TensorSpec
+from collab.core.validate import flow
+from collab.errors import BackendError, PlanError
+from collab.node.program import Program
+from collab.node.store import Store
+from collab.node.worker import Done, Worker
+from collab.runtime.base import Backend, LoadedStage
+
+T = TypeVar("T")
+Specs = tuple[TensorSpec, ...]
+
+
+class _LoadedEpoch:
+    """One epoch of one plan: a worker for each of this node's stages, by index."""
+
+    def __init__(self, plan: Plan, workers: dict[int, Worker]) -> None:
+        self.plan = plan
+        self.workers = workers
+        on_edge = flow(plan)
+        self.edge_specs: tuple[Specs, ...] = tuple(tuple(on_edge[i].values()) for i in sorted(on_edge))
+
+
+class Stages:
+    """Workers by plan, epoch and stage; the disk and the loading stay off the event loop."""
+
+    def __init__(self, node: NodeName, store: Store, backends: Mapping[str, Backend], done: Done) -> None:
+        self.store = store
+        self._node = node
+        self._backends = backends
+        self._done = done
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="collab-disk")
+        self._loaded: dict[tuple[PlanName, Epoch], _LoadedEpoch] = {}
+        self._loading: dict[tuple[PlanName, Epoch], Plan] = {}
+
+    async def off_loop(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a blocking function in the one thread that uses the disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
+
+    def plan(self, name: PlanName, epoch: Epoch) -> Plan | None:
+        """A loaded epoch's plan."""
+        loaded = self._loaded.get((name, epoch))
+        return loaded.plan if loaded else None
+
+    def used_digests(self) -> list[Digest]:
+        """Blobs that must stay in the store."""
+        plans = [*(loaded.plan for loaded in self._loaded.values()), *self._loading.values()]
+        return [s.sha256 for plan in plans for s in plan.stages_on(self._node) if s.sha256]
+
+    def worker(self, name: PlanName, epoch: Epoch, stage: int) -> Worker | None:
+        """The worker of a loaded stage, by the stage's index."""
+        loaded = self._loaded.get((name, epoch))
+        return loaded.workers.get(stage) if loaded else None
+
+    def specs(self, name: PlanName, epoch: Epoch, edge: int) -> Specs | None:
+        """The tensors that an edge of a loaded plan carries; None if there is no such edge here."""
+        loaded = self._loaded.get((name, epoch))
+        return loaded.edge_specs[edge] if loaded and edge < len(loaded.edge_specs) else None
+
+    async def load(self, plan: Plan, epoch: Epoch) -> None:
+        """Load this node's stages of a plan; nothing is kept if one of them fails.
+
+        Raises `StoreError`, `IntegrityError`, `ModelError`, `BackendError` or `PlanError`.
+        """
+        key = (plan.name, epoch)
+        await self.unload(*key)
+        self._loading[key] = plan
+        programs: list[Program] = []
+        try:
+            for stage in plan.stages_on(self._node):
+                programs.append(await self.off_loop(self._program, plan, stage))
+        except BaseException:
+            for program in programs:
+                program.close()
+            raise
+        finally:
+            del self._loading[key]
+        loop = asyncio.get_running_loop()
+        workers = {plan.stage_index(p.stage.id): Worker(p, loop, self._done) for p in programs}
+        self._loaded[key] = _LoadedEpoch(plan, workers)
+
+    def _program(self, plan: Plan, stage: StageSpec) -> Program:
+        if stage.sha256 is None:
+            return Program(plan, stage, self._node, None)
+        backend = self._backends.get(stage.backend)
+        if backend is None:
+            known = ", ".join(sorted(self._backends))
+            raise BackendError(f"stage {stage.id!r}: back end {stage.backend!r} is not here; this node has {known}")
+        loaded = backend.load(self.store.path(stage.sha256), stage.threads)
+        _check_signature(stage, loaded)
+        return Program(plan, stage, self._node, loaded)
+
+    async def unload(self, name: PlanName, epoch: Epoch) -> None:
+        """Stop the workers of an epoch and free its stages; nothing happens if it is not loaded."""
+        loaded = self._loaded.pop((name, epoch), None)
+        if loaded is not None:
+            await asyncio.gather(*(worker.close() for worker in loaded.workers.values()))
+
+    async def close(self) -> None:
+        """Unload everything and let go of the store."""
+        for name, epoch in tuple(self._loaded):
+            await self.unload(name, epoch)
+        self._disk.shutdown(wait=True)
+        self.store.close()
+
+
+def _check_signature(stage: StageSpec, loaded: LoadedStage) -> None:
+    """The loaded bytes must take and give what the plan says."""
+    for what, planned, real in (
+        ("inputs", stage.inputs, loaded.inputs),
+        ("outputs", stage.outputs, loaded.outputs),
+    ):
+        if planned != real:
+            loaded.close()
+            raise PlanError(f"stages ({stage.id}).{what}: the plan says {planned}, the stage has {real}")

@@ -1,0 +1,194 @@
+"""A content-addressed store of models, and of the plans that a node runs.
+
+Blobs are files named by their SHA-256.  A blob is written to ``partial/``, synced,
+checked and renamed into ``blobs/``, so a crash leaves either nothing, a part that
+can be resumed, or the whole.  All methods block on the disk: call them off the
+event loop.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+from typing import Final, Iterable
+
+import msgspec
+
+from collab.core.ids import Digest, Epoch, PlanName, check_digest
+from collab.core.plan import Plan, from_json
+from collab.errors import CollabError, IntegrityError, LimitExceeded, ProtocolError, StoreError
+
+_READ_BYTES: Final = 1 << 20
+DEFAULT_BYTES: Final = 4 << 30
+
+
+class KeptPlan(msgspec.Struct, frozen=True):
+    """A plan that a node goes back to when it starts again."""
+
+    plan: Plan
+    epoch: Epoch
+
+
+class _Record(msgspec.Struct, frozen=True):
+    epoch: int
+    plan: msgspec.Raw
+
+
+class Store:
+    """Blobs and kept plans under one directory, used by one process at a time."""
+
+    def __init__(self, root: Path, limit_bytes: int = DEFAULT_BYTES) -> None:
+        self._blobs, self._partial, self._plans = root / "blobs", root / "partial", root / "plans"
+        self._limit = limit_bytes
+        try:
+            for folder in (self._blobs, self._partial, self._plans):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(root / "lock", "w", encoding="ascii")  # noqa: SIM115 - held while the store is open
+        except OSError as error:
+            raise StoreError(f"store {root}: cannot be used: {error.strerror}; choose another --store") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise StoreError(f"store {root}: another node uses it; give each node its own --store") from error
+
+    def close(self) -> None:
+        """Let others use the directory."""
+        self._lock.close()
+
+    # --- blobs -----------------------------------------------------------------
+
+    def digests(self) -> list[Digest]:
+        """What is held completely."""
+        return [Digest(path.name) for path in sorted(self._blobs.iterdir())]
+
+    def held(self, sha256: Digest) -> tuple[int, bool]:
+        """Bytes held of a blob, and whether it is complete."""
+        for path, complete in ((self._blobs / sha256, True), (self._partial / sha256, False)):
+            try:
+                return path.stat().st_size, complete
+            except OSError:
+                continue
+        return 0, False
+
+    def checked(self, sha256: Digest) -> tuple[int, bool]:
+        """Like `held`, but a complete blob's bytes are checked, and a corrupted one is removed."""
+        size, complete = self.held(sha256)
+        if complete and _sha256(self._blobs / sha256) != sha256:
+            (self._blobs / sha256).unlink(missing_ok=True)
+            return 0, False
+        return size, complete
+
+    def put(self, sha256: Digest, total: int, offset: int, data: bytes | memoryview, keep: Iterable[Digest]) -> int:
+        """Add a part that starts where the last one ended; returns the bytes held then.
+
+        The part that completes the blob is checked against the digest.  Blobs that are
+        not in ``keep`` make room, the least recently used first.  Raises
+        `LimitExceeded`, `IntegrityError`, `ProtocolError` or `StoreError`.
+        """
+        check_digest(sha256, "blob:")
+        size, complete = self.held(sha256)
+        if complete:
+            return size
+        if offset != size or offset + len(data) > total:
+            raise ProtocolError(f"blob {sha256[:12]}: a part at {offset} of {total}, but {size} bytes are held")
+        self._make_room(total, {*keep, sha256})
+        path = self._partial / sha256
+        try:
+            with open(path, "ab") as file:
+                file.write(data)
+                if size + len(data) == total:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"store: cannot write blob {sha256[:12]}: {error.strerror}") from error
+        if size + len(data) == total:
+            self._complete(path, sha256)
+        return size + len(data)
+
+    def _complete(self, path: Path, sha256: Digest) -> None:
+        if _sha256(path) != sha256:
+            path.unlink(missing_ok=True)
+            raise IntegrityError(f"blob {sha256[:12]}: what arrived has another digest; send it again")
+        os.replace(path, self._blobs / sha256)
+        _sync_folder(self._blobs)
+
+    def _make_room(self, total: int, keep: set[Digest]) -> None:
+        if total > self._limit:
+            raise LimitExceeded(f"blob of {total} bytes is over the store's limit of {self._limit}")
+        files = [(path, path.stat()) for folder in (self._blobs, self._partial) for path in folder.iterdir()]
+        used = sum(stat.st_size for _, stat in files)
+        for path, stat in sorted(files, key=lambda entry: max(entry[1].st_atime, entry[1].st_mtime)):
+            if used + total <= self._limit:
+                return
+            if path.name not in keep:
+                path.unlink(missing_ok=True)
+                used -= stat.st_size
+        if used + total > self._limit:
+            raise LimitExceeded(f"store: {total} bytes do not fit beside {used} in use; raise store_bytes")
+
+    def path(self, sha256: Digest) -> Path:
+        """File of a blob whose bytes were checked just now.
+
+        Raises `StoreError` if it is not here and `IntegrityError` if it is corrupted;
+        it is removed then, so that it can be fetched again.
+        """
+        path = self._blobs / sha256
+        try:
+            found = _sha256(path)
+        except OSError as error:
+            raise StoreError(f"blob {sha256[:12]}: not in the store; deploy the plan again") from error
+        if found != sha256:
+            path.unlink(missing_ok=True)
+            raise IntegrityError(f"blob {sha256[:12]}: corrupted in the store and removed; deploy the plan again")
+        os.utime(path)
+        return path
+
+    # --- plans -----------------------------------------------------------------
+
+    def keep_plan(self, plan: Plan, epoch: Epoch) -> None:
+        """Remember the current epoch of a plan over restarts."""
+        record = msgspec.json.encode(_Record(epoch, msgspec.Raw(msgspec.json.encode(plan))))
+        path = self._plans / f"{plan.name}.json"
+        try:
+            with open(path.with_suffix(".new"), "wb") as file:
+                file.write(record)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(path.with_suffix(".new"), path)
+            _sync_folder(self._plans)
+        except OSError as error:
+            raise StoreError(f"store: cannot keep plan {plan.name!r}: {error.strerror}") from error
+
+    def forget_plan(self, name: PlanName) -> None:
+        """Do not load a plan at the next start."""
+        (self._plans / f"{name}.json").unlink(missing_ok=True)
+
+    def kept_plans(self) -> tuple[list[KeptPlan], list[str]]:
+        """Plans to load at start, and what is wrong with those that cannot be read."""
+        kept, broken = [], []
+        for path in sorted(self._plans.glob("*.json")):
+            try:
+                record = msgspec.json.decode(path.read_bytes(), type=_Record)
+                kept.append(KeptPlan(from_json(bytes(record.plan)), Epoch(record.epoch)))
+            except (OSError, msgspec.DecodeError, CollabError) as error:
+                broken.append(f"{path.name}: {error}")
+        return kept, broken
+
+
+def _sha256(path: Path) -> Digest:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return Digest(digest.hexdigest())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

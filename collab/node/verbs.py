@@ -1,0 +1,59 @@
+"""The control verbs: who may call them and what they take; the same over links and gRPC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Awaitable, Callable, Final, Mapping
+
+from google.protobuf.message import DecodeError, Message
+
+from collab.codec.verbs import VERBS
+from collab.core.ids import NodeName
+from collab.errors import ProtocolError, Refused
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls: the peer's name and role."""
+
+    name: NodeName
+    role: str
+
+
+_ANYONE: Final = frozenset({"node", "client", "operator"})
+_CLIENT: Final = frozenset({"client", "operator"})
+_OPERATOR: Final = frozenset({"operator"})
+
+ROLES: Final[Mapping[str, frozenset[str]]] = {
+    "Describe": _ANYONE,
+    "Probe": _ANYONE,
+    "Status": _ANYONE,
+    "Lease": _CLIENT,
+}
+"""Roles that may call a verb; verbs that are not listed are the operator's."""
+
+Implementation = Callable[[Caller, Any], Awaitable[Message]]
+
+
+class Dispatcher:
+    """Decodes a call, checks the caller's role, and runs the implementation."""
+
+    def __init__(self, implementations: Mapping[str, Implementation]) -> None:
+        missing = VERBS.keys() ^ implementations.keys()
+        assert not missing, missing
+        self._implementations = implementations
+
+    async def call(self, caller: Caller, name: str, body: bytes | memoryview) -> bytes:
+        """Serialised reply of a verb; raises `Refused`, `ProtocolError`, or what the verb raises."""
+        verb = VERBS.get(name)
+        if verb is None:
+            raise ProtocolError(f"verb {name[:40]!r} is not known here; upgrade the older end")
+        roles = ROLES.get(name, _OPERATOR)
+        if caller.role not in roles:
+            allowed = ", ".join(sorted(roles))
+            raise Refused(f"{name}: {caller.name!r} is a {caller.role or 'stranger'}; only {allowed} may call it")
+        try:
+            request = verb.request.FromString(bytes(body))
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError(f"{name}: the request cannot be read") from error
+        return (await self._implementations[name](caller, request)).SerializeToString()

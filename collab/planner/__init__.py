@@ -1,0 +1,1 @@
+"""From costs to plans; pure functions over mappings."""

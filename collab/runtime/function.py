@@ -1,0 +1,53 @@
+"""A back end in memory: stages that are Python functions, for tests and simulations."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Callable, Mapping, Sequence
+
+from collab.codec.tensors import Array, check_array
+from collab.core.tensor import TensorSpec
+from collab.errors import ModelError, TensorError
+from collab.runtime.base import Backend, LoadedStage, RuntimeClass
+
+Function = Callable[[Sequence[Array]], Sequence[Array]]
+
+
+class _FunctionStage(LoadedStage):
+    def __init__(
+        self, function: Function, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> None:
+        self._function = function
+        self.inputs, self.outputs = inputs, outputs
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        if len(inputs) != len(self.inputs):
+            raise TensorError(f"stage takes {len(self.inputs)} tensors, got {len(inputs)}")
+        arrays = [check_array(spec, array) for spec, array in zip(self.inputs, inputs)]
+        return list(self._function(arrays))
+
+    def close(self) -> None:
+        pass
+
+
+class Functions(Backend):
+    """Stages by the bytes that name them; nothing that arrives is ever executed."""
+
+    name = "function"
+
+    def __init__(
+        self, stages: Mapping[bytes, tuple[Function, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]
+    ) -> None:
+        self._stages = dict(stages)
+
+    def runtime_class(self) -> RuntimeClass:
+        """Functions are deterministic on one machine type."""
+        return RuntimeClass(self.name, "1", platform.machine(), (), "none")
+
+    def load(self, model: Path | bytes, threads: int = 1) -> LoadedStage:
+        """Find the function that the bytes name."""
+        key = model.read_bytes() if isinstance(model, Path) else bytes(model)
+        if key not in self._stages:
+            raise ModelError(f"no function is registered under {key[:40]!r}")
+        return _FunctionStage(*self._stages[key])

@@ -1,0 +1,28 @@
+"""Whether a value goes over a guarded edge: how sure a tensor of scores is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from collab.codec.tensors import Array
+from collab.core.plan import Guard
+
+
+def measure(guard: Guard, scores: Array) -> float:
+    """The guard's measure of the first row of ``scores``, shape [..., n], as float."""
+    row = np.asarray(scores, dtype=np.float64).reshape(-1, scores.shape[-1] if scores.ndim else 1)[0]
+    if guard.measure == "max":
+        return float(row.max())
+    if guard.measure == "margin":
+        top = np.partition(row, -2)[-2:] if row.size > 1 else np.array([0.0, row[0]])
+        return float(top[1] - top[0])
+    positive = row[row > 0]
+    return float(-(positive * np.log(positive)).sum())
+
+
+def passes(guard: Guard, scores: Array) -> bool:
+    """Whether the value goes over the edge; NaN scores never count as sure."""
+    value = measure(guard, scores)
+    if np.isnan(value):
+        return guard.when == "below"
+    return value < guard.threshold if guard.when == "below" else value >= guard.threshold

@@ -1,0 +1,1 @@
+"""Frames between two ends, over one protocol each, and nothing more."""

@@ -1,0 +1,123 @@
+"""What a transport is: it carries frames, whole and in order, between two ends.
+
+An address is ``scheme://place``.  The address listened on and the address to be
+contacted at may differ (port 0, a wildcard host).  A transport knows nothing of
+nodes, tensors or identities; sessions over it are `collab.link`'s.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Awaitable, Callable, Sequence
+
+from collab.codec.wire import Buffer
+from collab.errors import UsageError
+
+
+class Connection(ABC):
+    """One end of an established connection.
+
+    Frames arrive whole, once and in the order in which they were sent, until the
+    connection ends; what was sent shortly before an end may be lost.  One task may
+    send while another receives; two tasks must not send at once, nor receive.
+    """
+
+    max_frame_bytes: int
+    """Longest frame that `send` takes."""
+    address: str
+    """Where the other end is, for people."""
+    secure: bool = False
+    """Whether both ends are authenticated and the bytes encrypted by the transport."""
+    loopback: bool = False
+    """Whether the bytes stay on this machine."""
+
+    @abstractmethod
+    async def send(self, parts: Sequence[Buffer]) -> None:
+        """Send the concatenation of ``parts`` as one frame.
+
+        Returns when the transport has taken it, which it delays while the other end
+        does not read (back-pressure).  The buffers may be reused afterwards.
+        Raises `LinkLost` if the connection has ended.  A cancelled send may or may
+        not have taken place; abort the connection then.
+        """
+
+    @abstractmethod
+    async def receive(self) -> Buffer:
+        """The next frame; the buffer belongs to the caller.
+
+        Raises `LinkLost` once the connection has ended, whoever ended it, and
+        `ProtocolError` if the other end sends what is no frame.  A cancelled receive
+        may lose a frame; abort the connection then.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the connection after frames already sent were handed over; safe to repeat.
+
+        Waits a bounded time for the other end.  Never raises.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """End the connection now, dropping what is under way; safe to repeat, never raises."""
+
+
+Accept = Callable[[Connection], Awaitable[None]]
+"""Serves one accepted connection; the connection ends when it returns or raises."""
+
+
+class Listener(ABC):
+    """Accepts connections until it is closed."""
+
+    address: str
+    """Contact address, with the port that was really bound."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop accepting and end the accepted connections; safe to repeat, never raises."""
+
+
+class Transport(ABC):
+    """Makes connections over one protocol."""
+
+    scheme: str
+
+    @abstractmethod
+    async def listen(self, address: str, accept: Accept) -> Listener:
+        """Accept connections at an address, each served by its own call of ``accept``.
+
+        Raises `UsageError` for an address that cannot be parsed or bound.
+        """
+
+    @abstractmethod
+    async def dial(self, address: str, timeout_s: float) -> Connection:
+        """Connect to a listener's contact address.
+
+        Raises `PeerUnreachable`, naming the address and the cause, within about
+        ``timeout_s`` seconds; `UsageError` for an address that cannot be parsed.
+        """
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Scheme and place of an address; a bare ``host:port`` means gRPC."""
+    scheme, separator, place = address.partition("://")
+    if not separator:
+        scheme, place = "grpc", address
+    if not scheme or not place:
+        raise UsageError(f"address {address!r}: write it as scheme://place, such as grpc://10.0.0.7:7070")
+    return scheme, place
+
+
+def split_host_port(place: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[v6]:port``; raises `UsageError`."""
+    host, separator, port = place.rpartition(":")
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"address {place!r}: write it as HOST:PORT with a port of 0 to 65535")
+    if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
+        raise UsageError(f"address {place!r}: put an IPv6 address into brackets, as in [::1]:7070")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host names this machine's loopback interface."""
+    return host in ("localhost", "::1", "inproc") or host.startswith("127.")

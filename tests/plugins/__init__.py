@@ -1,0 +1,1 @@
+"""Plug-ins of this project's own tests."""
