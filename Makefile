@@ -45,7 +45,7 @@ format: dev ## format the code and apply the safe fixes
 protos: dev ## generate collab/codec/pb from protos/
 	@scripts/protos
 
-lock: dev ## re-make requirements/*.txt (UPGRADE=1 for the newest versions; needs uv)
+lock: ## re-make requirements/*.txt (UPGRADE=1 for the newest versions; needs uv)
 	@scripts/lock
 
 bench: core ## run one benchmark: make bench BENCH=chain ARGS=--quick

@@ -50,11 +50,12 @@ def plan(
 ) -> None:
     """Cut a model, place its stages on nodes, and say what it should cost."""
     from collab.cli.settings import peers as read_peers
+    from collab.coordinator.planning import plan_name
     from collab.core.ids import PlanName, check_name
 
     if out is None and not preview and not json_:
         raise UsageError("give --out FILE to keep the plan, --preview to see it, or --json")
-    plan_name = PlanName(check_name(name or _default_name(model), "--name"))
+    chosen = PlanName(check_name(name or plan_name(model), "--name"))
     options: dict[str, Any] = {
         "threads": threads,
         "credits": credits_,
@@ -67,7 +68,7 @@ def plan(
 
         graph = open_model(model, signature)
         views = await reach(cluster, read_peers(peers))
-        return await _plan(cluster, views, plan_name, model, graph, at, assign, codecs, options)
+        return await _plan(cluster, views, chosen, model, graph, at, assign, codecs, options)
 
     planned = with_cluster(make, insecure=insecure and insecure_network)
     if out is not None:
@@ -79,11 +80,6 @@ def plan(
         show(draw_plan(planned.plan), _times(planned))
     if json_:
         emit(planned.to_json())
-
-
-def _default_name(model: Path) -> str:
-    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in model.stem)[:63].strip("-")
-    return kept or "model"
 
 
 async def _plan(

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Union
+
+import msgspec
 
 from collab.core.ids import Attempt, NodeName, RequestId
 from collab.core.token import Fault, Hop, Token
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Hand a token to the link with a peer: a node, or the requester by its name."""
 
     peer: NodeName
     token: Token
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What a request got."""
 
     payload: Any
@@ -32,8 +31,7 @@ class Answer:
     """Why there is no value, when a guard or a quorum kept it back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolve:
+class Resolve(msgspec.Struct, frozen=True, gc=False):
     """End a request; comes exactly once for each."""
 
     request: RequestId

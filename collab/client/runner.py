@@ -22,6 +22,7 @@ from collab.link.links import Links
 
 DEFAULT_DEADLINE_S = 30.0
 _RETRY_LEASE_US = 300_000
+_NEVER_US = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class PlanClient:
         self._inputs = {spec.name: spec for spec in plan.inputs}
         self._pending: dict[RequestId, asyncio.Future[tuple[Answer, int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_us = _NEVER_US
+        self._loop = asyncio.get_running_loop()
         self._renewal: asyncio.Task[None] | None = None
         self._entry = plan.stage(entry(plan)).nodes
         self._want = 1
@@ -215,16 +218,13 @@ class PlanClient:
 
     def _arm(self) -> None:
         due_us = self._requester.next_wakeup_us()
-        if due_us is None:
+        if due_us is None or due_us >= self._timer_us:
             return
-        loop = asyncio.get_running_loop()
-        due = loop.time() + (due_us - now_us()) / 1e6
         if self._timer is not None:
-            if self._timer.when() <= due:
-                return
             self._timer.cancel()
-        self._timer = loop.call_at(due, self._tick)
+        self._timer_us = due_us
+        self._timer = self._loop.call_later(max(0.0, (due_us - now_us()) / 1e6), self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._timer_us = None, _NEVER_US
         self._perform(self._requester.tick(now_us()))

@@ -116,7 +116,8 @@ def decode_envelope(
         fault=_fault(header),
         reason=header.reason,
         hops=tuple(
-            Hop(h.stage, NodeName(h.node), h.queue_us, h.decode_us, h.compute_us, h.encode_us) for h in header.hops
+            Hop(h.stage, NodeName(h.node), h.queue_us, h.decode_us, h.compute_us, h.encode_us)
+            for h in header.hops
         ),
         trace=header.trace,
         sequence=header.sequence,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,9 @@ def check_array(spec: TensorSpec, array: Array) -> Array:
     if dtype not in ITEMSIZE:
         raise TensorError(f"tensor {spec.name!r}: dtype {dtype} cannot travel; expected {spec.dtype}")
     if dtype != spec.dtype:
-        raise TensorError(f"tensor {spec.name!r}: dtype {dtype}, expected {spec.dtype}; convert it with .astype()")
+        raise TensorError(
+            f"tensor {spec.name!r}: dtype {dtype}, expected {spec.dtype}; convert it with .astype()"
+        )
     if array.ndim != len(spec.shape):
         raise TensorError(
             f"tensor {spec.name!r}: rank {array.ndim} {list(array.shape)}, "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, Mapping, NamedTuple
+from typing import Final, NamedTuple
 
 from google.protobuf.message import Message
 

@@ -8,7 +8,8 @@ the body is never copied.
 
 from __future__ import annotations
 
-from typing import Final, Sequence, Union
+from collections.abc import Sequence
+from typing import Final, Union
 
 from collab.errors import LimitExceeded, ProtocolError
 

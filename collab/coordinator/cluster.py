@@ -56,7 +56,11 @@ class NodeView:
 
     def holds(self, plan: PlanName) -> list[Epoch]:
         """Every epoch of a plan that is loaded on this node, in whatever state."""
-        return [Epoch(loaded.epoch) for loaded in self.description.plans if loaded.plan == plan]
+        return [Epoch(p.epoch) for p in self.description.plans if p.plan == plan and p.state != "unloaded"]
+
+    def last_epoch(self, plan: PlanName) -> Epoch:
+        """The largest epoch of a plan that this node remembers; 0 if none."""
+        return Epoch(max((p.epoch for p in self.description.plans if p.plan == plan), default=0))
 
 
 class Cluster:

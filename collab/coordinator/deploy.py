@@ -50,7 +50,7 @@ async def deploy(cluster: Cluster, plan: Plan, blobs: Blobs, progress: Progress 
     if len(versions) == 1 and (version := versions.pop()) is not None and version[1] == plan.digest:
         return Deployment(version[0], False, sent)
     everybody = await cluster.describe()
-    epoch = Epoch(1 + max((e for view in everybody.values() for e in view.holds(plan.name)), default=0))
+    epoch = Epoch(1 + max(view.last_epoch(plan.name) for view in everybody.values()))
     await _two_phases(cluster, plan, epoch, names, current)
     await _unload_elsewhere(cluster, plan, everybody, names)
     return Deployment(epoch, True, sent)

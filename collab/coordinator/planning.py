@@ -234,6 +234,12 @@ def default_assignment(stages: int, views: Sequence[NodeView]) -> Assignment:
     return Assignment(tuple((view.name,) for view in views[:stages]))
 
 
+def plan_name(model: Path) -> str:
+    """A plan's name from its model's file name."""
+    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in model.stem)[:63].strip("-")
+    return kept or "model"
+
+
 def parse_cuts(text: str) -> tuple[int, ...]:
     """Read ``12,40``; raises `UsageError`."""
     try:

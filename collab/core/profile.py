@@ -10,4 +10,3 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     latency_ms: float
     mbit_s: float
-

@@ -8,9 +8,10 @@ be reached or refuses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
+
+import msgspec
 
 from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, PlanName, RequestId
 from collab.errors import CollabError, from_wire
@@ -35,8 +36,7 @@ class Key(NamedTuple):
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True, gc=False):
     """An error as it travels: wire code, one-line message, and where it happened."""
 
     code: str
@@ -47,12 +47,13 @@ class Fault:
     def to_error(self) -> CollabError:
         """The exception that the requester raises."""
         named = repr(self.node) in self.message and repr(self.stage) in self.message
-        where = f"node {self.node!r}, stage {self.stage!r}: " if self.node and self.stage and not named else ""
+        where = (
+            f"node {self.node!r}, stage {self.stage!r}: " if self.node and self.stage and not named else ""
+        )
         return from_wire(self.code, where + self.message)
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(msgspec.Struct, frozen=True, gc=False):
     """Durations of one stage's work, each measured on that node's own clock, in µs."""
 
     stage: int
@@ -69,8 +70,7 @@ class Hop:
         return self.queue_us + self.decode_us + self.compute_us + self.encode_us
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(msgspec.Struct, frozen=True, gc=False):
     """One token on one edge of one attempt."""
 
     key: Key

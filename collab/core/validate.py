@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Iterable
+from typing import Any
 
 import msgspec
 
@@ -46,7 +47,9 @@ def _readable(error: Exception) -> str:
 def validate(plan: Plan) -> Plan:
     """Return the plan if every rule holds, else raise `PlanError` for the first that does not."""
     if plan.version != PLAN_VERSION:
-        raise PlanError(f"version: {plan.version} is not {PLAN_VERSION}; make the plan anew with this release")
+        raise PlanError(
+            f"version: {plan.version} is not {PLAN_VERSION}; make the plan anew with this release"
+        )
     try:
         _check_names(plan)
         for spec in _specs(plan):
@@ -155,7 +158,9 @@ def _check_fires(plan: Plan, stage: StageSpec, where: str) -> None:
         if not 1 <= stage.fires.k <= edges:
             raise PlanError(f"{where}.fires.k: {stage.fires.k}; the stage has {edges} in-edges")
         if not (math.isfinite(stage.fires.wait_ms) and stage.fires.wait_ms >= 0):
-            raise PlanError(f"{where}.fires.wait_ms: {stage.fires.wait_ms} is not a finite time of at least 0 ms")
+            raise PlanError(
+                f"{where}.fires.wait_ms: {stage.fires.wait_ms} is not a finite time of at least 0 ms"
+            )
 
 
 def _check_coverage(plan: Plan) -> None:
@@ -169,7 +174,9 @@ def _check_coverage(plan: Plan) -> None:
             if start > at:
                 raise PlanError(f"stages ({stage_id}).ops: gap, operators [{at}, {start}) are in no stage")
             if start < at:
-                raise PlanError(f"stages ({stage_id}).ops: overlap, operators [{start}, {at}) are in two stages")
+                raise PlanError(
+                    f"stages ({stage_id}).ops: overlap, operators [{start}, {at}) are in two stages"
+                )
             at = stop
         if at != model.ops:
             what = "gap, operators" if at < model.ops else "past the model's end, operators"

@@ -165,7 +165,9 @@ def _fold(
         reads = [t for t in operator.inputs if t >= 0]
         fixed = all(constant(t) for t in reads)
         if operator.name in SHAPE_READERS:
-            fixed = fixed or not any(t in rules.unknown for t in reads)
+            fixed = fixed or all(
+                t not in rules.unknown and min(rules.shape(t), default=0) >= 0 for t in reads
+            )
         if fixed and reads and _may_fold(operator, subgraph):
             folded.add(position)
         else:
@@ -177,8 +179,8 @@ def _fold(
 def _may_fold(operator: FlatOperator, subgraph: FlatSubgraph) -> bool:
     if operator.custom or operator.subgraphs or operator.name in NEVER_FOLDED:
         return False
-    touched = [t for t in (*operator.inputs, *operator.outputs, *operator.intermediates) if t >= 0]
-    tables = [subgraph.tensors[t] for t in touched]
+    reads = () if operator.name in SHAPE_READERS else operator.inputs
+    tables = [subgraph.tensors[t] for t in (*reads, *operator.outputs, *operator.intermediates) if t >= 0]
     stateful = any(t.isVariable or DTYPES.get(t.type) in STATE_DTYPES for t in tables)
     return not stateful and any(t >= 0 for t in operator.outputs)
 

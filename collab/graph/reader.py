@@ -109,7 +109,7 @@ class _Reader:
 
     def model(self, root: Any) -> FlatModel:
         self.known("Model", root._tab)
-        if root.ExternalBuffersLength() or root.ExternalBufferGroupsLength():
+        if getattr(root, "ExternalBuffersLength", int)():  # older schemas lack it: then `known` has refused
             raise ModelError("its weights are in external buffer files: export it as one file")
         codes = tuple(
             self.unpack("OperatorCode", c) for c in self.each(root.OperatorCodesLength, root.OperatorCodes)
@@ -192,7 +192,7 @@ class _Reader:
         self.charge(8 * accessor.VariantTensorsLength())
         tensor = self.unpack("Tensor", accessor)
         _index(tensor.buffer, buffers, f"{where}, a tensor", "buffer")
-        if tensor.externalBuffer:
+        if getattr(tensor, "externalBuffer", 0):
             raise ModelError("its weights are in external buffer files: export it as one file")
         return tensor
 

@@ -62,7 +62,7 @@ def _pack(stage: Assembled, data: Bytes, *, external: bool, size: int) -> bytes:
     model.buffers = []
     for span in stage.buffers:
         buffer: Any = tables.BufferT()
-        if external and span is not None and _goes_outside(span):
+        if external and span is not None and span[1] >= ALIGNMENT:
             buffer.offset, buffer.size = _PLACEHOLDER, span[1]
         elif span is not None:
             buffer = _InlineBuffer(data, span)
@@ -82,7 +82,7 @@ def _external(stage: Assembled, data: Bytes) -> bytes:
     blob = bytearray(_pack(stage, data, external=True, size=0))
     root = schema().Model.GetRootAs(blob, 0)
     fields = [
-        (root.Buffers(n), _BUFFER_OFFSET, s) for n, s in enumerate(stage.buffers) if s and _goes_outside(s)
+        (root.Buffers(n), _BUFFER_OFFSET, s) for n, s in enumerate(stage.buffers) if s and s[1] >= ALIGNMENT
     ]
     fields += [(root.Subgraphs(s).Operators(o), _OPTIONS_OFFSET, span) for s, o, span in stage.large_options]
     at = -(-len(blob) // ALIGNMENT) * ALIGNMENT
@@ -93,10 +93,6 @@ def _external(stage: Assembled, data: Bytes) -> bytes:
         pieces += [memoryview(data)[span[0] : span[0] + span[1]], b"\0" * padding]
         at += span[1] + padding
     return b"".join((blob, *pieces))
-
-
-def _goes_outside(span: Span) -> bool:
-    return span[1] >= ALIGNMENT
 
 
 class _InlineBuffer:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Awaitable, Final, Protocol, Sequence
+from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -79,7 +80,9 @@ class Link:
     whoever waits on it gets `LinkLost`.
     """
 
-    def __init__(self, connection: Connection, identity: Identity, handler: Handler, config: LinkConfig) -> None:
+    def __init__(
+        self, connection: Connection, identity: Identity, handler: Handler, config: LinkConfig
+    ) -> None:
         self.peer = Identity(NodeName(""), "")
         self.connection = connection
         self.rtt_us = 0
@@ -124,7 +127,12 @@ class Link:
         self._wake.set()
 
     async def call(
-        self, verb: str, body: bytes = b"", *, channel: Channel = Channel.CONTROL, timeout_s: float | None = None
+        self,
+        verb: str,
+        body: bytes = b"",
+        *,
+        channel: Channel = Channel.CONTROL,
+        timeout_s: float | None = None,
     ) -> memoryview:
         """Call a verb of the peer and return the reply's body.
 
@@ -143,7 +151,9 @@ class Link:
             async with timeout(limit):
                 return await reply
         except (TimeoutError, asyncio.TimeoutError) as error:
-            raise PeerUnreachable(f"node {self.peer.name!r} did not answer {verb} within {limit:g} s") from error
+            raise PeerUnreachable(
+                f"node {self.peer.name!r} did not answer {verb} within {limit:g} s"
+            ) from error
         finally:
             self._calls.pop(number, None)
 
@@ -240,8 +250,12 @@ class Link:
         except InputError as error:
             raise ProtocolError(str(error)) from error
         if name == self._me.name:
-            raise ProtocolError(f"{self.connection.address}: is named {name!r} like this end; give it another name")
-        self.peer = Identity(name, hello.role[:16], tuple(e[:256] for e in hello.endpoints[:16]), hello.software[:64])
+            raise ProtocolError(
+                f"{self.connection.address}: is named {name!r} like this end; give it another name"
+            )
+        self.peer = Identity(
+            name, hello.role[:16], tuple(e[:256] for e in hello.endpoints[:16]), hello.software[:64]
+        )
         self._mux.accept_hello(hello.max_message_bytes, hello.tensor_window_bytes, hello.blob_window_bytes)
 
     # --- loops ---------------------------------------------------------------
@@ -320,7 +334,9 @@ class Link:
         if header.reply:
             self._take_reply(header, body)
         elif self._serving >= self._config.calls_at_once:
-            self._reply_fault(channel, header.id, Overloaded("too many calls at once on this link; wait for replies"))
+            self._reply_fault(
+                channel, header.id, Overloaded("too many calls at once on this link; wait for replies")
+            )
         else:
             self._serving += 1
             group.create_task(self._serve(channel, header.id, header.verb, body))

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Callable, Final, Mapping, Sequence
+from typing import Final
 
 from collab.core.ids import NodeName
-from collab.errors import CollabError, LinkLost, PeerError, PeerUnreachable, ProtocolError, Refused, UsageError
+from collab.errors import (
+    CollabError,
+    LinkLost,
+    PeerError,
+    PeerUnreachable,
+    ProtocolError,
+    Refused,
+    UsageError,
+)
 from collab.link.link import Handler, Identity, Link, LinkConfig
 from collab.transport.aio import TaskGroup
 from collab.transport.base import Connection, Listener, Transport, is_loopback, split_address, split_host_port
@@ -198,7 +207,9 @@ class Links:
         await link.greet()
         if name is not None and link.peer.name != name:
             link.abort()
-            raise ProtocolError(f"{address}: node {link.peer.name!r} answers there, not {name!r}; correct the address")
+            raise ProtocolError(
+                f"{address}: node {link.peer.name!r} answers there, not {name!r}; correct the address"
+            )
         return link
 
     async def _accepted(self, connection: Connection) -> None:
@@ -238,7 +249,9 @@ class Links:
             return self._transports[scheme]
         except KeyError:
             known = ", ".join(sorted(self._transports))
-            raise UsageError(f"address {address!r}: scheme {scheme!r} is not known here; use one of {known}") from None
+            raise UsageError(
+                f"address {address!r}: scheme {scheme!r} is not known here; use one of {known}"
+            ) from None
 
     def _check_network(self, address: str) -> None:
         scheme, place = split_address(address)

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, Iterator, NamedTuple, Sequence
+from typing import Final, NamedTuple
 
 from collab.codec.wire import Buffer
 from collab.errors import LimitExceeded, ProtocolError
@@ -220,7 +221,9 @@ class Mux:
         if total > limits.message_bytes[channel]:
             raise LimitExceeded(f"frame: message of {total} bytes is over {limits.message_bytes[channel]}")
         if lane.partial_bytes + total > limits.partial_bytes[channel]:
-            raise LimitExceeded(f"frame: unfinished messages would take over {limits.partial_bytes[channel]} bytes")
+            raise LimitExceeded(
+                f"frame: unfinished messages would take over {limits.partial_bytes[channel]} bytes"
+            )
         if len(lane.partial) >= limits.partial_messages:
             raise LimitExceeded(f"frame: over {limits.partial_messages} unfinished messages")
         lane.partial_bytes += total

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Union
+
+import msgspec
 
 from collab.client.actions import Send
 from collab.core.ids import EdgeId, Epoch, PlanName
@@ -18,8 +19,7 @@ class Work(NamedTuple):
     stage: int
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(msgspec.Struct, frozen=True, gc=False):
     """Run a stage and hand the result to `Session.computed`."""
 
     work: Work
@@ -34,8 +34,7 @@ class Compute:
     deadline_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
+class Computed(msgspec.Struct, frozen=True, gc=False):
     """A stage's result, encoded for each out-edge."""
 
     payloads: Mapping[EdgeId, Any]
@@ -44,8 +43,7 @@ class Computed:
     hop: Hop
 
 
-@dataclass(frozen=True, slots=True)
-class Free:
+class Free(msgspec.Struct, frozen=True, gc=False):
     """Stop the workers of an epoch that was dropped; their results are no longer wanted."""
 
     plan: PlanName

@@ -82,13 +82,13 @@ class LoadedPlan:
 
 @dataclass(frozen=True, slots=True)
 class PlanInfo:
-    """One loaded epoch as others may see it."""
+    """One epoch as others may see it."""
 
     plan: PlanName
     epoch: Epoch
     digest: Digest
     state: str
-    """``prepared``, ``serving`` or ``retired``."""
+    """``prepared``, ``serving``, ``retired`` or ``unloaded``."""
     stages: tuple[StageSpec, ...]
     """Those on this node."""
     in_flight: int
@@ -128,8 +128,13 @@ class Deployments:
         self._loaded: dict[tuple[PlanName, Epoch], LoadedPlan] = {}
 
     def plans(self) -> list[PlanInfo]:
-        """All loaded epochs."""
-        return [
+        """All loaded epochs, and the last epoch of each plan of which none is loaded any more."""
+        gone = [
+            PlanInfo(name, known.highest, Digest(""), "unloaded", (), 0)
+            for name, known in self._names.items()
+            if not known.loaded and known.highest is not None
+        ]
+        return gone + [
             PlanInfo(name, epoch, loaded.digest, loaded.state, loaded.plan.stages_on(self._node), loaded.live)
             for (name, epoch), loaded in self._loaded.items()
         ]

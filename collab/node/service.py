@@ -25,6 +25,8 @@ from collab.runtime.base import Backend
 
 log = logging.getLogger("collab.node")
 
+_NEVER_US = 1 << 62
+
 MakeLinks = Callable[[Handler], Links]
 
 
@@ -48,6 +50,8 @@ class NodeService:
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_us = _NEVER_US
+        self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._counters: dict[str, int] = {}
@@ -240,18 +244,15 @@ class NodeService:
     def _arm(self) -> None:
         """Wake up when the session next has something to do by itself."""
         due_us = self.session.next_wakeup_us()
-        loop = asyncio.get_running_loop()
-        if due_us is None:
+        if due_us is None or due_us >= self._timer_us:
             return
-        due = loop.time() + (due_us - monotonic_us()) / 1e6
-        if self._timer is not None and not self._timer.cancelled():
-            if self._timer.when() <= due:
-                return
+        if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(due, self._tick)
+        self._timer_us = due_us
+        self._timer = self._loop.call_later(max(0.0, (due_us - monotonic_us()) / 1e6), self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._timer_us = None, _NEVER_US
         self._perform(self.session.tick(monotonic_us()))
 
     # --- links -----------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 from collab.core.ids import REQUESTER, NodeName, PlanName, StageId
 from collab.core.plan import Edge, ModelRef, NodeRef, Plan, StageSpec, Tolerance
@@ -32,7 +32,9 @@ def parse_assignment(text: str, stages: int, known: Sequence[NodeName]) -> Assig
         names = tuple(NodeName(name.strip()) for name in entry.split("+"))
         for name in names:
             if name not in known:
-                raise UsageError(f"--assign: no node {name!r} among the peers; there are {', '.join(known) or 'none'}")
+                raise UsageError(
+                    f"--assign: no node {name!r} among the peers; there are {', '.join(known) or 'none'}"
+                )
         if len(set(names)) != len(names):
             raise UsageError(f"--assign: {entry!r} names a node twice; replicas must differ")
         placed.append(names)

@@ -8,8 +8,8 @@ impossible where no link is listed.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Mapping, Sequence
 
 import msgspec
 

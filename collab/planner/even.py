@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from itertools import accumulate
-from typing import Collection, Sequence
 
 from collab.errors import CutError
 
@@ -17,7 +17,9 @@ def even_cuts(op_ms: Sequence[float], allowed: Collection[int], stages: int) -> 
     """
     places = [0, *sorted(allowed), len(op_ms)]
     if stages < 1 or stages > len(places) - 1:
-        raise CutError(f"{stages} stages: the model can be cut into at most {len(places) - 1}; use fewer nodes")
+        raise CutError(
+            f"{stages} stages: the model can be cut into at most {len(places) - 1}; use fewer nodes"
+        )
     total = [0.0, *accumulate(op_ms)]
     last = len(places) - 1
     # best[i]: smallest largest stage over places[i:], with as many stages as rounds made.

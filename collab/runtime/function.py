@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
 
 from collab.codec.tensors import Array, check_array
 from collab.core.tensor import TensorSpec

@@ -6,8 +6,9 @@ import importlib
 import importlib.metadata
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -93,6 +94,8 @@ class LiteRT(Backend):
             unknown = _UNKNOWN_OPERATOR.search(str(error))
             if unknown:
                 name = next(group for group in unknown.groups() if group)
-                raise ModelError(f"operator {name!r} is not known to this LiteRT; update it or convert anew") from error
+                raise ModelError(
+                    f"operator {name!r} is not known to this LiteRT; update it or convert anew"
+                ) from error
             raise ModelError(f"LiteRT cannot load the model: {_one_line(error)}") from error
         return _LiteRTStage(interpreter)

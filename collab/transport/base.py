@@ -8,7 +8,7 @@ nodes, tensors or identities; sessions over it are `collab.link`'s.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from collab.codec.wire import Buffer
 from collab.errors import UsageError

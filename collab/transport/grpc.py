@@ -8,7 +8,8 @@ a frame is copied once, not three times.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable, Final, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -198,7 +199,9 @@ class GrpcTransport(Transport):
         try:
             bound = server.add_insecure_port(f"{shown}:{port}")
         except RuntimeError as error:
-            raise UsageError(f"cannot listen on {shown}:{port}: is the port taken, the address this device's?") from error
+            raise UsageError(
+                f"cannot listen on {shown}:{port}: is the port taken, the address this device's?"
+            ) from error
         await server.start()
         return _GrpcListener(server, f"grpc://{shown}:{bound}", open_)
 
@@ -212,7 +215,9 @@ class GrpcTransport(Transport):
                 await _ready(channel, address)
         except (TimeoutError, asyncio.TimeoutError) as error:
             await channel.close(None)
-            raise PeerUnreachable(f"{address}: no answer within {timeout_s:g} s; is a node listening there?") from error
+            raise PeerUnreachable(
+                f"{address}: no answer within {timeout_s:g} s; is a node listening there?"
+            ) from error
         except BaseException:
             await channel.close(None)
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Sequence
+from collections.abc import Sequence
 
 from collab.codec.wire import Buffer
 from collab.errors import LimitExceeded, LinkLost, PeerUnreachable, UsageError

@@ -80,7 +80,5 @@ def test_a_refused_cut_says_when_no_other_works():
     g = b.main
     y = g.op("Mystery", [g.input("x", (1,))], shape=(1,), dtype="string")
     g.output(g.op("Riddle", [y], shape=(1,)))
-    with pytest.raises(
-        CutError, match=r"before Riddle.*holds string.*no other cut of this model works either"
-    ):
+    with pytest.raises(CutError, match=r"before Riddle.*holds string.*no other cut of this model works"):
         check_cuts(parse_model(b.build()), [1])

@@ -119,6 +119,13 @@ def test_a_tensor_whose_shape_alone_is_read_later_does_not_travel(kind):
     assert split(graph, [last.at])[1].inputs == last.tensors
 
 
+@pytest.mark.parametrize("kind", ["reshape", "resize"])
+def test_a_stage_counts_as_many_operators_as_it_was_cut_from(kind):
+    graph = parse_model(shape_arithmetic(kind))
+    for k in range(1, graph.op_count):
+        assert [parse_model(s.data).op_count for s in split(graph, [k])] == [k, graph.op_count - k]
+
+
 def test_the_rank_of_a_tensor_folds_too():
     b = ModelBuilder()
     g = b.main

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collab.graph import allowed_cuts, cuts, parse_model, random_splits, split, verify
-from tests.tflite_builder import ModelBuilder, load
+from tests.tflite_builder import ModelBuilder, SubgraphBuilder, load
 
 SHAPE = (1, 5, 5, 4)
 UNARY = ("TANH", "LOGISTIC", "NEG", "ABS", "RELU")
@@ -20,6 +22,11 @@ graphs = st.tuples(
     st.lists(st.integers(0, 99), min_size=1, max_size=4),
     st.booleans(),
 )
+
+
+def shape_of(g: SubgraphBuilder, tensor: int) -> int:
+    fields = {"outType": 2}
+    return g.op("SHAPE", [tensor], shape=(4,), dtype="int32", options="ShapeOptions", fields=fields)
 
 
 def build(inputs: int, operators, outputs, external: bool) -> bytes:
@@ -39,13 +46,12 @@ def build(inputs: int, operators, outputs, external: bool) -> bytes:
         elif kind == "CONV":
             values.append(g.conv(x, kernel))
         elif kind == "RESHAPE":  # to the shape that another tensor has
-            options = {"options": "ShapeOptions", "fields": {"outType": 2}}
-            shape = g.op("SHAPE", [y], shape=(4,), dtype="int32", **options)
+            shape = shape_of(g, y)
             values.append(g.op("RESHAPE", [x, shape], shape=SHAPE, options="ReshapeOptions"))
         elif kind == "RESIZE":
             ends = [g.const(None, [v], "int32") for v in (1, 3, 1)]
-            options = {"options": "ShapeOptions", "fields": {"outType": 2}}
-            shape = g.op("SHAPE", [y], shape=(4,), dtype="int32", **options)
+            options = "StridedSliceOptions"
+            shape = shape_of(g, y)
             size = g.op(
                 "STRIDED_SLICE", [shape, *ends], shape=(2,), dtype="int32", options="StridedSliceOptions"
             )
@@ -54,11 +60,9 @@ def build(inputs: int, operators, outputs, external: bool) -> bytes:
             halves = [g.tensor(None, (1, 5, 5, 2)) for _ in range(2)]
             axis = g.const(None, 3, "int32")
             g.op("SPLIT", [axis, x], halves, options="SplitOptions", fields={"numSplits": 2})
-            fields = {"axis": 3}
+            options = "ConcatenationOptions"
             values.append(
-                g.op(
-                    "CONCATENATION", halves[::-1], shape=SHAPE, options="ConcatenationOptions", fields=fields
-                )
+                g.op("CONCATENATION", halves[::-1], shape=SHAPE, options=options, fields={"axis": 3})
             )
         else:
             other = {"CONST": shared, "HALF": wide}.get(kind, y)
@@ -97,7 +101,7 @@ def test_stages_fit_together(recipe, data):
         assert [op.name for op in inside.operators] == [
             op.name for op in graph.operators[stage.start : stage.stop]
         ]
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         assert before.boundary_out == after.boundary_in == found[after.start].tensors
 
 

@@ -10,6 +10,8 @@ from collab.errors import BackendError, CollabError, ModelError
 from collab.graph import cuts, parse_model, read_model, split
 from collab.graph import schema as schema_module
 from tests.tflite_builder import ModelBuilder
+from tests.unit.graph.test_flow import shape_arithmetic
+from tests.unit.graph.test_state import counter, loop
 
 
 def small(external: bool = False) -> bytes:
@@ -87,7 +89,6 @@ def test_external_buffer_files_are_refused_with_the_remedy():
     b = ModelBuilder()
     x = b.main.input("x", (1,))
     b.main.output(b.main.unary("TANH", x))
-    b.table.tensors = b.main.table.tensors
     b.main.table.tensors[1].externalBuffer = 3
     with pytest.raises(ModelError, match="export it as one file"):
         parse_model(b.build())
@@ -179,7 +180,7 @@ def test_overlapping_tables_cannot_make_the_reader_explode():
         parse_model(bytes(data))
 
 
-SEEDS = [small(), small(external=True)]
+SEEDS = [small(), small(external=True), counter(), loop().build(), shape_arithmetic("resize")]
 
 
 @settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.too_slow])

@@ -58,6 +58,7 @@ def test_the_manifest_describes_the_files():
     graph = parse_model(skipping().build())
     stages = split(graph, [2])
     found = json.loads(json.dumps(manifest(graph, stages)))
+    expected = ((0, [0, 2], ["x"], ["a", "b"]), (1, [2, 4], ["late", "a", "b"], ["last"]))
     assert found == {
         "model_sha256": hashlib.sha256(graph.data).hexdigest(),
         "inputs": ["x", "late"],
@@ -71,10 +72,7 @@ def test_the_manifest_describes_the_files():
                 "inputs": inputs,
                 "outputs": outputs,
             }
-            for i, ops, inputs, outputs in (
-                (0, [0, 2], ["x"], ["a", "b"]),
-                (1, [2, 4], ["late", "a", "b"], ["last"]),
-            )
+            for i, ops, inputs, outputs in expected
         ],
     }
 
@@ -208,7 +206,7 @@ def test_an_answer_that_is_an_input_is_passed_on():
     x = b.main.input("x", (1, 4))
     b.main.output(x, b.main.unary("NEG", b.main.unary("TANH", x)))
     graph = parse_model(b.build())
-    first, second = split(graph, [1])
+    _, second = split(graph, [1])
     assert names(second.boundary_in) == ["x", "t1"]
     assert names(second.outputs) == ["t2"]
     assert verify(graph, [[1], []], load).passed
@@ -263,9 +261,15 @@ def test_quantisation_is_kept_and_int8_is_exact():
         g.table.tensors[bias].quantization.scale = np.array([0.0005, 0.001], np.float32)
         g.table.tensors[bias].quantization.zeroPoint = np.array([0, 0], np.int64)
         fields = {"strideH": 1, "strideW": 1}
-        more = {"dtype": "int8", "quantised": (0.05, -1)}
+        inputs = [x, kernel, bias]
         x = g.op(
-            "CONV_2D", [x, kernel, bias], shape=(1, 5, 5, 2), options="Conv2DOptions", fields=fields, **more
+            "CONV_2D",
+            inputs,
+            shape=(1, 5, 5, 2),
+            options="Conv2DOptions",
+            fields=fields,
+            dtype="int8",
+            quantised=(0.05, -1),
         )
     g.output(x)
     graph = parse_model(b.build())

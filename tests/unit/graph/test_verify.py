@@ -17,9 +17,9 @@ def three() -> bytes:
 
 def test_equal_bits_pass_nan_included():
     graph = parse_model(three())
-    done = []
+    done: list[int] = []
     report = verify(graph, [[1], [2], [1, 2]], load, progress=done.append)
-    assert np.isnan(load(graph.data)([np.full((1, 4), -1, np.float32)])[0]).all()
+    assert np.isnan(load(bytes(graph.data))([np.full((1, 4), -1, np.float32)])[0]).all()
     assert (report.tried, report.exact, report.inexact, report.refused) == (3, 3, 0, ())
     assert (report.max_abs_diff, report.vacuous, report.passed) == (0.0, False, True)
     assert done == [1, 2, 3]
@@ -46,8 +46,8 @@ def test_the_last_bit_counts():
 
     def off_by_a_bit(data):
         run = load(data)
-        whole = data == bytes(graph.data)
-        return run if whole else lambda arrays: [np.nextafter(a, np.float32(9)) for a in run(arrays)]
+        last = parse_model(data).op_count == 2
+        return (lambda arrays: [np.nextafter(a, np.float32(9)) for a in run(arrays)]) if last else run
 
     given = np.full((1, 4), 0.5, np.float32)
     assert verify(graph, [[1]], off_by_a_bit, inputs=[[given], [given * 2]]).inexact == 1
@@ -129,4 +129,4 @@ def test_differences_of_every_kind_of_number_are_measured(theirs, difference):
         value = np.zeros_like(wrong) if data == bytes(graph.data) else wrong
         return lambda arrays: [value]
 
-    assert verify(graph, [[]], lambda data: load_of(data)).max_abs_diff == difference or graph.op_count == 0
+    assert verify(graph, [[]], load_of).max_abs_diff == difference

@@ -41,7 +41,7 @@ def test_operators_are_counted_without_the_foldable_ones(name):
 def test_a_sample_of_splits_is_exact(name):
     graph = model(name)
     report = verify(
-        graph, [(k,) for k in range(1, graph.op_count, 31)] + random_splits(graph, 4, seed=0), load
+        graph, [*((k,) for k in range(1, graph.op_count, 31)), *random_splits(graph, 4, seed=0)], load
     )
     assert (report.passed, report.inexact, report.refused) == (True, 0, ())
 
@@ -59,6 +59,6 @@ def test_stages_together_hold_the_weights_once(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_cut_and_a_hundred_random_splits_are_exact(name):
     graph = model(name)
-    splits = [(k,) for k in range(1, graph.op_count)] + random_splits(graph, 100, seed=0)
+    splits = [*((k,) for k in range(1, graph.op_count)), *random_splits(graph, 100, seed=0)]
     report = verify(graph, splits, load)
     assert (report.passed, report.exact, report.inexact, report.refused) == (True, len(splits), 0, ())

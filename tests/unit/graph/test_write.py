@@ -35,7 +35,7 @@ def model() -> ModelBuilder:
 def test_both_forms_are_read_and_written_exactly(model, tmp_path, source, weights):
     graph = parse_model(model.build(external=source == "behind"))
     x = RNG.normal(size=(1, 16)).astype(np.float32)
-    (wanted,) = load(graph.data)([x])
+    (wanted,) = load(bytes(graph.data))([x])
     for way in (load, lambda data: _by_path(data, tmp_path)):
         array = x
         for stage in split(graph, [2, 4], weights=weights):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st

@@ -1,0 +1,219 @@
+"""The Python API: plan, deploy and run from a program or a notebook.
+
+::
+
+    async with collab.Cluster.connect(peers=["127.0.0.1:7070", "127.0.0.1:7071"]) as cluster:
+        plan = await cluster.plan("model.tflite")
+        await cluster.deploy(plan)
+        answer = await cluster.run(plan, {"input": x})
+
+`BlockingCluster` has the same methods without ``await``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from collab.assembly import build_cluster
+from collab.client.runner import DEFAULT_DEADLINE_S, PlanClient, Result
+from collab.codec.tensors import Array
+from collab.coordinator import cluster as views
+from collab.coordinator import planning
+from collab.coordinator.deploy import Deployment, deploy, undeploy
+from collab.core.ids import NodeName, PlanName, check_name
+from collab.core.plan import Plan
+from collab.errors import CollabError
+from collab.graph import read_model
+from collab.runtime.litert import LiteRT
+
+T = TypeVar("T")
+
+
+class Cluster:
+    """Nodes reached from this process; made by `connect`."""
+
+    def __init__(self, cluster: views.Cluster, names: Sequence[NodeName], credits: int) -> None:
+        self._cluster = cluster
+        self._names = list(names)
+        self._credits = credits
+        self._clients: dict[str, PlanClient] = {}
+        self._opening = asyncio.Lock()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls, peers: Sequence[str], *, credits: int = 16, insecure_networks: bool = False
+    ) -> AsyncIterator[Cluster]:
+        """Dial every peer (``HOST:PORT``); all must answer.
+
+        ``credits`` bounds the requests that this process has under way on a plan.
+        Raises `PeerUnreachable`, or `Refused` off loopback without ``insecure_networks``.
+        """
+        async with build_cluster(insecure_networks=insecure_networks) as cluster:
+            yield cls(cluster, await cluster.reach(peers), credits)
+
+    async def nodes(self) -> dict[NodeName, views.NodeView]:
+        """The nodes as they describe themselves, by name."""
+        return await self._cluster.describe(self._names)
+
+    async def plan(
+        self,
+        model: str | Path,
+        *,
+        at: Sequence[int] | None = None,
+        assign: Sequence[Sequence[str]] | None = None,
+        name: str | None = None,
+        threads: int = 1,
+    ) -> Plan:
+        """Cut a ``.tflite`` at operators ``at`` (else evenly by measured time) and place its stages.
+
+        ``assign`` names the nodes of each stage, several are replicas; else one stage a
+        node.  Raises `ModelError`, `CutError`, `UsageError` or `PlanError`.
+        """
+        path = Path(model).resolve()
+        graph = read_model(path)
+        nodes = list((await self.nodes()).values())
+        if at is None:
+            count = len(assign) if assign is not None else len(nodes)
+            op_ms = await asyncio.to_thread(planning.time_operators, graph, LiteRT(), threads)
+            at = planning.choose_cuts(graph, op_ms, count)
+        if assign is None:
+            assignment = planning.default_assignment(len(at) + 1, nodes)
+        else:
+            assignment = planning.Assignment(tuple(tuple(map(NodeName, stage)) for stage in assign))
+        plan, _ = planning.build_chain(
+            PlanName(check_name(name or planning.plan_name(path), "name")),
+            path,
+            graph,
+            at,
+            assignment,
+            [view.ref for view in nodes],
+            threads=threads,
+        )
+        return plan
+
+    async def deploy(self, plan: Plan) -> Deployment:
+        """Bring a plan up on all of its nodes, or on none; idempotent."""
+        blobs = await asyncio.to_thread(planning.stage_blobs, plan, Path.cwd())
+        return await deploy(self._cluster, plan, blobs)
+
+    async def undeploy(self, plan: Plan) -> None:
+        """Let requests finish, then free the plan on all of its nodes."""
+        client = self._clients.pop(plan.digest, None)
+        if client is not None:
+            await self._cluster.release(client)
+        await undeploy(self._cluster, plan)
+
+    async def run(
+        self, plan: Plan, inputs: Mapping[str, Array], *, deadline_s: float = DEFAULT_DEADLINE_S
+    ) -> dict[str, Array]:
+        """One inference: outputs by tensor name, in the model's shapes and dtypes.
+
+        Any number may be awaited at a time; those over the connection's credits raise
+        `Overloaded`.  The plan is deployed first if it is not.  Raises `TensorError` for
+        inputs of the wrong name, dtype or shape, `DeadlineExceeded`, `NodeLost` or
+        another `RequestError`.
+        """
+        return dict((await self.request(plan, inputs, deadline_s=deadline_s)).outputs)
+
+    async def request(
+        self, plan: Plan, inputs: Mapping[str, Array], *, deadline_s: float = DEFAULT_DEADLINE_S
+    ) -> Result:
+        """Like `run`, with the time in each hop and the path taken."""
+        client = await self._client(plan)
+        return await client.run(inputs, deadline_s)
+
+    async def _client(self, plan: Plan) -> PlanClient:
+        digest = plan.digest
+        if digest not in self._clients:
+            async with self._opening:
+                if digest not in self._clients:
+                    await self.deploy(plan)
+                    self._clients[digest] = await self._cluster.open(plan, self._credits)
+        return self._clients[digest]
+
+
+class BlockingCluster:
+    """The same without ``await``, on an event loop in a thread of its own.  Use as a context manager."""
+
+    def __init__(self, peers: Sequence[str], *, credits: int = 16, insecure_networks: bool = False) -> None:
+        self._connect = Cluster.connect(peers, credits=credits, insecure_networks=insecure_networks)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="collab-blocking", daemon=True)
+
+    def __enter__(self) -> BlockingCluster:
+        self._thread.start()
+        try:
+            self._cluster = self._call(self._connect.__aenter__())
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._call(self._connect.__aexit__(None, None, None))
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def nodes(self) -> dict[NodeName, views.NodeView]:
+        """See `Cluster.nodes`."""
+        return self._call(self._cluster.nodes())
+
+    def plan(self, model: str | Path, **options: Any) -> Plan:
+        """See `Cluster.plan`."""
+        return self._call(self._cluster.plan(model, **options))
+
+    def deploy(self, plan: Plan) -> Deployment:
+        """See `Cluster.deploy`."""
+        return self._call(self._cluster.deploy(plan))
+
+    def undeploy(self, plan: Plan) -> None:
+        """See `Cluster.undeploy`."""
+        self._call(self._cluster.undeploy(plan))
+
+    def run(
+        self, plan: Plan, inputs: Mapping[str, Array], *, deadline_s: float = DEFAULT_DEADLINE_S
+    ) -> dict[str, Array]:
+        """See `Cluster.run`."""
+        return self._call(self._cluster.run(plan, inputs, deadline_s=deadline_s))
+
+    def run_many(
+        self,
+        plan: Plan,
+        requests: Sequence[Mapping[str, Array]],
+        *,
+        concurrency: int = 8,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+    ) -> list[dict[str, Array] | CollabError]:
+        """Many inferences, pipelined; in place of an answer that failed stands its error."""
+
+        async def all_of_them() -> list[dict[str, Array] | CollabError]:
+            free = asyncio.Semaphore(concurrency)
+
+            async def one(inputs: Mapping[str, Array]) -> dict[str, Array] | CollabError:
+                async with free:
+                    try:
+                        return await self._cluster.run(plan, inputs, deadline_s=deadline_s)
+                    except CollabError as error:
+                        return error
+
+            return list(await asyncio.gather(*map(one, requests)))
+
+        return self._call(all_of_them())
