@@ -29,7 +29,6 @@ from collab.coordinator.deploy import Deployment, deploy, undeploy
 from collab.core.ids import NodeName, PlanName, check_name
 from collab.core.plan import Plan
 from collab.errors import CollabError
-from collab.graph import read_model
 from collab.runtime.litert import LiteRT
 
 T = TypeVar("T")
@@ -77,7 +76,7 @@ class Cluster:
         node.  Raises `ModelError`, `CutError`, `UsageError` or `PlanError`.
         """
         path = Path(model).resolve()
-        graph = read_model(path)
+        graph = await asyncio.to_thread(planning.open_model, path)
         nodes = list((await self.nodes()).values())
         if at is None:
             count = len(assign) if assign is not None else len(nodes)

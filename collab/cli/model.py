@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Iterator, Optional, Sequence
 import typer
 
 from collab.cli.output import emit, progress, read_npz, say, show, size, table
-from collab.errors import InputError, UsageError
+from collab.errors import InputError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from collab.graph import Graph, VerifyReport
@@ -21,22 +21,18 @@ Signature = Annotated[Optional[str], typer.Option(help="Which signature, where a
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
-def open_model(path: Path, signature: str | None) -> Graph:
-    """Read a model and make sure that the runtime here knows all of its operators."""
-    from collab.graph import read_model
-    from collab.runtime.litert import LiteRT
-
-    graph = read_model(path, signature=signature)
-    LiteRT().load(path, 1).close()
-    return graph
-
-
 @app.command(epilog="Example:\n\n    collab model inspect mobilenet.tflite --json")
 def inspect(model: Model, signature: Signature = None, json_: AsJson = False) -> None:
     """Inputs, outputs, operators and every place where the model can be cut."""
+    from collab.coordinator.planning import open_model
     from collab.graph import cuts, read_model
 
-    graph = read_model(model, signature=signature)
+    try:
+        graph = open_model(model, signature)
+    except ModelError as error:
+        # What the runtime here cannot load can still be looked at.
+        graph = read_model(model, signature=signature)
+        say(f"warning: {error}")
     found = cuts(graph)
     if json_:
         emit(
@@ -89,7 +85,7 @@ def split(
     json_: AsJson = False,
 ) -> None:
     """Write each stage as a .tflite of its own, and a manifest."""
-    from collab.coordinator.planning import parse_cuts
+    from collab.coordinator.planning import open_model, parse_cuts
     from collab.graph import manifest
     from collab.graph import split as split_graph
 
@@ -125,7 +121,7 @@ def verify(
     json_: AsJson = False,
 ) -> None:
     """Run the stages one after another and compare with the whole model, bit by bit."""
-    from collab.coordinator.planning import parse_cuts
+    from collab.coordinator.planning import open_model, parse_cuts, whole_model
     from collab.graph import random_splits
     from collab.graph import verify as verify_graph
     from collab.runtime.litert import LiteRT
@@ -150,6 +146,7 @@ def verify(
             graph,
             splits,
             lambda data: backend.load(data, 1).run,
+            whole=whole_model(graph),
             inputs=real,
             seed=seed,
             progress=lambda done: advance(done, len(splits)),

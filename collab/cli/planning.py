@@ -64,7 +64,7 @@ def plan(
     }
 
     async def make(cluster: Cluster) -> Planned:
-        from collab.cli.model import open_model
+        from collab.coordinator.planning import open_model
 
         graph = open_model(model, signature)
         views = await reach(cluster, read_peers(peers))

@@ -46,6 +46,7 @@ def run(
     """Run requests, compare the answers, and say where the time went."""
     from collab.cli.settings import peers as read_peers
     from collab.coordinator.workload import requests_of
+    from collab.runtime.litert import LiteRT
 
     for option, value in (("--repeat", repeat), ("--concurrency", concurrency), ("--deadline-ms", deadline_ms)):
         if value <= 0:
@@ -58,6 +59,8 @@ def run(
         if len(expected) != len(requests):
             raise InputError(f"--expect {expect}: {len(expected)} answers for {len(requests)} requests")
 
+    here = str(LiteRT().runtime_class())
+
     async def drive(cluster: Cluster) -> tuple[Report, Any]:
         from collab.coordinator.workload import load
 
@@ -65,7 +68,7 @@ def run(
         client = await cluster.open(current, concurrency)
         if client.granted < concurrency:
             say(f"the plan admits {client.granted} requests at a time, not {concurrency}")
-        comparison = await choose_comparison(cluster, current, atol, rtol)
+        comparison = await choose_comparison(cluster, current, here, atol, rtol)
         with progress("running", "requests") as advance:
             return await load(
                 client,
@@ -93,15 +96,14 @@ def run(
 
 
 async def choose_comparison(
-    cluster: Cluster, plan: Plan, atol: float | None = None, rtol: float | None = None
+    cluster: Cluster, plan: Plan, here: str, atol: float | None = None, rtol: float | None = None
 ) -> Comparison:
-    """Exact within one runtime class, this machine's, and with exact codecs; else close."""
+    """Exact within one runtime class, that of ``here`` included, and with exact codecs; else close."""
     from collab.codec.tensors import EXACT_CODECS
     from collab.coordinator.workload import Comparison
-    from collab.runtime.litert import LiteRT
 
     views = await cluster.describe(ref.name for ref in plan.nodes)
-    classes = {view.runtime_class for view in views.values()} | {str(LiteRT().runtime_class())}
+    classes = {view.runtime_class for view in views.values()} | {here}
     exact = len(classes) == 1 and all(edge.codec in EXACT_CODECS for edge in plan.edges) and atol is None and rtol is None
     return Comparison(
         exact,

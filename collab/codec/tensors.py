@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +46,9 @@ class Raw:
     """Little-endian, row-major elements; exact, no copy."""
 
     def encode(self, array: Array) -> memoryview:
-        """The array's own memory, or that of a contiguous copy."""
-        return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        """The array's own memory, or that of a contiguous little-endian copy."""
+        plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        return plain.reshape(-1).view(np.uint8).data
 
     def decode(self, spec: TensorSpec, data: memoryview) -> Array:
         """A view of ``data``."""
@@ -81,11 +82,18 @@ def decode(tensor: EncodedTensor) -> Array:
     return codec(tensor.codec).decode(tensor.spec, tensor.data)
 
 
+_NATIVE: Final = {name: np.dtype(name) for name in ITEMSIZE}
+
+
 def check_array(spec: TensorSpec, array: Array) -> Array:
     """Return the array if it is what the spec says, else raise `TensorError` naming what differs."""
+    if array.shape == spec.shape and array.dtype == _NATIVE.get(spec.dtype):
+        return array
     dtype = array.dtype.name
     if dtype not in ITEMSIZE:
         raise TensorError(f"tensor {spec.name!r}: dtype {dtype} cannot travel; expected {spec.dtype}")
+    if not array.dtype.isnative:
+        raise TensorError(f"tensor {spec.name!r}: foreign byte order; convert it with .astype({dtype!r})")
     if dtype != spec.dtype:
         raise TensorError(
             f"tensor {spec.name!r}: dtype {dtype}, expected {spec.dtype}; convert it with .astype()"
@@ -98,8 +106,3 @@ def check_array(spec: TensorSpec, array: Array) -> Array:
     if array.shape != spec.shape:
         raise TensorError(f"tensor {spec.name!r}: shape {list(array.shape)}, expected {list(spec.shape)}")
     return array
-
-
-def total_bytes(payload: Sequence[EncodedTensor]) -> int:
-    """Bytes of a payload on the wire."""
-    return sum(len(tensor.data) for tensor in payload)

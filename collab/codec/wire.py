@@ -45,8 +45,18 @@ def read_varint(view: Buffer, at: int) -> tuple[int, int]:
     raise ProtocolError("message: a length is cut off or too long")
 
 
+def clean_text(text: str, limit: int) -> str:
+    """The first ``limit`` characters, without what UTF-8 cannot carry (parts of file names)."""
+    return text[:limit].encode("utf-8", "replace").decode()
+
+
 def frame(header: bytes, body: Sequence[Buffer] = ()) -> list[Buffer]:
-    """The buffers of a message, to be written one after another."""
+    """The buffers of a message, to be written one after another.
+
+    Raises `LimitExceeded` for a header that `unframe` would refuse.
+    """
+    if len(header) > MAX_HEADER_BYTES:
+        raise LimitExceeded(f"message: header of {len(header)} bytes is over {MAX_HEADER_BYTES}")
     head = b"\x0a" + varint(len(header)) + header
     size = sum(len(part) for part in body)
     if not size:

@@ -14,19 +14,31 @@ from typing import Sequence
 from collab.errors import PeerUnreachable
 from collab.transport.aio import timeout
 
-_START_S = 20.0
 _STOP_S = 15.0
 
 
 class LocalNode:
-    """One node process; its log goes to a file beside its store."""
+    """One node process; its log goes to a file beside its store.
 
-    def __init__(self, name: str, folder: Path, options: Sequence[str] = ()) -> None:
+    ``python`` starts the interpreter, which may be one of another runtime class.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        options: Sequence[str] = (),
+        *,
+        python: Sequence[str] = (sys.executable,),
+        start_s: float = 20.0,
+    ) -> None:
         self.name = name
         self.endpoint = ""
         self.log = folder / f"{name}.log"
         self._folder = folder
         self._options = tuple(options)
+        self._python = tuple(python)
+        self._start_s = start_s
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -41,15 +53,15 @@ class LocalNode:
         Raises `PeerUnreachable` with the end of its log if it does not come up.
         """
         listen = self.endpoint.removeprefix("grpc://") or "127.0.0.1:0"
-        command = [sys.executable, "-m", "collab", "node", "--name", self.name, "--listen", listen]
+        command = [*self._python, "-m", "collab", "node", "--name", self.name, "--listen", listen]
         command += ["--store", str(self._folder / self.name), "--json", *self._options]
         with open(self.log, "ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, env=os.environ
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, env=dict(os.environ)
             )
         assert self._process.stdout is not None
         try:
-            async with timeout(_START_S):
+            async with timeout(self._start_s):
                 line = await self._process.stdout.readline()
         except (TimeoutError, asyncio.TimeoutError):
             line = b""

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 from collab.codec.pb import control_pb2 as pb
+from collab.codec.tensors import Array
 from collab.coordinator.cluster import Cluster, NodeView
 from collab.core.ids import Digest, NodeName, PlanName, StageId
 from collab.core.plan import ModelRef, NodeRef, Plan, StageSpec
 from collab.core.profile import LinkProfile
 from collab.errors import CollabError, ModelError, UsageError
-from collab.graph import Graph, StageModel, cuts, read_model, split
+from collab.graph import Graph, StageModel, cuts, read_model, split, with_shapes
 from collab.planner.chain import Assignment, chain
 from collab.planner.cost import ChainCosts, Prediction
 from collab.planner.even import even_cuts
 from collab.runtime.base import Backend
+from collab.runtime.litert import LiteRT
 from collab.runtime.sample import zero_inputs
 
 Progress = Callable[[int, int], None]
@@ -106,6 +108,30 @@ def build_chain(
     return plan, {Digest(model.sha256): model.data for model in models}
 
 
+def open_model(path: Path, signature: str | None = None) -> Graph:
+    """Read a model, make sure that the runtime here knows its operators, and take over real shapes.
+
+    Raises `ModelError`.
+    """
+    graph = read_model(path, signature=signature)
+    return with_shapes(graph, LiteRT().tensor_shapes(path, graph.main))
+
+
+def whole_model(graph: Graph, threads: int = 1) -> Callable[[Sequence[Array]], list[Array]]:
+    """The unsplit model on this machine, from arrays to arrays in the graph's order."""
+    if not graph.main:
+        return LiteRT().load(bytes(graph.data), threads).run
+    assert graph.signature is not None
+    stage = LiteRT().load_signature(bytes(graph.data), graph.signature, threads)
+
+    def run(arrays: Sequence[Array]) -> list[Array]:
+        given = {spec.name: array for spec, array in zip(graph.inputs, arrays, strict=True)}
+        made = dict(zip((spec.name for spec in stage.outputs), stage.run([given[s.name] for s in stage.inputs])))
+        return [made[spec.name] for spec in graph.outputs]
+
+    return run
+
+
 def stage_blobs(plan: Plan, folder: Path) -> dict[Digest, bytes]:
     """Bytes of a plan's stages, made anew from its model file.
 
@@ -116,7 +142,7 @@ def stage_blobs(plan: Plan, folder: Path) -> dict[Digest, bytes]:
     for i, model in enumerate(plan.models):
         if model.path is None:
             raise ModelError(f"models[{i}].path: the plan does not say where the model is; add the path")
-        graph = read_model(folder / model.path, signature=model.signature)
+        graph = open_model(folder / model.path, model.signature)
         if graph.sha256 != model.sha256:
             raise ModelError(f"models[{i}]: {model.path} has another digest than the plan; make the plan anew")
         starts = sorted(s.ops[0] for s in plan.stages if s.model == model.id and s.ops is not None)

@@ -23,15 +23,15 @@ class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """Base of the plan's types: immutable, unknown fields are errors."""
 
 
-class FireAll(Frozen, tag="all", tag_field="rule", kw_only=True):
+class FireAll(Frozen, frozen=True, tag="all", tag_field="rule", kw_only=True):
     """A stage fires when every in-edge carries a value."""
 
 
-class FireAny(Frozen, tag="any", tag_field="rule", kw_only=True):
+class FireAny(Frozen, frozen=True, tag="any", tag_field="rule", kw_only=True):
     """A stage fires on the first value."""
 
 
-class FireQuorum(Frozen, tag="quorum", tag_field="rule", kw_only=True):
+class FireQuorum(Frozen, frozen=True, tag="quorum", tag_field="rule", kw_only=True):
     """A stage fires with ``k`` values at least, ``wait_ms`` after the first at most.
 
     It fires as soon as every edge is settled; when ``wait_ms`` has passed since the
@@ -45,7 +45,7 @@ class FireQuorum(Frozen, tag="quorum", tag_field="rule", kw_only=True):
 Fires = Union[FireAll, FireAny, FireQuorum]
 
 
-class Guard(Frozen, kw_only=True):
+class Guard(Frozen, frozen=True, kw_only=True):
     """Carry a value over an edge only if a measure of a tensor passes a threshold.
 
     ``measure`` is taken over the last axis of the first row of ``tensor``:
@@ -59,14 +59,14 @@ class Guard(Frozen, kw_only=True):
     threshold: float
 
 
-class StatePair(Frozen, kw_only=True):
+class StatePair(Frozen, frozen=True, kw_only=True):
     """An output that is the same stage's input at the conversation's next step."""
 
     output: str
     input: str
 
 
-class StageSpec(Frozen, kw_only=True):
+class StageSpec(Frozen, frozen=True, kw_only=True):
     """Operators ``[start, stop)`` of a model, or a combiner, on one node or replicas."""
 
     id: StageId
@@ -88,7 +88,7 @@ class StageSpec(Frozen, kw_only=True):
     state: tuple[StatePair, ...] = ()
 
 
-class Edge(Frozen, kw_only=True):
+class Edge(Frozen, frozen=True, kw_only=True):
     """Tensors that go from one stage to another, or from and to the requester."""
 
     source: StageId
@@ -101,14 +101,14 @@ class Edge(Frozen, kw_only=True):
     guard: Guard | None = None
 
 
-class NodeRef(Frozen, kw_only=True):
+class NodeRef(Frozen, frozen=True, kw_only=True):
     """A node's identity and where it was last reached."""
 
     name: NodeName
     endpoints: tuple[str, ...] = ()
 
 
-class ModelRef(Frozen, kw_only=True):
+class ModelRef(Frozen, frozen=True, kw_only=True):
     """The whole model that stages were taken from."""
 
     id: str = "model"
@@ -119,14 +119,14 @@ class ModelRef(Frozen, kw_only=True):
     signature: str | None = None
 
 
-class Tolerance(Frozen, kw_only=True):
+class Tolerance(Frozen, frozen=True, kw_only=True):
     """How far answers may be from the whole model's across runtime classes or lossy codecs."""
 
     atol: float = 1e-4
     rtol: float = 1e-3
 
 
-class Plan(Frozen, kw_only=True):
+class Plan(Frozen, frozen=True, kw_only=True):
     """A dataflow graph of stages with the placement of each."""
 
     name: PlanName

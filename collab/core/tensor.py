@@ -14,6 +14,9 @@ from collab.errors import TensorError
 MAX_RANK: Final = 8
 """LiteRT kernels stop at rank 8 (``RuntimeShape::kMaxSmallSize`` and friends)."""
 
+MAX_DIMENSION: Final = (1 << 31) - 1
+"""Dimensions are ``int32`` in a ``.tflite`` (``Tensor.shape`` of its schema)."""
+
 MAX_NAME_BYTES: Final = 1024
 
 ITEMSIZE: Final[Mapping[str, int]] = MappingProxyType(
@@ -51,13 +54,21 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check(self) -> TensorSpec:
         """Return self, or raise `TensorError` that says what is not allowed."""
-        if not self.name or len(self.name.encode()) > MAX_NAME_BYTES:
+        try:
+            size = len(self.name.encode())
+        except UnicodeEncodeError as error:
+            raise TensorError(f"tensor name {self.name[:40]!r}: not valid Unicode") from error
+        if not 1 <= size <= MAX_NAME_BYTES:
             raise TensorError(f"tensor name {self.name[:40]!r}: use 1 to {MAX_NAME_BYTES} bytes")
         if self.dtype not in ITEMSIZE:
             known = ", ".join(ITEMSIZE)
-            raise TensorError(f"tensor {self.name!r}: dtype {self.dtype!r} cannot travel; use one of {known}")
+            raise TensorError(
+                f"tensor {self.name!r}: dtype {self.dtype[:40]!r} cannot travel; use one of {known}"
+            )
         if len(self.shape) > MAX_RANK:
             raise TensorError(f"tensor {self.name!r}: rank {len(self.shape)} is over {MAX_RANK}")
         if any(d < 0 for d in self.shape):
-            raise TensorError(f"tensor {self.name!r}: shape {self.shape} has a negative dimension")
+            raise TensorError(f"tensor {self.name!r}: shape {list(self.shape)} has a negative dimension")
+        if any(d > MAX_DIMENSION for d in self.shape):
+            raise TensorError(f"tensor {self.name!r}: a dimension is over {MAX_DIMENSION}")
         return self

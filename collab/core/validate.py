@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import msgspec
 
-from collab.core.ids import REQUESTER, EdgeId, StageId, check_digest, check_name
-from collab.core.plan import PLAN_VERSION, FireAll, FireQuorum, Plan, StageSpec
+from collab.core.ids import REQUESTER, EdgeId, NodeName, StageId, check_digest, check_name
+from collab.core.plan import PLAN_VERSION, Edge, FireAll, FireQuorum, Plan, StageSpec
 from collab.core.tensor import TensorSpec
-from collab.errors import InputError, PlanError
+from collab.errors import InputError, PlanError, TensorError
 
 MAX_STAGES = 256
 MAX_EDGES = 4096
@@ -52,12 +52,12 @@ def validate(plan: Plan) -> Plan:
         )
     try:
         _check_names(plan)
-        for spec in _specs(plan):
-            spec.check()
     except PlanError:
         raise
     except InputError as error:
         raise PlanError(str(error)) from error
+    _check_specs("inputs", plan.inputs)
+    _check_specs("outputs", plan.outputs)
     _check_limits(plan)
     _check_stages(plan)
     _check_coverage(plan)
@@ -66,12 +66,16 @@ def validate(plan: Plan) -> Plan:
     return plan
 
 
-def _specs(plan: Plan) -> Iterable[TensorSpec]:
-    yield from plan.inputs
-    yield from plan.outputs
-    for stage in plan.stages:
-        yield from stage.inputs
-        yield from stage.outputs
+def _check_specs(where: str, specs: Sequence[TensorSpec]) -> None:
+    seen: set[str] = set()
+    for i, spec in enumerate(specs):
+        try:
+            spec.check()
+        except TensorError as error:
+            raise PlanError(f"{where}[{i}]: {error}") from error
+        if spec.name in seen:
+            raise PlanError(f"{where}[{i}]: {spec.name!r} stands there twice; names must differ")
+        seen.add(spec.name)
 
 
 def _check_names(plan: Plan) -> None:
@@ -89,8 +93,6 @@ def _check_names(plan: Plan) -> None:
         ("nodes", [n.name for n in plan.nodes]),
         ("models", [m.id for m in plan.models]),
         ("stages", [s.id for s in plan.stages]),
-        ("inputs", [t.name for t in plan.inputs]),
-        ("outputs", [t.name for t in plan.outputs]),
     ):
         for name, count in Counter(names).items():
             if count > 1:
@@ -134,6 +136,8 @@ def _check_stages(plan: Plan) -> None:
             raise PlanError(f"{where}.model: {stage.model!r} is not listed under models")
         if not stage.outputs:
             raise PlanError(f"{where}.outputs: empty; a stage makes at least one tensor")
+        _check_specs(f"{where}.inputs", stage.inputs)
+        _check_specs(f"{where}.outputs", stage.outputs)
         _check_state(stage, where)
         _check_fires(plan, stage, where)
 
@@ -185,32 +189,49 @@ def _check_coverage(plan: Plan) -> None:
 
 
 def _check_edges(plan: Plan) -> None:
-    stages = {stage.id for stage in plan.stages}
     nodes = {node.name for node in plan.nodes}
+    made = {stage.id: {t.name for t in stage.outputs} for stage in plan.stages}
     seen: set[tuple[StageId, StageId]] = set()
     for i, edge in enumerate(plan.edges):
         where = f"edges[{i}]"
         for field, end in (("source", edge.source), ("target", edge.target)):
-            if end != REQUESTER and end not in stages:
+            if end != REQUESTER and end not in made:
                 raise PlanError(f"{where}.{field}: {end!r} is neither a stage nor {REQUESTER!r}")
         if edge.source == edge.target:
             raise PlanError(f"{where}: cycle, it leads from {edge.source!r} to itself")
         if (edge.source, edge.target) in seen:
             raise PlanError(f"{where}: a second edge from {edge.source!r} to {edge.target!r}; merge them")
         seen.add((edge.source, edge.target))
-        for name in edge.via:
-            if name not in nodes:
-                raise PlanError(f"{where}.via: {name!r} is not listed under nodes")
-        if len(set(edge.via)) != len(edge.via):
-            raise PlanError(f"{where}.via: cycle, a node is named twice")
-        if not edge.tensors:
-            raise PlanError(f"{where}.tensors: empty; an edge carries at least one tensor")
-        if len(set(edge.tensors)) != len(edge.tensors):
-            raise PlanError(f"{where}.tensors: a tensor is named twice")
-    if not plan.edges_into(REQUESTER):
+        _check_edge(edge, where, nodes)
+        _check_guard(edge, where, made)
+    into = sum(edge.target == REQUESTER for edge in plan.edges)
+    if into == 0:
         raise PlanError(f"edges: none leads to {REQUESTER!r}; nobody would get the answer")
-    if len(plan.edges_into(REQUESTER)) > 1:
+    if into > 1:
         raise PlanError(f"edges: several lead to {REQUESTER!r}; join them in one stage")
+
+
+def _check_edge(edge: Edge, where: str, nodes: Container[NodeName]) -> None:
+    for name in edge.via:
+        if name not in nodes:
+            raise PlanError(f"{where}.via: {name!r} is not listed under nodes")
+    if len(set(edge.via)) != len(edge.via):
+        raise PlanError(f"{where}.via: cycle, a node is named twice")
+    if not edge.tensors:
+        raise PlanError(f"{where}.tensors: empty; an edge carries at least one tensor")
+    if len(set(edge.tensors)) != len(edge.tensors):
+        raise PlanError(f"{where}.tensors: a tensor is named twice")
+
+
+def _check_guard(edge: Edge, where: str, made: Mapping[StageId, Container[str]]) -> None:
+    if edge.guard is None:
+        return
+    if edge.source == REQUESTER:
+        raise PlanError(f"{where}.guard: {REQUESTER!r} measures nothing; guard an edge that leaves a stage")
+    if edge.guard.tensor not in made[edge.source]:
+        raise PlanError(f"{where}.guard.tensor: {edge.source!r} makes no tensor {edge.guard.tensor!r}")
+    if not math.isfinite(edge.guard.threshold):
+        raise PlanError(f"{where}.guard.threshold: {edge.guard.threshold} is not a finite number")
 
 
 def order(plan: Plan) -> tuple[StageId, ...]:
@@ -237,24 +258,27 @@ def flow(plan: Plan) -> dict[EdgeId, dict[str, TensorSpec]]:
         into.setdefault(edge.target, []).append(EdgeId(i))
     on_edge: dict[EdgeId, dict[str, TensorSpec]] = {}
     for stage_id in (*order(plan), REQUESTER):
+        stage = None if stage_id == REQUESTER else plan.stage(stage_id)
         received: dict[str, TensorSpec] = {}
         for edge_id in into.get(stage_id, ()):
             edge = plan.edges[edge_id]
+            where = f"edges[{edge_id}] ({edge.source} -> {edge.target}).tensors"
             for name in edge.tensors:
                 if name not in has[edge.source]:
-                    raise PlanError(
-                        f"edges ({edge.source} -> {edge.target}).tensors: {edge.source!r} has no tensor {name!r}"
-                    )
+                    raise PlanError(f"{where}: {edge.source!r} has no tensor {name!r}")
+                if name in received and not (stage and stage.combine):
+                    raise PlanError(f"{where}: {name!r} comes over another edge too; only combiners merge")
             on_edge[edge_id] = {name: has[edge.source][name] for name in edge.tensors}
             received.update(on_edge[edge_id])
-        _check_received(plan, stage_id, received)
-        if stage_id != REQUESTER:
-            has[stage_id] = received | {t.name: t for t in plan.stage(stage_id).outputs}
+        _check_received(stage_id, plan.outputs if stage is None else stage.inputs, received)
+        if stage is not None:
+            has[stage_id] = received | {t.name: t for t in stage.outputs}
     return on_edge
 
 
-def _check_received(plan: Plan, stage_id: StageId, received: dict[str, TensorSpec]) -> None:
-    wanted = plan.outputs if stage_id == REQUESTER else plan.stage(stage_id).inputs
+def _check_received(
+    stage_id: StageId, wanted: Sequence[TensorSpec], received: Mapping[str, TensorSpec]
+) -> None:
     for spec in wanted:
         got = received.get(spec.name)
         if got != spec:

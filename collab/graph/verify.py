@@ -51,6 +51,7 @@ def verify(
     splits: Iterable[Sequence[int]],
     load: Load,
     *,
+    whole: Runner | None = None,
     inputs: Sequence[Sequence[Array]] | None = None,
     seed: int = 0,
     samples: int = 2,
@@ -63,6 +64,8 @@ def verify(
         splits: the cuts of each split.
         load: turns a .tflite file's bytes into a function from its inputs to its outputs,
             both in interpreter order; a new one for each call, since models may keep state.
+        whole: the unsplit model, from `graph.inputs` to `graph.outputs`; loaded by default, which
+            serves for models whose first subgraph is the chosen one.
         inputs: sets of real inputs; when there are fewer than two, random ones are added.
         seed: for random inputs.
         samples: how many random sets to draw without `inputs`.
@@ -79,7 +82,7 @@ def verify(
             raise TensorError(f"{len(one)} arrays for {len(graph.inputs)} inputs: give one for each")
     missing = max(0, (2 if sets else samples) - len(sets))
     sets += random_inputs(graph.inputs, quantised=graph.quantised, seed=seed, count=missing)
-    whole = load(bytes(graph.data))
+    whole = whole or load(bytes(graph.data))
     expected = [[np.array(a) for a in whole(one)] for one in sets]
     tally = _Tally(graph, sets, expected, load)
     for done, at in enumerate(splits, 1):

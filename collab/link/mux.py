@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
+
+import numpy as np
 
 from collab.codec.wire import Buffer
 from collab.errors import LimitExceeded, ProtocolError
@@ -79,12 +81,13 @@ class _Outgoing:
     number: int
     total: int
     parts: deque[memoryview]
+    sent: Callable[[], None] | None
     started: bool = False
 
 
 @dataclass(slots=True)
 class _Incoming:
-    data: bytearray
+    data: memoryview
     filled: int = 0
 
 
@@ -115,7 +118,7 @@ class Mux:
         self._chunk = max_frame_bytes - HEAD_BYTES
         self._limits = limits
         self._lanes = tuple(_Lane() for _ in Channel)
-        self._urgent: deque[list[Buffer]] = deque()
+        self._urgent: dict[bytes, bytes] = {}
         self._peer_limit = limits.message_bytes
 
     def accept_hello(self, max_message_bytes: int, tensor_window: int, blob_window: int) -> None:
@@ -126,10 +129,10 @@ class Mux:
             if window:
                 self._lanes[channel].window = max(window, _MIN_WINDOW)
 
-    def send(self, channel: Channel, parts: Sequence[Buffer]) -> None:
+    def send(self, channel: Channel, parts: Sequence[Buffer], sent: Callable[[], None] | None = None) -> None:
         """Queue a message; the buffers must stay as they are until it is sent.
 
-        Raises `LimitExceeded` if the peer does not take messages of that size.
+        ``sent`` is called when the last frame of the message has been taken.  Raises `LimitExceeded` if the peer does not take messages of that size.
         """
         views = deque(memoryview(part) for part in parts if len(part))
         total = sum(map(len, views))
@@ -138,12 +141,16 @@ class Mux:
                 f"message of {total} bytes is over the {self._peer_limit[channel]} bytes that this link takes"
             )
         lane = self._lanes[channel]
-        lane.queue.append(_Outgoing(lane.next_number, total, views))
+        lane.queue.append(_Outgoing(lane.next_number, total, views, sent))
         lane.next_number += 1
 
     def send_frame(self, frame: bytes) -> None:
-        """Queue a frame of its own before everything else."""
-        self._urgent.append([frame])
+        """Queue a frame of its own before everything else.
+
+        It replaces one of the same type and channel that still waits: of pings, pongs and
+        windows only the newest counts, and a peer that reads nothing cannot pile them up.
+        """
+        self._urgent[frame[:2]] = frame
 
     @property
     def queued_bytes(self) -> int:
@@ -153,7 +160,7 @@ class Mux:
     def next_frame(self) -> list[Buffer] | None:
         """Buffers of the next frame to send, or None if nothing may be sent now."""
         if self._urgent:
-            return self._urgent.popleft()
+            return [self._urgent.pop(next(iter(self._urgent)))]
         for channel, lane in enumerate(self._lanes):
             if lane.queue:
                 room = lane.window - (lane.sent - lane.acknowledged) if lane.window else self._chunk
@@ -177,6 +184,8 @@ class Mux:
         lane.sent += size
         if not out.parts:
             flags |= _LAST
+            if out.sent is not None:
+                out.sent()
         elif channel == Channel.TENSORS:
             lane.queue.append(out)
         else:
@@ -227,7 +236,8 @@ class Mux:
         if len(lane.partial) >= limits.partial_messages:
             raise LimitExceeded(f"frame: over {limits.partial_messages} unfinished messages")
         lane.partial_bytes += total
-        lane.partial[number] = incoming = _Incoming(bytearray(total))
+        # Not zeroed: the system hands out the pages as they are filled.
+        lane.partial[number] = incoming = _Incoming(np.empty(total, np.uint8).data)
         return incoming
 
     def window(self, channel: int, received: int) -> None:
@@ -241,7 +251,7 @@ class Mux:
         """Window frames that this end should send now."""
         for channel, lane in enumerate(self._lanes):
             window = self._limits.window_bytes[channel]
-            if window and lane.received - lane.reported >= window // 4:
+            if window and lane.received - lane.reported >= max(window // 4, 1):
                 lane.reported = lane.received
                 yield head(Type.WINDOW, channel, value=lane.received)
 

@@ -88,8 +88,8 @@ class Attempts:
         self.get = self._known.get
 
     def __iter__(self) -> Iterator[AttemptState]:
-        """Every known attempt; a copy, so that the caller may settle and forget them."""
-        return iter(list(self._known.values()))
+        """Every known attempt; the caller may settle and forget them meanwhile."""
+        return (state for state in list(self._known.values()) if state.shelf is not Shelf.GONE)
 
     @property
     def tombstones(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any, Awaitable, Callable
 
@@ -17,7 +16,7 @@ from collab.errors import LimitExceeded
 from collab.node.program import monotonic_us
 from collab.node.verbs import Caller, Implementation
 from collab.runtime.sample import zero_inputs
-from collab.runtime.cpu import device_model, memory_bytes, resident_bytes
+from collab.runtime.cpu import resident_bytes
 
 if TYPE_CHECKING:
     from collab.node.service import NodeService
@@ -56,14 +55,16 @@ class NodeControl:
     async def describe(self, _: Caller, __: pb.DescribeRequest) -> pb.DescribeReply:
         """Name, device, runtime class, store, plans."""
         node = self._node
-        runtime = node.default_backend.runtime_class()
+        device = node.device
+        assert device is not None
+        runtime = device.runtime_class
         return pb.DescribeReply(
             name=node.name,
             endpoints=node.endpoints,
             software=f"collab/{__version__}",
-            device=device_model(),
-            memory_bytes=memory_bytes(),
-            cores=os.cpu_count() or 1,
+            device=device.model,
+            memory_bytes=device.memory_bytes,
+            cores=device.cores,
             runtime_class=pb.RuntimeClass(
                 backend=runtime.backend,
                 version=runtime.version,

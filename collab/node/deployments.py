@@ -189,8 +189,6 @@ class Deployments:
 
     def prepare(self, plan: PlanName, epoch: Epoch, digest: Digest, holder: str, now_us: int) -> None:
         """Load what was reserved, so that tokens find it; what is `stale` has been unloaded before."""
-        if self.current(plan) == (epoch, digest):
-            return
         held = self._held(plan, epoch, digest, holder)
         held.expires_us = now_us + self._limits.reservation_us
         if held.prepared:

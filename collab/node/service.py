@@ -16,6 +16,7 @@ from collab.link.link import Handler, Link
 from collab.link.links import Links
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
+from collab.node.device import Device, describe_device
 from collab.node.stages import Stages
 from collab.node.program import monotonic_us
 from collab.node.session import Action, Compute, Computed, Send, Session, SessionLimits, Work
@@ -40,6 +41,8 @@ class NodeService:
         self.config = config
         self.endpoints: list[str] = []
         self.draining = False
+        self.device: Device | None = None
+        """What this node runs on; known once it has started."""
         self.on_serving: Callable[[bool], Awaitable[None]] | None = None
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
@@ -71,6 +74,7 @@ class NodeService:
     async def __aenter__(self) -> NodeService:
         await self.links.__aenter__()
         try:
+            self.device = await self.stages.off_loop(describe_device, self.default_backend)
             await self._restore()
             for address in self.config.listen:
                 self.endpoints.append(await self.links.listen(address))

@@ -73,13 +73,17 @@ class Session:
         self._deployments.reserve(plan, epoch, holder, now_us, expected)
 
     def prepare(self, plan: PlanName, epoch: Epoch, digest: Digest, holder: str, now_us: int) -> list[Action]:
-        """Load what was reserved: tokens of the epoch are taken from now on; `commit` opens it to requesters.
+        """Take tokens of what was reserved from now on; `commit` opens it to requesters.
 
-        Raises `Conflict` if the reservation is gone, `LimitExceeded` if too much is loaded.
+        The caller has loaded its stages, in place of any that had the same epoch.  Raises
+        `Conflict` if the reservation is gone, `LimitExceeded` if too much is loaded.
         """
+        if self.current(plan) == (epoch, digest):
+            return []
+        self._deployments.reserved(plan, epoch, digest, holder, now_us)
         actions = self._drop_stale(plan, now_us)
         self._deployments.prepare(plan, epoch, digest, holder, now_us)
-        return actions
+        return [action for action in actions if action != Free(plan, epoch)]
 
     def commit(self, plan: PlanName, epoch: Epoch, digest: Digest, holder: str, now_us: int) -> None:
         """Make what was prepared current and open it to requesters; does nothing if it is current.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from collab.core.ids import REQUESTER, NodeName, PlanName, StageId
 from collab.core.plan import Edge, ModelRef, NodeRef, Plan, StageSpec, Tolerance
@@ -69,7 +70,7 @@ def chain(
         back = tuple(dict.fromkeys(stage.nodes[0] for stage in reversed(stages[:-1])))
         back = tuple(node for node in back if node not in stages[-1].nodes)
     edges = []
-    for i, (source, target) in enumerate(zip(ids, ids[1:])):
+    for i, (source, target) in enumerate(pairwise(ids)):
         last = i == len(ids) - 2
         codec = codecs[i] if i < len(codecs) else "raw"
         edges.append(

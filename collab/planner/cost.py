@@ -8,6 +8,7 @@ impossible where no link is listed.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -45,24 +46,37 @@ class ChainCosts:
         link = self.links.get((source, target))
         if link is None:
             return math.inf, math.inf
-        occupied = 8 * size / (1000 * link.mbit_s)
+        occupied = 8 * size / (1000 * link.mbit_s) if link.mbit_s > 0 else math.inf
         return link.latency_ms + occupied, occupied
 
     def predict(self, ranges: Ranges, nodes: Sequence[Sequence[NodeName]]) -> Prediction:
         """Latency and bottleneck of a chain.
 
-        With replicas, a stage's latency is the slowest's and its rate the sum of rates;
-        moves are those between the first replicas.
+        The bottleneck is the busiest node or directed link: what one request costs it
+        over all stages and moves.  With replicas, a stage's latency is the slowest's and
+        its rate the sum of rates; moves are those between the first replicas.
         """
-        latency = bottleneck = 0.0
+        latency = 0.0
+        busy: defaultdict[object, float] = defaultdict(float)
         previous = self.requester
-        for i, ((start, stop), replicas) in enumerate(zip(ranges, nodes)):
+        for i, ((start, stop), replicas) in enumerate(zip(ranges, nodes, strict=True)):
             size = self.input_bytes if i == 0 else self.cut_bytes[start]
             moved, occupied = self._move(previous, replicas[0], size)
+            busy[previous, replicas[0]] += occupied
             times = [sum(self.op_ms[node][start:stop]) for node in replicas]
-            rate = sum(math.inf if t == 0 else 1 / t for t in times)
+            for node in replicas:
+                # Requests go to replicas in proportion to their rates, so each is as busy.
+                busy[node] += _shared_ms(times)
             latency += moved + max(times)
-            bottleneck = max(bottleneck, occupied, 1 / rate if rate else 0.0)
             previous = replicas[0]
         moved, occupied = self._move(previous, self.requester, self.output_bytes)
-        return Prediction(latency + moved, max(bottleneck, occupied))
+        busy[previous, self.requester] += occupied
+        return Prediction(latency + moved, max(busy.values()))
+
+
+def _shared_ms(times_ms: Sequence[float]) -> float:
+    """Time of each of several replicas per request to all of them: 1 / Σ 1/tᵢ."""
+    if 0 in times_ms:
+        return 0.0
+    rate = sum(1 / t for t in times_ms)
+    return 1 / rate if rate else math.inf

@@ -19,11 +19,15 @@ def first(members: Sequence[Member]) -> dict[str, Array]:
 
 
 def mean(members: Sequence[Member]) -> dict[str, Array]:
-    """Elementwise mean over members, in the members' dtype; integers are rounded."""
+    """Elementwise mean over members, in the members' dtype; integers and truth values are rounded.
+
+    Computed in float64, so integers beyond 2**53 lose their last digits.
+    """
     merged: dict[str, Array] = {}
     for name, like in members[0].items():
-        total = np.mean([member[name] for member in members], axis=0, dtype=np.float64)
-        merged[name] = (np.rint(total) if like.dtype.kind in "iu" else total).astype(like.dtype)
+        wide = np.complex128 if like.dtype.kind == "c" else np.float64
+        total = np.sum([member[name].astype(wide) for member in members], axis=0) / len(members)
+        merged[name] = (np.rint(total) if like.dtype.kind in "iub" else total).astype(like.dtype)
     return merged
 
 

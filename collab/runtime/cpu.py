@@ -6,13 +6,13 @@ import platform
 from pathlib import Path
 from typing import Final
 
-_RELEVANT: Final = frozenset(
-    # x86: what XNNPACK, ruy and Eigen choose kernels by
-    "ssse3 sse4_1 sse4_2 avx f16c fma avx2 avx512f avx512bw avx512dq avx512vl avx512_vnni avx_vnni "
-    "avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16 avx_vnni_int8 avx_ne_convert "
-    # Arm
-    "neon vfpv4 asimd fphp asimdhp asimddp i8mm svei8mm bf16 sve sve2 sme sme2 fcma".split()
-)
+_X86: Final = """
+    ssse3 sse4_1 sse4_2 avx f16c fma avx2 avx512f avx512bw avx512dq avx512vl avx512_vnni avx_vnni
+    avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16 avx_vnni_int8 avx_ne_convert
+"""
+"""What XNNPACK, ruy and Eigen choose kernels by, as the kernel names it."""
+_ARM: Final = "neon vfpv4 asimd fphp asimdhp asimddp i8mm svei8mm bf16 sve sve2 sme sme2 fcma"
+_RELEVANT: Final = frozenset((*_X86.split(), *_ARM.split()))
 
 
 def cpu_features(cpuinfo: str | None = None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from collab.codec.tensors import Array, check_array
 from collab.core.tensor import TensorSpec
-from collab.errors import ModelError, TensorError
+from collab.errors import BackendError, ModelError, TensorError
 from collab.runtime.base import Backend, LoadedStage, RuntimeClass
 
 Function = Callable[[Sequence[Array]], Sequence[Array]]
@@ -24,8 +24,11 @@ class _FunctionStage(LoadedStage):
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         if len(inputs) != len(self.inputs):
             raise TensorError(f"stage takes {len(self.inputs)} tensors, got {len(inputs)}")
-        arrays = [check_array(spec, array) for spec, array in zip(self.inputs, inputs)]
-        return list(self._function(arrays))
+        arrays = [check_array(spec, array) for spec, array in zip(self.inputs, inputs, strict=True)]
+        made = list(self._function(arrays))
+        if len(made) != len(self.outputs):
+            raise BackendError(f"function gave {len(made)} tensors, not {len(self.outputs)}")
+        return [check_array(spec, array).copy() for spec, array in zip(self.outputs, made, strict=True)]
 
     def close(self) -> None:
         pass

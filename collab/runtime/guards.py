@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from collab.codec.tensors import Array
@@ -9,8 +11,15 @@ from collab.core.plan import Guard
 
 
 def measure(guard: Guard, scores: Array) -> float:
-    """The guard's measure of the first row of ``scores``, shape [..., n], as float."""
+    """The guard's measure of the first row of ``scores``, shape [..., n], as float.
+
+    NaN if there is no row, or a NaN in it.
+    """
+    if not scores.size:
+        return math.nan
     row = np.asarray(scores, dtype=np.float64).reshape(-1, scores.shape[-1] if scores.ndim else 1)[0]
+    if np.isnan(row).any():
+        return math.nan
     if guard.measure == "max":
         return float(row.max())
     if guard.measure == "margin":
@@ -23,6 +32,7 @@ def measure(guard: Guard, scores: Array) -> float:
 def passes(guard: Guard, scores: Array) -> bool:
     """Whether the value goes over the edge; NaN scores never count as sure."""
     value = measure(guard, scores)
-    if np.isnan(value):
-        return guard.when == "below"
+    if math.isnan(value):
+        # Low entropy is sure, but a high maximum or margin.
+        return (guard.when == "below") != (guard.measure == "entropy")
     return value < guard.threshold if guard.when == "below" else value >= guard.threshold

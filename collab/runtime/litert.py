@@ -23,7 +23,9 @@ _PACKAGES: Final = (
     ("tflite_runtime.interpreter", "tflite-runtime"),
 )
 _UNKNOWN_OPERATOR: Final = re.compile(
-    r"(?:unresolved custom op: (\S+)|Didn't find op for builtin opcode '(\w+)'|Op builtin_code out of range: (\d+))"
+    r"unresolved custom op: (\S+)"
+    r"|Didn't find op for builtin opcode '(\w+)'"
+    r"|Op builtin_code out of range: (\d+)"
 )
 
 
@@ -48,11 +50,13 @@ class _LiteRTStage(LoadedStage):
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         if len(inputs) != len(self.inputs):
             raise TensorError(f"stage takes {len(self.inputs)} tensors, got {len(inputs)}")
-        for spec, array in zip(self.inputs, inputs):
+        for spec, array in zip(self.inputs, inputs, strict=True):
             check_array(spec, array)
         interpreter = self._interpreter
+        if interpreter is None:
+            raise BackendError("LiteRT: the stage is closed")
         try:
-            for index, array in zip(self._into, inputs):
+            for index, array in zip(self._into, inputs, strict=True):
                 interpreter.set_tensor(index, array)
             interpreter.invoke()
             return [interpreter.get_tensor(index) for index in self._from]
@@ -61,6 +65,27 @@ class _LiteRTStage(LoadedStage):
 
     def close(self) -> None:
         self._interpreter = None
+
+
+class _SignatureStage(LoadedStage):
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        inputs, outputs = runner.get_input_details(), runner.get_output_details()
+        self.inputs = tuple(map(_spec, inputs.values()))
+        self.outputs = tuple(map(_spec, outputs.values()))
+        self._into, self._from = tuple(inputs), tuple(outputs)
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        for spec, array in zip(self.inputs, inputs, strict=True):
+            check_array(spec, array)
+        try:
+            made = self._runner(**dict(zip(self._into, inputs, strict=True)))
+        except (RuntimeError, ValueError) as error:
+            raise BackendError(f"LiteRT: {_one_line(error)}") from error
+        return [made[name] for name in self._from]
+
+    def close(self) -> None:
+        self._runner = None
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:
@@ -85,6 +110,25 @@ class LiteRT(Backend):
 
     def load(self, model: Path | bytes, threads: int = 1) -> LoadedStage:
         """Load and allocate a ``.tflite``; a file is mapped, not read."""
+        return _LiteRTStage(self._interpreter(model, threads))
+
+    def load_signature(self, model: Path | bytes, signature: str, threads: int = 1) -> LoadedStage:
+        """Load one signature of a model that has several; tensors are in the order of its signature."""
+        interpreter = self._interpreter(model, threads)
+        try:
+            return _SignatureStage(interpreter.get_signature_runner(signature))
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"LiteRT cannot run signature {signature!r}: {_one_line(error)}") from error
+
+    def tensor_shapes(self, model: Path | bytes, subgraph: int = 0) -> list[tuple[int, ...]]:
+        """Shapes that the interpreter really allocates, by tensor of a subgraph.
+
+        Raises `ModelError` if the model cannot be loaded here.
+        """
+        details = self._interpreter(model, 1).get_tensor_details(subgraph_index=subgraph)
+        return [tuple(int(d) for d in detail["shape"]) for detail in details]
+
+    def _interpreter(self, model: Path | bytes, threads: int) -> Any:
         module, _ = _interpreter_module()
         source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": bytes(model)}
         try:
@@ -98,4 +142,4 @@ class LiteRT(Backend):
                     f"operator {name!r} is not known to this LiteRT; update it or convert anew"
                 ) from error
             raise ModelError(f"LiteRT cannot load the model: {_one_line(error)}") from error
-        return _LiteRTStage(interpreter)
+        return interpreter

@@ -2,7 +2,7 @@
 
 A small residual network on 4,500 real MNIST digits; 500 more, 50 of each, are
 held out by seed and measured once, at the end, with LiteRT.  Rebuild the
-shipped files (six minutes on two cores) and then the quantised fixtures with
+shipped files (about six minutes on two free cores) and then the quantised fixtures with
 
     python -m collab.toolchain.demo_model --out collab/assets
     python -m collab.toolchain.quantised_fixtures --model collab/assets/digits.tflite --out tests/data

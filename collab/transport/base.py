@@ -7,6 +7,8 @@ nodes, tensors or identities; sessions over it are `collab.link`'s.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -63,7 +65,11 @@ class Connection(ABC):
 
 
 Accept = Callable[[Connection], Awaitable[None]]
-"""Serves one accepted connection; the connection ends when it returns or raises."""
+"""Serves one accepted connection; the connection ends when it returns or raises.
+
+It is cancelled when the listener closes.  What it raises concerns nobody else: errors of
+this package are its way to end, others are logged.
+"""
 
 
 class Listener(ABC):
@@ -121,3 +127,25 @@ def split_host_port(place: str) -> tuple[str, int]:
 def is_loopback(host: str) -> bool:
     """Whether a host names this machine's loopback interface."""
     return host in ("localhost", "::1", "inproc") or host.startswith("127.")
+
+
+def contact_host(host: str) -> str:
+    """Where others reach a host that was listened on, ready for an address.
+
+    For a wildcard this is the device's address on the way to the default route, or
+    loopback where there is none.
+    """
+    wildcards = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+    if host in wildcards:
+        host = _own_address(socket.AF_INET6 if host == "::" else socket.AF_INET) or wildcards[host]
+    return f"[{host}]" if ":" in host else host
+
+
+def _own_address(family: socket.AddressFamily) -> str | None:
+    # Connecting a UDP socket chooses a route and sends nothing (documentation addresses, RFC 5737, 3849).
+    target = "2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1"
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        probe.connect((target, 9))
+        return str(probe.getsockname()[0])
+    return None

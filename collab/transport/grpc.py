@@ -8,6 +8,7 @@ a frame is copied once, not three times.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -15,29 +16,36 @@ import grpc
 import grpc.aio
 
 from collab.codec.wire import Buffer, read_varint, varint
-from collab.errors import LimitExceeded, LinkLost, PeerUnreachable, ProtocolError, UsageError
-from collab.transport.aio import timeout
+from collab.errors import CollabError, LimitExceeded, LinkLost, PeerUnreachable, ProtocolError, UsageError
+from collab.transport.aio import is_cancelled, timeout
 from collab.transport.base import (
     Accept,
     Connection,
     Listener,
     Transport,
+    contact_host,
     is_loopback,
     split_address,
     split_host_port,
 )
 
+log = logging.getLogger("collab.transport")
+
 METHOD: Final = "/collab.v1.Link/Connect"
 MAX_FRAME_BYTES: Final = 1 << 20
 _OVERHEAD: Final = 16
 _CLOSE_TIMEOUT_S: Final = 1.0
+_STOP_GRACE_S: Final = 0.2
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_FRAME_BYTES + _OVERHEAD),
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES + _OVERHEAD),
     ("grpc.so_reuseport", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
 )
+_STREAM_ERRORS: Final = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
+"""What reading and writing a stream raises once it has ended."""
 
 
 def _pack(parts: Sequence[Buffer]) -> bytes:
@@ -66,70 +74,121 @@ class _GrpcConnection(Connection):
         self.address = address
         self.loopback = loopback
         self._ended = False
-        self.finished = asyncio.Event()
+        self._reading = False
+        self._draining = False
 
     async def send(self, parts: Sequence[Buffer]) -> None:
         message = _pack(parts)
         if self._ended:
             raise self._lost("it has ended")
+        # A failure here ends nothing yet: frames that arrived before can still be read.
         try:
             await self._stream.write(message)
-        except (grpc.aio.AioRpcError, grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+        except _STREAM_ERRORS as error:
             raise self._lost(_cause(error)) from error
+        except asyncio.CancelledError:
+            if self._stopped():
+                raise self._lost("it was ended here") from None
+            raise
 
     async def receive(self) -> Buffer:
         if self._ended:
             raise self._lost("it has ended")
+        self._reading = True
         try:
             message = await self._stream.read()
-        except (grpc.aio.AioRpcError, grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+            while self._draining and message is not grpc.aio.EOF:
+                # `close` waits for the end, which lies behind all frames.
+                message = await self._stream.read()
+        except _STREAM_ERRORS as error:
+            self._ended = True
             raise self._lost(_cause(error)) from error
+        except asyncio.CancelledError:
+            if self._stopped():
+                raise self._lost("it was ended here") from None
+            raise
+        finally:
+            self._reading = False
         if message is grpc.aio.EOF:
+            self._end_of_stream()
             raise self._lost("the other end closed it")
         return _unpack(message)
 
+    def _end_of_stream(self) -> None:
+        self._ended = True
+
+    def _stopped(self) -> bool:
+        """Whether gRPC cancelled the stream because it was ended here, and nobody this task."""
+        return self._ended and not is_cancelled()
+
     def _lost(self, cause: str) -> LinkLost:
-        self._ended = True
-        self.finished.set()
         return LinkLost(f"connection to {self.address}: {cause}")
-
-    async def close(self) -> None:
-        self._ended = True
-        self.finished.set()
-
-    def abort(self) -> None:
-        self._ended = True
-        self.finished.set()
 
 
 class _ClientConnection(_GrpcConnection):
     def __init__(self, channel: grpc.aio.Channel, address: str, loopback: bool) -> None:
-        stream = channel.stream_stream(METHOD)(wait_for_ready=False)
+        stream: Any = channel.stream_stream(METHOD)(wait_for_ready=False)
         super().__init__(stream, address, loopback)
         self._channel = channel
         self._closing: asyncio.Future[None] | None = None
 
     async def close(self) -> None:
         if not self._ended:
-            self._ended = True
+            self._ended = self._draining = True
             try:
                 async with timeout(_CLOSE_TIMEOUT_S):
-                    await self._stream.done_writing()
-                    while await self._stream.read() is not grpc.aio.EOF:
-                        pass
-            except (grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError, TimeoutError):
+                    await self._finish()
+            except (*_STREAM_ERRORS, TimeoutError, asyncio.TimeoutError):
                 pass
-            except asyncio.TimeoutError:
-                pass
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    self.abort()
+                    raise
         self.abort()
         assert self._closing is not None
         await asyncio.shield(self._closing)
 
+    async def _finish(self) -> None:
+        """Say that no more frames come and wait until the other end has read all."""
+        await self._stream.done_writing()
+        if self._reading:
+            await self._stream.code()
+            return
+        while await self._stream.read() is not grpc.aio.EOF:
+            pass
+
     def abort(self) -> None:
-        super().abort()
+        self._ended = True
         self._stream.cancel()
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._channel.close(None))
+
+
+class _ServerConnection(_GrpcConnection):
+    """The stream ends with its handler, so ending it is telling the handler."""
+
+    def __init__(self, context: Any, address: str, loopback: bool) -> None:
+        super().__init__(context, address, loopback)
+        self.ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when this end wants the stream to end."""
+        self.over = asyncio.Event()
+        """Set when the stream has ended."""
+
+    async def close(self) -> None:
+        self.abort()
+        try:
+            async with timeout(_CLOSE_TIMEOUT_S):
+                await self.over.wait()
+        except (TimeoutError, asyncio.TimeoutError):
+            pass
+
+    def abort(self) -> None:
+        self._ended = True
+        if not self.ending.done():
+            self.ending.set_result(None)
+
+    def _end_of_stream(self) -> None:
+        self.abort()  # the other end waits until all its frames are read
 
 
 def _cause(error: BaseException) -> str:
@@ -139,40 +198,64 @@ def _cause(error: BaseException) -> str:
 
 
 class _GrpcListener(Listener):
-    def __init__(self, server: grpc.aio.Server, address: str, open_: set[_GrpcConnection]) -> None:
+    def __init__(self, server: grpc.aio.Server, address: str, handler: _LinkHandler) -> None:
         self._server = server
         self.address = address
-        self._open = open_
+        self._handler = handler
 
     async def close(self) -> None:
-        for connection in tuple(self._open):
-            connection.abort()
-        await self._server.stop(0.2)
+        self._handler.end_all()
+        await self._server.stop(_STOP_GRACE_S)
 
 
 class _LinkHandler(grpc.GenericRpcHandler):
     """Turns each stream into a connection and keeps it open while it is served."""
 
-    def __init__(self, accept: Accept, open_: set[_GrpcConnection]) -> None:
+    def __init__(self, accept: Accept) -> None:
         self._accept = accept
-        self._open = open_
+        self._open: dict[_ServerConnection, asyncio.Future[None]] = {}
 
     def service(self, handler_call_details: Any) -> Any:
         if handler_call_details.method == METHOD:
             return grpc.stream_stream_rpc_method_handler(self._serve)
         return None
 
+    def end_all(self) -> None:
+        for connection, serving in self._open.items():
+            connection.abort()
+            serving.cancel()
+
     async def _serve(self, _: Any, context: Any) -> None:
         peer = context.peer()
         family, _, host = peer.partition(":")
         local = family == "unix" or is_loopback(host.rpartition(":")[0].replace("%5B", "").replace("%5D", ""))
-        connection = _GrpcConnection(context, peer, local)
-        self._open.add(connection)
+        connection = _ServerConnection(context, peer, local)
+        self._open[connection] = serving = asyncio.ensure_future(self._accept(connection))
         try:
-            await self._accept(connection)
+            await asyncio.wait((serving, connection.ending), return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                await context.abort(grpc.StatusCode.CANCELLED, "closed")
         finally:
+            # Here also when the client is gone: gRPC cancels this task then.
             connection.abort()
-            self._open.discard(connection)
+            connection.over.set()
+            try:
+                await _wait_to_end(serving)
+            finally:
+                del self._open[connection]
+
+
+async def _wait_to_end(serving: asyncio.Future[None]) -> None:
+    """Wait for what serves a connection that has ended; log what it raises."""
+    try:
+        await asyncio.wait((serving,))
+    except asyncio.CancelledError:
+        serving.cancel()
+        await asyncio.wait((serving,))
+        raise
+    error = None if serving.cancelled() else serving.exception()
+    if error is not None and not isinstance(error, CollabError):
+        log.error("serving a connection failed", exc_info=error)
 
 
 class GrpcTransport(Transport):
@@ -191,8 +274,8 @@ class GrpcTransport(Transport):
         _, place = split_address(address)
         host, port = split_host_port(place)
         server = grpc.aio.server(options=_OPTIONS)
-        open_: set[_GrpcConnection] = set()
-        server.add_generic_rpc_handlers((_LinkHandler(accept, open_),))
+        handler = _LinkHandler(accept)
+        server.add_generic_rpc_handlers((handler,))
         if self._configure is not None:
             self._configure(server)
         shown = f"[{host}]" if ":" in host else host
@@ -203,7 +286,7 @@ class GrpcTransport(Transport):
                 f"cannot listen on {shown}:{port}: is the port taken, the address this device's?"
             ) from error
         await server.start()
-        return _GrpcListener(server, f"grpc://{shown}:{bound}", open_)
+        return _GrpcListener(server, f"grpc://{contact_host(host)}:{bound}", handler)
 
     async def dial(self, address: str, timeout_s: float) -> Connection:
         """Open a channel of its own and a stream over it."""

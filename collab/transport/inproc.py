@@ -3,74 +3,98 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Sequence
 
 from collab.codec.wire import Buffer
-from collab.errors import LimitExceeded, LinkLost, PeerUnreachable, UsageError
+from collab.errors import CollabError, LimitExceeded, LinkLost, PeerUnreachable, UsageError
 from collab.transport.aio import TaskGroup
 from collab.transport.base import Accept, Connection, Listener, Transport, split_address
 
+log = logging.getLogger("collab.transport")
+
 _FRAMES_IN_FLIGHT = 8
+
+
+class _Pipe:
+    """One direction: a short queue of frames, for one writer and one reader."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._frames: deque[bytes] = deque()
+        self._ended = False
+        self._waiting: asyncio.Future[None] | None = None
+        """Of the writer if the queue is full, of the reader if it is empty."""
+
+    async def put(self, frame: bytes) -> None:
+        while len(self._frames) >= _FRAMES_IN_FLIGHT and not self._ended:
+            await self._wait()
+        if self._ended:
+            raise self._lost()
+        self._frames.append(frame)
+        self._wake()
+
+    async def get(self) -> bytes:
+        while not self._frames:
+            if self._ended:
+                raise self._lost()
+            await self._wait()
+        frame = self._frames.popleft()
+        self._wake()
+        return frame
+
+    def end(self, *, drop: bool) -> None:
+        self._ended = True
+        if drop:
+            self._frames.clear()
+        self._wake()
+
+    async def _wait(self) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _lost(self) -> LinkLost:
+        return LinkLost(f"connection to {self._address} has ended")
 
 
 class _InprocConnection(Connection):
     loopback = True
 
-    def __init__(self, address: str, max_frame_bytes: int) -> None:
+    def __init__(self, address: str, max_frame_bytes: int, inbound: _Pipe, outbound: _Pipe) -> None:
         self.address = address
         self.max_frame_bytes = max_frame_bytes
-        self._inbox: asyncio.Queue[bytes] = asyncio.Queue(_FRAMES_IN_FLIGHT)
-        self._ended = asyncio.Event()
-        self._other: _InprocConnection = self
+        self._in = inbound
+        self._out = outbound
 
     @staticmethod
     def pair(address: str, max_frame_bytes: int) -> tuple[_InprocConnection, _InprocConnection]:
-        one, two = (_InprocConnection(address, max_frame_bytes) for _ in range(2))
-        one._other, two._other = two, one
-        return one, two
+        there, back = _Pipe(address), _Pipe(address)
+        return (
+            _InprocConnection(address, max_frame_bytes, back, there),
+            _InprocConnection(address, max_frame_bytes, there, back),
+        )
 
     async def send(self, parts: Sequence[Buffer]) -> None:
         data = b"".join(parts)
         if len(data) > self.max_frame_bytes:
             raise LimitExceeded(f"frame of {len(data)} bytes is over {self.max_frame_bytes}")
-        if self._ended.is_set():
-            raise LinkLost(f"connection to {self.address} has ended")
-        if not self._other._inbox.full():
-            self._other._inbox.put_nowait(data)
-            return
-        await self._unless_ended(self._other._inbox.put(data))
+        await self._out.put(data)
 
     async def receive(self) -> Buffer:
-        if not self._inbox.empty():
-            return self._inbox.get_nowait()
-        if self._ended.is_set():
-            raise LinkLost(f"connection to {self.address} has ended")
-        frame: Buffer = await self._unless_ended(self._inbox.get())
-        return frame
-
-    async def _unless_ended(self, operation):  # type: ignore[no-untyped-def]
-        work = asyncio.ensure_future(operation)
-        end = asyncio.ensure_future(self._ended.wait())
-        try:
-            await asyncio.wait((work, end), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            end.cancel()
-            if not work.done():
-                work.cancel()
-        if work.cancelled() or not work.done():
-            raise LinkLost(f"connection to {self.address} has ended")
-        return work.result()
+        return await self._in.get()
 
     async def close(self) -> None:
-        self._ended.set()
-        self._other._ended.set()
+        self._out.end(drop=False)
+        self._in.end(drop=True)
 
     def abort(self) -> None:
-        self._ended.set()
-        self._other._ended.set()
-        for end in (self, self._other):
-            while not end._inbox.empty():
-                end._inbox.get_nowait()
+        self._out.end(drop=True)
+        self._in.end(drop=True)
 
 
 class _InprocListener(Listener):
@@ -78,29 +102,33 @@ class _InprocListener(Listener):
         self.address = address
         self._hub = hub
         self._accept = accept
-        self._waiting: asyncio.Queue[_InprocConnection] = asyncio.Queue()
-        self._served: set[_InprocConnection] = set()
+        self._offered: asyncio.Queue[_InprocConnection] = asyncio.Queue()
+        self._open: set[_InprocConnection] = set()
         self._task = asyncio.ensure_future(self._run())
 
     def offer(self, connection: _InprocConnection) -> None:
-        self._waiting.put_nowait(connection)
+        self._open.add(connection)
+        self._offered.put_nowait(connection)
 
     async def _run(self) -> None:
         async with TaskGroup() as group:
             while True:
-                group.create_task(self._serve(await self._waiting.get()))
+                group.create_task(self._serve(await self._offered.get()))
 
     async def _serve(self, connection: _InprocConnection) -> None:
-        self._served.add(connection)
         try:
             await self._accept(connection)
+        except CollabError as error:
+            log.debug("a connection to %s ended: %s", self.address, error)
+        except Exception:
+            log.exception("serving a connection to %s failed", self.address)
         finally:
             await connection.close()
-            self._served.discard(connection)
+            self._open.discard(connection)
 
     async def close(self) -> None:
-        self._hub.forget(self.address)
-        for connection in tuple(self._served):
+        self._hub.forget(self)
+        for connection in self._open:
             connection.abort()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -138,6 +166,7 @@ class InprocTransport(Transport):
         listener.offer(far)
         return near
 
-    def forget(self, address: str) -> None:
+    def forget(self, listener: Listener) -> None:
         """Free a listener's name."""
-        self._listeners.pop(address, None)
+        if self._listeners.get(listener.address) is listener:
+            del self._listeners[listener.address]

@@ -105,16 +105,31 @@ class Hop(_message.Message):
     encode_us: int
     def __init__(self, stage: _Optional[int] = ..., node: _Optional[str] = ..., queue_us: _Optional[int] = ..., decode_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., encode_us: _Optional[int] = ...) -> None: ...
 
-class Header(_message.Message):
-    __slots__ = ("plan", "epoch", "request", "attempt", "edge", "kind", "requester", "route", "budget_us", "tensors", "fault", "reason", "hops", "trace", "sequence", "more", "conversation", "step")
+class Context(_message.Message):
+    __slots__ = ("plan", "epoch", "requester", "route")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REQUESTER_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    epoch: int
+    requester: str
+    route: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., requester: _Optional[str] = ..., route: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TensorTable(_message.Message):
+    __slots__ = ("tensors",)
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
+class Header(_message.Message):
+    __slots__ = ("context", "request", "attempt", "edge", "kind", "budget_us", "tensors", "fault", "reason", "hops", "trace", "sequence", "more", "conversation", "step")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     EDGE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
-    REQUESTER_FIELD_NUMBER: _ClassVar[int]
-    ROUTE_FIELD_NUMBER: _ClassVar[int]
     BUDGET_US_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
@@ -125,16 +140,13 @@ class Header(_message.Message):
     MORE_FIELD_NUMBER: _ClassVar[int]
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
-    plan: str
-    epoch: int
+    context: bytes
     request: bytes
     attempt: int
     edge: int
     kind: Kind
-    requester: str
-    route: _containers.RepeatedScalarFieldContainer[str]
     budget_us: int
-    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    tensors: bytes
     fault: Fault
     reason: str
     hops: _containers.RepeatedCompositeFieldContainer[Hop]
@@ -143,4 +155,4 @@ class Header(_message.Message):
     more: bool
     conversation: bytes
     step: int
-    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., request: _Optional[bytes] = ..., attempt: _Optional[int] = ..., edge: _Optional[int] = ..., kind: _Optional[_Union[Kind, str]] = ..., requester: _Optional[str] = ..., route: _Optional[_Iterable[str]] = ..., budget_us: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., reason: _Optional[str] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ..., trace: _Optional[bytes] = ..., sequence: _Optional[int] = ..., more: _Optional[bool] = ..., conversation: _Optional[bytes] = ..., step: _Optional[int] = ...) -> None: ...
+    def __init__(self, context: _Optional[bytes] = ..., request: _Optional[bytes] = ..., attempt: _Optional[int] = ..., edge: _Optional[int] = ..., kind: _Optional[_Union[Kind, str]] = ..., budget_us: _Optional[int] = ..., tensors: _Optional[bytes] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., reason: _Optional[str] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ..., trace: _Optional[bytes] = ..., sequence: _Optional[int] = ..., more: _Optional[bool] = ..., conversation: _Optional[bytes] = ..., step: _Optional[int] = ...) -> None: ...

@@ -22,17 +22,21 @@ ABC = chain("a", "b", "c")
 TWICE = RetryPolicy(max_attempts=2)
 
 
-def requester(plan: Plan, retry: RetryPolicy = RetryPolicy(), lease: int = 64) -> Requester:
-    made = Requester("r", plan, 1, retry)
+def bare(plan: Plan, retry: RetryPolicy = RetryPolicy(), name: Any = "r", epoch: Any = 1) -> Any:
+    return Requester(name, plan, epoch, retry)
+
+
+def requester(plan: Plan, retry: RetryPolicy = RetryPolicy(), lease: int = 64) -> Any:
+    made = bare(plan, retry)
     made.leased(lease, LATER * 10)
     return made
 
 
-def submit(r: Requester, request: bytes = R, now: int = 0, deadline: int = LATER) -> list:
+def submit(r: Any, request: Any = R, now: int = 0, deadline: int = LATER) -> Any:
     return r.submit(request, {e: f"x{e}" for e in wire(r.plan).entry_edges}, now, deadline)
 
 
-def answer(r: Requester, like: Token, kind: Kind = VALUE, **more: Any) -> Token:
+def answer(r: Any, like: Token, kind: Kind = VALUE, **more: Any) -> Token:
     more.setdefault("edge", wire(r.plan).output_edge)
     if kind is VALUE:
         more.setdefault("payload", "y")
@@ -43,7 +47,7 @@ def answer(r: Requester, like: Token, kind: Kind = VALUE, **more: Any) -> Token:
     return Token(**{**base, **more})
 
 
-def failed(r: Requester, like: Token, code: str, node: str, stage_id: str = "", edge: int = 0) -> Token:
+def failed(r: Any, like: Token, code: str, node: str, stage_id: str = "", edge: int = 0) -> Token:
     return answer(r, like, FAILED, edge=edge, fault=Fault(code, "it failed", node, stage_id))
 
 
@@ -156,7 +160,7 @@ def test_an_id_is_used_once_at_a_time():
 
 
 def test_without_a_lease_nothing_is_submitted():
-    r = Requester("r", ABC, 1)
+    r = bare(ABC)
     with pytest.raises(Overloaded, match="no credit is free"):
         submit(r)
     assert r.needs_renewal(0) == ("a",)
@@ -175,7 +179,7 @@ def test_a_lease_bounds_what_is_under_way_and_credits_come_back():
 
 
 def test_a_lease_expires_and_is_renewed_before():
-    r = Requester("r", ABC, 1, RetryPolicy(renew_us=100))
+    r = bare(ABC, RetryPolicy(renew_us=100))
     r.leased(4, 1000)
     assert (r.available(999), r.needs_renewal(899)) == (4, ())
     assert (r.available(1000), r.needs_renewal(900)) == (0, ("a",))
@@ -193,7 +197,7 @@ def test_a_smaller_lease_lets_what_is_under_way_finish():
 
 def test_each_entry_replica_has_its_own_lease():
     p = chain(("a", "b"), "c")
-    r = Requester("r", p, 1)
+    r = bare(p)
     r.leased(1, LATER, "a")
     r.leased(2, LATER, "b")
     peers = [only(submit(r, bytes([i]) * 16)).peer for i in range(3)]

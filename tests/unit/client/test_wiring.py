@@ -10,7 +10,10 @@ from tests.unit.node.plans import GUARD, IN, chain, diamond, edge, ensemble, pla
 
 
 def test_the_entry_is_the_first_stage_in_plan_order_that_the_requester_feeds():
-    p = plan([stage("t", "b"), stage("s", "a"), stage("u", "c")], [edge("s", "t"), edge(IN, "u"), edge(IN, "s"), edge("t", IN)])
+    p = plan(
+        [stage("t", "b"), stage("s", "a"), stage("u", "c")],
+        [edge("s", "t"), edge(IN, "u"), edge(IN, "s"), edge("t", IN)],
+    )
     assert entry(p) == "s"
     wiring = wire(p)
     assert (wiring.entry, wiring.admission_edge, wiring.entry_edges, wiring.output_edge) == (1, 2, (1, 2), 3)
@@ -27,11 +30,15 @@ def test_stages_and_edges_know_each_other_by_index():
 
 
 def test_a_path_leads_over_the_relays():
-    p = plan([stage("s", "a", "x"), stage("t", "b", "a")], [edge(IN, "s", "y"), edge("s", "t", "x", "y"), edge("t", IN, "y")])
+    p = plan(
+        [stage("s", "a", "x"), stage("t", "b", "a", "y")],
+        [edge(IN, "s", "y"), edge("s", "t", "x", "y"), edge("t", IN, "y")],
+    )
     wiring = wire(p)
     assert wiring.path(0, "r", ("a", "b")) == ("r", "y", "a")
     assert wiring.path(1, "r", ("a", "b")) == ("a", "x", "y", "b")
     assert wiring.path(1, "r", ("x", "b")) == ("x", "y", "b")
+    assert wiring.path(1, "r", ("a", "y")) == ("a", "x", "y")
     assert wiring.path(1, "r", ("a", "a")) == ("a",)
     assert wiring.path(2, "r", ("a", "b")) == ("b", "y", "r")
 
@@ -71,5 +78,14 @@ def test_members_race_where_more_unguarded_edges_lead_than_are_needed():
     assert wire(ensemble(FireAny())).races
     assert not wire(ensemble(FireAll())).races
     stages = [stage("s", "a"), stage("t", "b"), stage("u", "c", fires=FireAny())]
-    cascade = plan(stages, [edge(IN, "s"), edge("s", "t", guard=GUARD), edge("s", "u", guard=GUARD), edge("t", "u"), edge("u", IN)])
+    cascade = plan(
+        stages,
+        [
+            edge(IN, "s"),
+            edge("s", "t", guard=GUARD),
+            edge("s", "u", guard=GUARD),
+            edge("t", "u"),
+            edge("u", IN),
+        ],
+    )
     assert not wire(cascade).races

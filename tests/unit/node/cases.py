@@ -1,10 +1,11 @@
-"""Tokens and sessions for tests of one node."""
+"""Tokens and sessions for tests of one node; names, ids and epochs are plain literals here."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from collab.client.actions import Send
+from collab.client.wiring import entry
 from collab.core.plan import Plan
 from collab.core.token import Fault, Hop, Key, Kind, Token
 from collab.node.session import Compute, Computed, Session, SessionLimits
@@ -14,11 +15,18 @@ LATER = 10_000_000
 """A deadline."""
 
 
-def session(node: str, plan: Plan, epoch: int = 1, limits: SessionLimits = SessionLimits(), lease: int = 64) -> Session:
+def bare(node: Any, limits: SessionLimits = SessionLimits()) -> Any:
+    """A node without plans."""
+    return Session(node, limits)
+
+
+def session(
+    node: Any, plan: Plan, epoch: Any = 1, limits: SessionLimits = SessionLimits(), lease: int = 64
+) -> Any:
     """A node with a plan; where requests enter, requester ``r`` has a lease."""
-    made = Session(node, limits)
+    made = bare(node, limits)
     made.restore(plan, epoch, 0)
-    if made._deployments.find(plan.name, epoch).leases is not None:
+    if node in plan.stage(entry(plan)).nodes:
         made.lease(plan.name, epoch, "r", lease, 0)
     return made
 
@@ -27,7 +35,9 @@ def route(plan: Plan, *nodes: str) -> tuple[str, ...]:
     return nodes or tuple(stage.nodes[0] for stage in plan.stages)
 
 
-def token(plan: Plan, edge: int, kind: Kind = Kind.VALUE, *, request: bytes = R, epoch: int = 1, **more: Any) -> Token:
+def token(
+    plan: Plan, edge: Any, kind: Kind = Kind.VALUE, *, request: Any = R, epoch: Any = 1, **more: Any
+) -> Token:
     more.setdefault("route", route(plan))
     more.setdefault("requester", "r")
     more.setdefault("deadline_us", LATER)
@@ -38,7 +48,7 @@ def token(plan: Plan, edge: int, kind: Kind = Kind.VALUE, *, request: bytes = R,
     return Token(Key(plan.name, epoch, request, more.pop("attempt", 0)), edge, kind, **more)
 
 
-def result(compute: Compute, node: str = "n") -> Computed:
+def result(compute: Compute, node: Any = "n") -> Computed:
     made = {edge: f"made for {edge}" for edge in compute.out_edges}
     return Computed(made, frozenset(), Hop(compute.stage, node))
 
@@ -53,5 +63,5 @@ def sent(actions: list) -> list[tuple[str, int, Kind]]:
     return [(a.peer, a.token.edge, a.token.kind) for a in actions if isinstance(a, Send)]
 
 
-def counted(session: Session) -> dict[str, int]:
+def counted(session: Any) -> dict[str, int]:
     return {name: count for name, count in session.counters.items() if count}

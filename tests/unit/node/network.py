@@ -141,9 +141,7 @@ class Network:
         assert job.node in plan.stages[compute.stage].nodes
         inputs = tuple(compute.inputs)
         skipped = frozenset(e for e in compute.out_edges if not passes(plan, e, key.request))
-        made = {
-            e: ("out", key, compute.stage, e, inputs) for e in compute.out_edges if e not in skipped
-        }
+        made = {e: ("out", key, compute.stage, e, inputs) for e in compute.out_edges if e not in skipped}
         return Computed(made, skipped, Hop(compute.stage, job.node, compute_us=1))
 
     def cancel(self, request: Request) -> None:
@@ -339,7 +337,7 @@ def explain(plan: Plan, wiring: Wiring, edge: int, term: Any, request: bytes, at
 def expected_kind(plan: Plan, wiring: Wiring, request: bytes) -> Kind:
     """What the answer is when nothing goes wrong."""
     carries: dict[int, bool] = {}
-    fires = {}
+    fires: dict[int, bool] = {}
     for index in wiring.order:
         stage = wiring.stages[index]
         for e in stage.in_edges:

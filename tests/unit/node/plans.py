@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from collab.core.plan import Edge, FireAll, FireAny, FireQuorum, Guard, NodeRef, Plan, StageSpec
 from collab.core.tensor import TensorSpec
@@ -13,23 +15,26 @@ from collab.core.validate import validate
 
 IN = "@requester"
 GUARD = Guard(tensor="t", measure="max", when="at_least", threshold=0.5)
+"""`edge` makes it measure what the edge's source makes."""
 
 
 def tensor(name: str) -> TensorSpec:
     return TensorSpec(name, (1,), "float32")
 
 
-def stage(name: str, *nodes: str, fires: Any = FireAll()) -> StageSpec:
+def stage(name: Any, *nodes: Any, fires: Any = FireAll()) -> StageSpec:
     made = (tensor(f"t-{name}"),)
     return StageSpec(id=name, nodes=nodes, inputs=(), outputs=made, combine="mean", fires=fires)
 
 
-def edge(source: str, target: str, *via: str, guard: Guard | None = None) -> Edge:
+def edge(source: Any, target: Any, *via: Any, guard: Guard | None = None) -> Edge:
     tensors = ("x",) if source == IN else (f"t-{source}",)
+    if guard is not None:
+        guard = replace(guard, tensor=tensors[0])
     return Edge(source=source, target=target, tensors=tensors, via=via, guard=guard)
 
 
-def plan(stages: Sequence[StageSpec], edges: Sequence[Edge], name: str = "p", **more: Any) -> Plan:
+def plan(stages: Sequence[StageSpec], edges: Sequence[Edge], name: Any = "p", **more: Any) -> Plan:
     """A valid plan; its nodes are those that its stages and edges name."""
     output = next(e for e in edges if e.target == IN)
     nodes = dict.fromkeys(n for s in stages for n in s.nodes)
@@ -52,7 +57,7 @@ def chain(*nodes: str | tuple[str, ...], **more: Any) -> Plan:
     """Stages ``s0``, ``s1``, ... one after another; a tuple of nodes is a replicated stage."""
     stages = [stage(f"s{i}", *([n] if isinstance(n, str) else n)) for i, n in enumerate(nodes)]
     names = [IN, *(s.id for s in stages), IN]
-    return plan(stages, [edge(a, b) for a, b in zip(names, names[1:])], **more)
+    return plan(stages, [edge(a, b) for a, b in pairwise(names)], **more)
 
 
 def diamond(fires: Any = FireAll(), last: str = "d", **more: Any) -> Plan:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from collab.core.token import Kind
 from collab.errors import Conflict, LimitExceeded, NotLoaded, PlanError, Refused
-from collab.node.session import Compute, Free, Session, SessionLimits
-from tests.unit.node.cases import only, token
+from collab.node.session import Compute, Free, SessionLimits
+from tests.unit.node.cases import bare, only, token
 from tests.unit.node.plans import chain
 
 ABC = chain("a", "b", "c")
@@ -23,7 +23,7 @@ def deploy(session, plan, epoch, holder="h", expected=None, now=0):
 
 
 def test_what_is_committed_is_current_and_loaded():
-    a = Session("a")
+    a = bare("a")
     assert a.current("p") is None
     deploy(a, ABC, 1)
     assert a.current("p") == (1, ABC.digest)
@@ -34,7 +34,7 @@ def test_what_is_committed_is_current_and_loaded():
 
 
 def test_every_step_may_be_repeated():
-    a = Session("a")
+    a = bare("a")
     for _ in range(2):
         a.reserve(ABC, 1, "h", 0, None)
     for _ in range(2):
@@ -48,7 +48,7 @@ def test_every_step_may_be_repeated():
 
 
 def test_a_second_holder_gets_a_conflict_that_names_the_first():
-    a = Session("a")
+    a = bare("a")
     a.reserve(ABC, 1, "one", 0, None)
     with pytest.raises(Conflict, match="'one' is deploying epoch 1"):
         a.reserve(OTHER, 1, "two", 0, None)
@@ -60,7 +60,7 @@ def test_a_second_holder_gets_a_conflict_that_names_the_first():
 
 @pytest.mark.parametrize("expected", [None, (1, OTHER.digest), (2, ABC.digest)])
 def test_a_wrong_idea_of_what_is_current_is_a_conflict(expected):
-    a = Session("a")
+    a = bare("a")
     deploy(a, ABC, 1)
     with pytest.raises(Conflict, match="it has epoch 1"):
         a.reserve(OTHER, 3, "h", 0, expected)
@@ -68,7 +68,7 @@ def test_a_wrong_idea_of_what_is_current_is_a_conflict(expected):
 
 @pytest.mark.parametrize("epoch", [1, 0])
 def test_epochs_only_grow(epoch):
-    a = Session("a")
+    a = bare("a")
     deploy(a, ABC, 1)
     with pytest.raises(Conflict, match="take a larger one"):
         a.reserve(OTHER, epoch, "h", 0, (1, ABC.digest))
@@ -78,7 +78,7 @@ def test_epochs_only_grow(epoch):
 
 
 def test_nothing_is_committed_that_is_not_prepared():
-    a = Session("a")
+    a = bare("a")
     a.reserve(ABC, 1, "h", 0, None)
     with pytest.raises(Conflict, match="prepare it everywhere first"):
         a.commit("p", 1, ABC.digest, "h", 0)
@@ -86,18 +86,18 @@ def test_nothing_is_committed_that_is_not_prepared():
 
 def test_a_plan_that_has_no_use_for_the_node_is_refused():
     with pytest.raises(PlanError, match="'z' is not listed"):
-        Session("z").reserve(ABC, 1, "h", 0, None)
+        bare("z").reserve(ABC, 1, "h", 0, None)
 
 
 def test_a_draining_node_takes_no_new_plans():
-    a = Session("a")
+    a = bare("a")
     a.drain()
     with pytest.raises(Refused, match="draining"):
         a.reserve(ABC, 1, "h", 0, None)
 
 
 def test_tokens_of_a_prepared_epoch_are_taken_before_its_commit():
-    b = Session("b")
+    b = bare("b")
     b.reserve(ABC, 1, "h", 0, None)
     b.prepare("p", 1, ABC.digest, "h", 0)
     assert isinstance(only(b.receive("a", token(ABC, 1), 0)), Compute)
@@ -105,7 +105,7 @@ def test_tokens_of_a_prepared_epoch_are_taken_before_its_commit():
 
 
 def test_an_aborted_epoch_is_unloaded_and_its_number_can_be_used():
-    b = Session("b")
+    b = bare("b")
     b.reserve(ABC, 1, "one", 0, None)
     b.prepare("p", 1, ABC.digest, "one", 0)
     only(b.receive("a", token(ABC, 1), 0))
@@ -119,7 +119,7 @@ def test_an_aborted_epoch_is_unloaded_and_its_number_can_be_used():
 
 
 def test_a_reservation_that_has_expired_can_be_taken_by_another():
-    a = Session("a", SessionLimits(reservation_us=1000))
+    a = bare("a", SessionLimits(reservation_us=1000))
     a.reserve(ABC, 1, "one", 0, None)
     a.prepare("p", 1, ABC.digest, "one", 500)
     with pytest.raises(Conflict):
@@ -127,13 +127,24 @@ def test_a_reservation_that_has_expired_can_be_taken_by_another():
     a.reserve(OTHER, 1, "two", 1500, None)
     with pytest.raises(Conflict, match="'two' holds epoch 1"):
         a.commit("p", 1, ABC.digest, "one", 1500)
-    assert a.prepare("p", 1, OTHER.digest, "two", 1500) == [Free("p", 1)]
+    assert a.prepare("p", 1, OTHER.digest, "two", 1500) == []
     a.commit("p", 1, OTHER.digest, "two", 1500)
     assert a.current("p") == (1, OTHER.digest)
 
 
+def test_what_was_prepared_for_a_reservation_that_is_gone_is_freed():
+    a = bare("a", SessionLimits(reservation_us=1000))
+    a.reserve(ABC, 1, "one", 0, None)
+    a.prepare("p", 1, ABC.digest, "one", 0)
+    a.reserve(OTHER, 2, "two", 1000, None)
+    with pytest.raises(Conflict):
+        a.prepare("p", 1, ABC.digest, "one", 1000)
+    assert a.prepare("p", 2, OTHER.digest, "two", 1000) == [Free("p", 1)]
+    assert a.epochs("p") == (2,)
+
+
 def test_an_expired_reservation_that_nobody_took_still_commits():
-    a = Session("a", SessionLimits(reservation_us=1000))
+    a = bare("a", SessionLimits(reservation_us=1000))
     a.reserve(ABC, 1, "one", 0, None)
     a.prepare("p", 1, ABC.digest, "one", 0)
     a.commit("p", 1, ABC.digest, "one", 9000)
@@ -141,7 +152,7 @@ def test_an_expired_reservation_that_nobody_took_still_commits():
 
 
 def test_the_reserved_plan_can_be_read_by_its_holder():
-    a = Session("a")
+    a = bare("a")
     a.reserve(ABC, 1, "h", 0, None)
     assert a.reserved("p", 1, ABC.digest, "h", 0) is ABC
     with pytest.raises(Conflict):
@@ -149,7 +160,7 @@ def test_the_reserved_plan_can_be_read_by_its_holder():
 
 
 def test_plans_are_bounded_and_forgotten_names_make_room():
-    a = Session("a", SessionLimits(plans=2))
+    a = bare("a", SessionLimits(plans=2))
     for name in ("p", "q"):
         deploy(a, chain("a", name=name), 1)
     with pytest.raises(LimitExceeded, match=r"limits\.plans"):
@@ -163,11 +174,11 @@ def test_plans_are_bounded_and_forgotten_names_make_room():
 
 def test_only_what_is_loaded_can_be_retired():
     with pytest.raises(NotLoaded, match="no epoch of it is"):
-        Session("a").retire("p", 1)
+        bare("a").retire("p", 1)
 
 
 def test_a_restarted_node_restores_what_was_current():
-    a = Session("a")
+    a = bare("a")
     a.restore(ABC, 7, 0)
     assert a.current("p") == (7, ABC.digest)
     with pytest.raises(Conflict):
@@ -205,7 +216,7 @@ def coordinator(sessions, plan, epoch, holder, order, expected):
     duplicated=st.booleans(),
 )
 def test_of_two_coordinators_one_wins_everywhere_or_none(first, second, turns, epochs, same, duplicated):
-    sessions = {name: Session(name) for name in "abc"}
+    sessions = {name: bare(name) for name in "abc"}
     for session in sessions.values():
         deploy(session, ABC, 1)
     old = (1, ABC.digest)

@@ -7,8 +7,8 @@ import pytest
 from collab.core.plan import FireAny, FireQuorum
 from collab.core.token import Fault, Hop, Kind
 from collab.errors import NotLoaded
-from collab.node.session import Compute, Computed, Session, SessionLimits
-from tests.unit.node.cases import LATER, counted, only, result, sent, session, token
+from collab.node.session import Compute, Computed, SessionLimits
+from tests.unit.node.cases import LATER, bare, counted, only, result, sent, session, token
 from tests.unit.node.plans import GUARD, IN, chain, diamond, edge, ensemble, plan, stage
 
 VALUE, ABSENT, ERROR, CANCEL, FAILED = Kind.VALUE, Kind.ABSENT, Kind.ERROR, Kind.CANCEL, Kind.FAILED
@@ -106,11 +106,13 @@ def test_any_fires_on_the_first_value_and_drops_the_rest():
     assert counted(d) == {"late": 2}
 
 
-@pytest.mark.parametrize(("kinds", "out"), [((ABSENT, ABSENT, ABSENT), ABSENT), ((ABSENT, ERROR, ABSENT), ERROR)])
+@pytest.mark.parametrize(
+    ("kinds", "out"), [((ABSENT, ABSENT, ABSENT), ABSENT), ((ABSENT, ERROR, ABSENT), ERROR)]
+)
 def test_any_gives_up_when_no_value_can_come(kinds, out):
     p = ensemble(FireAny())
     d = session("d", p)
-    actions = [d.receive(n, token(p, e, k), 0) for n, e, k in zip("abc", (3, 4, 5), kinds)]
+    actions = [d.receive(n, token(p, e, k), 0) for n, e, k in zip("abc", (3, 4, 5), kinds, strict=True)]
     assert actions[:2] == [[], []]
     assert sent(actions[2]) == [("r", 6, out)]
 
@@ -160,7 +162,13 @@ def test_a_quorum_gives_up_as_soon_as_it_cannot_be_reached(kind):
 
 def test_a_guard_that_says_no_makes_its_edge_absent():
     stages = [stage("s", "a"), stage("big", "b"), stage("out", "c", fires=FireAny())]
-    edges = [edge(IN, "s"), edge("s", "big", guard=GUARD), edge("s", "out", guard=GUARD), edge("big", "out"), edge("out", IN)]
+    edges = [
+        edge(IN, "s"),
+        edge("s", "big", guard=GUARD),
+        edge("s", "out", guard=GUARD),
+        edge("big", "out"),
+        edge("out", IN),
+    ]
     p = plan(stages, edges)
     a = session("a", p)
     compute = only(a.receive("r", token(p, 0), 0))
@@ -194,7 +202,10 @@ def test_an_error_that_loops_back_frees_a_join_on_the_same_node():
     p = plan(stages, [edge(IN, "s0"), edge("s0", "s1"), edge("s0", "s2"), edge("s1", "s2"), edge("s2", IN)])
     a = session("a", p)
     compute = only(a.receive("r", token(p, 0), 0))
-    assert sent(a.computed(compute.work, Fault("stage_failed", "broke"), 0)) == [("b", 1, ERROR), ("r", 4, ERROR)]
+    assert sent(a.computed(compute.work, Fault("stage_failed", "broke"), 0)) == [
+        ("b", 1, ERROR),
+        ("r", 4, ERROR),
+    ]
     assert a.in_flight == 0
 
 
@@ -397,7 +408,9 @@ def test_answers_leave_by_the_relay():
 
 
 def test_a_relay_that_is_an_end_of_the_edge_is_skipped():
-    p = plan([stage("s", "a", "x"), stage("t", "b")], [edge(IN, "s"), edge("s", "t", "x", "b"), edge("t", IN)])
+    p = plan(
+        [stage("s", "a", "x"), stage("t", "b")], [edge(IN, "s"), edge("s", "t", "x", "b"), edge("t", IN)]
+    )
     x = session("x", p)
     compute = only(x.receive("r", token(p, 0, route=("x", "b")), 0))
     assert sent(x.computed(compute.work, result(compute), 0)) == [("b", 1, VALUE)]
@@ -487,7 +500,9 @@ def test_a_failure_passes_stages_of_the_same_node():
 
 def test_an_ensemble_goes_on_without_a_member():
     stages = [stage("s", "a"), stage("m", "b"), stage("n", "c"), stage("d", "a", fires=FireAny())]
-    p = plan(stages, [edge(IN, "s"), edge("s", "m"), edge("s", "n"), edge("m", "d"), edge("n", "d"), edge("d", IN)])
+    p = plan(
+        stages, [edge(IN, "s"), edge("s", "m"), edge("s", "n"), edge("m", "d"), edge("n", "d"), edge("d", IN)]
+    )
     a = session("a", p)
     compute = only(a.receive("r", token(p, 0), 0))
     a.computed(compute.work, result(compute), 0)
@@ -511,7 +526,11 @@ def test_a_token_that_cannot_be_sent_becomes_a_failure_naming_its_consumer():
     send = only(b.computed(compute.work, result(compute), 0))
     failure = only(b.undeliverable(send.token, 0))
     assert (failure.peer, failure.token.edge, failure.token.kind) == ("a", 1, FAILED)
-    assert (failure.token.fault.code, failure.token.fault.node, failure.token.fault.stage) == ("node_lost", "c", "s2")
+    assert (failure.token.fault.code, failure.token.fault.node, failure.token.fault.stage) == (
+        "node_lost",
+        "c",
+        "s2",
+    )
     assert b.undeliverable(send.token, 0) == []
 
 
@@ -578,6 +597,17 @@ def test_what_a_lost_peer_was_given_is_under_suspicion():
     assert (send.peer, send.token.kind, send.token.edge) == ("a", FAILED, 1)
     assert (send.token.fault.code, send.token.fault.node, send.token.fault.stage) == ("link_lost", "c", "s2")
     assert b.peer_lost("c", 0) == []
+
+
+def test_losing_a_peer_that_many_attempts_wait_for_keeps_the_bounds():
+    p = diamond()
+    d = session("d", p, limits=SessionLimits(tombstones=1))
+    for i in range(4):
+        d.receive("b", token(p, 3, request=bytes([i]) * 16), 0)
+    compute = only(d.receive("c", token(p, 4, request=bytes([3]) * 16), 0))
+    d.computed(compute.work, result(compute), 0)
+    assert sent(d.peer_lost("c", 0)) == [("r", 5, ERROR)] * 3
+    assert (d.in_flight, d.tombstones, counted(d)["evicted"]) == (0, 1, 3)
 
 
 def test_a_stage_further_on_does_not_wait_for_a_lost_node_in_between():
@@ -707,13 +737,22 @@ def test_replicas_of_the_entry_split_the_credits():
     assert session("b", chain(("a", "b"), credits=1)).lease("p", 1, "r", 9, 0).granted == 1
 
 
+def test_an_attempt_that_was_there_before_its_entry_token_takes_a_credit_too():
+    stages = [stage("s", "a"), stage("t", "a")]
+    p = plan(stages, [edge(IN, "s"), edge(IN, "t"), edge("s", "t"), edge("t", IN)])
+    a = session("a", p, lease=1)
+    assert a.receive("r", token(p, 1), 0) == []
+    only(a.receive("r", token(p, 0), 0))
+    assert only(a.receive("r", token(p, 0, request=b"2" * 16), 0)).token.kind is FAILED
+
+
 def test_a_lease_is_given_only_at_the_entry_of_a_committed_epoch():
     b = session("b", ABC)
     with pytest.raises(NotLoaded, match="entered on a, not on node 'b'"):
         b.lease("p", 1, "r", 1, 0)
     with pytest.raises(NotLoaded, match="epoch 2 is not loaded"):
         b.lease("p", 2, "r", 1, 0)
-    a = Session("a")
+    a = bare("a")
     a.reserve(ABC, 1, "h", 0, None)
     a.prepare("p", 1, ABC.digest, "h", 0)
     with pytest.raises(NotLoaded, match="not loaded"):
@@ -762,7 +801,9 @@ def test_a_join_that_has_begun_can_be_filled_when_every_room_is_taken():
     assert isinstance(only(d.receive("c", token(p, 4), 0)), Compute)
 
 
-@pytest.mark.parametrize("limits", [SessionLimits(attempts=2), SessionLimits(attempts_per_requester=2)], ids=str)
+@pytest.mark.parametrize(
+    "limits", [SessionLimits(attempts=2), SessionLimits(attempts_per_requester=2)], ids=str
+)
 def test_hard_bounds_hold_over_all_plans(limits):
     p, q = diamond(), diamond(name="q")
     d = session("d", p, limits=limits)
@@ -805,7 +846,13 @@ def test_what_is_loaded_can_be_listed():
     a = session("a", ABC)
     only(a.receive("r", token(ABC, 0), 0))
     info = only(a.plans())
-    assert (info.plan, info.epoch, info.digest, info.state, info.in_flight) == ("p", 1, ABC.digest, "serving", 1)
+    assert (info.plan, info.epoch, info.digest, info.state, info.in_flight) == (
+        "p",
+        1,
+        ABC.digest,
+        "serving",
+        1,
+    )
     assert [s.id for s in info.stages] == ["s0"]
     a.retire("p", 1)
     assert only(a.plans()).state == "retired"

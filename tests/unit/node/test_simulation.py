@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from collab.client.actions import Answer
 from collab.client.requester import RetryPolicy
@@ -24,8 +23,14 @@ ids = st.binary(min_size=16, max_size=16)
 
 def scripts(steps):
     """A step for every three bytes: what to do, and a number that chooses to what."""
-    return st.integers(0, 4).flatmap(lambda n: st.binary(min_size=120 * n, max_size=120 * n)).map(
-        lambda data: [(steps[a % len(steps)], b << 8 | c) for a, b, c in zip(*[iter(data)] * 3, strict=True)]
+    return (
+        st.integers(0, 4)
+        .flatmap(lambda n: st.binary(min_size=120 * n, max_size=120 * n))
+        .map(
+            lambda data: [
+                (steps[a % len(steps)], b << 8 | c) for a, b, c in zip(*[iter(data)] * 3, strict=True)
+            ]
+        )
     )
 
 
@@ -44,7 +49,9 @@ def test_without_faults_every_request_is_answered_as_the_dataflow_says(plan, oth
     net = Network()
     net.deploy(plan, 1)
     net.deploy(other, 2)
-    clients = [net.requester(name, p, epoch) for name, p, epoch in (("r", plan, 1), ("q", plan, 1), ("r", other, 2))]
+    clients = [
+        net.requester(name, p, epoch) for name, p, epoch in (("r", plan, 1), ("q", plan, 1), ("r", other, 2))
+    ]
     for client in clients:
         net.lease(client, 16)
     for i, request in enumerate(requests):
@@ -72,8 +79,43 @@ def test_without_faults_every_request_is_answered_as_the_dataflow_says(plan, oth
         assert isinstance(outcome, Answer), outcome
         assert (outcome.absent is None) == (kind is Kind.VALUE)
     for session in net.up():
-        refused = {k: v for k, v in session.counters.items() if v and k not in ("duplicates", "late", "cancelled")}
+        refused = {
+            k: v for k, v in session.counters.items() if v and k not in ("duplicates", "late", "cancelled")
+        }
         assert not refused
+    net.check_empty()
+
+
+@settings(RELAXED, max_examples=120)
+@given(plan=plans(credits=4, replicas=1), order=scripts("mmmjjjst"), seed=ids)
+def test_on_links_that_keep_the_order_a_tight_lease_is_never_refused(plan, order, seed):
+    net = Network()
+    net.deploy(plan, 1)
+    clients = [net.requester(name, plan, 1) for name in "rq"]
+    for client in clients:
+        net.lease(client, 2)
+    serial = 0
+    for what, number in order + [("s", n) for n in range(8)]:
+        if what == "s":
+            serial += 1
+            client = clients[number % 2]
+            free = client.available(net.now_us)
+            assert (net.submit(client, bytes([serial]) + seed[1:], LONG_US) is None) == (free > 0)
+        elif what == "m" and net.messages:
+            links = list(dict.fromkeys((m.source, m.target) for m in net.messages))
+            link = pick(links, number)
+            net.deliver(next(m for m in net.messages if (m.source, m.target) == link))
+        elif what == "j" and net.jobs:
+            net.finish(pick(net.jobs, number))
+        elif what == "t":
+            net.advance(1000 * (number % 64))
+        if serial % 8 == 7:
+            net.check_consistent()
+    for _ in range(20):
+        net.settle()
+        net.advance(100_000)
+    assert all(isinstance(r.outcomes[0], Answer) for r in net.requests.values())
+    assert not any(session.counters["no_lease"] for session in net.up())
     net.check_empty()
 
 
@@ -81,7 +123,21 @@ STEPS = (
     ["deliver"] * 12
     + ["finish"] * 8
     + ["submit"] * 5
-    + ["pass", "pass", "cancel", "lose", "copy", "copy", "fail", "kill", "revive", "sever", "cut", "mend", "notice"]
+    + [
+        "pass",
+        "pass",
+        "cancel",
+        "lose",
+        "copy",
+        "copy",
+        "fail",
+        "kill",
+        "revive",
+        "sever",
+        "cut",
+        "mend",
+        "notice",
+    ]
     + ["lease", "retire", "unload", "drain", "forge", "forge", "mangle", "mangle"]
 )
 
@@ -161,7 +217,9 @@ class Script:
     def unload(self, number):
         session = pick(self.net.up(), number)
         if number % 5 == 0 and session and session.epochs("p"):
-            self.net.perform(session.node, session.unload("p", pick(session.epochs("p"), number), self.net.now_us))
+            self.net.perform(
+                session.node, session.unload("p", pick(session.epochs("p"), number), self.net.now_us)
+            )
 
     def drain(self, number):
         session = pick(self.net.up(), number)
@@ -212,11 +270,17 @@ class Script:
 def test_under_any_faults_a_request_ends_once_and_in_time_and_is_answered_right(
     plan, other, attempts, small, script
 ):
-    limits = SessionLimits(attempts=4, attempts_per_requester=3, tombstones=3, routes=2) if small else SessionLimits()
+    limits = (
+        SessionLimits(attempts=4, attempts_per_requester=3, tombstones=3, routes=2)
+        if small
+        else SessionLimits()
+    )
     net = Network(limits, RetryPolicy(max_attempts=attempts, grace_us=20_000))
     net.deploy(plan, 1)
     net.deploy(other, 2)
-    clients = [net.requester(name, p, epoch) for name, p, epoch in (("r", plan, 1), ("q", plan, 1), ("r", other, 2))]
+    clients = [
+        net.requester(name, p, epoch) for name, p, epoch in (("r", plan, 1), ("q", plan, 1), ("r", other, 2))
+    ]
     for client in clients:
         net.lease(client, 4)
     steps = Script(net, clients)
