@@ -12,10 +12,11 @@ import asyncio
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def back_to_back(graph: Graph, cuts: Sequence[int]) -> Callable[[dict[str, Any]]
         tensors = dict(tensors)
         for stage in stages:
             outputs = stage.run([tensors[spec.name] for spec in stage.inputs])
-            tensors.update(zip((spec.name for spec in stage.outputs), outputs))
+            tensors.update(zip((spec.name for spec in stage.outputs), outputs, strict=True))
         return tensors
 
     return call
@@ -136,7 +137,7 @@ async def messages(
                     "times",
                     "<= 1.0",
                     trip,
-                    f"(c - b) / {count + 1} = {cost:.3f} ms beside a bare grpc.aio echo of the same bytes, in ms",
+                    f"(c - b) / {count + 1} = {cost:.3f} ms beside a bare grpc.aio echo of as many bytes",
                 )
             )
         await close(cluster, subject, plans)
@@ -161,12 +162,13 @@ async def real_model(
         subject._time("a", start)
         await subject.step(inputs, echo, image.tobytes())
     reference = subject.median("a")
-    figures = [Figure("digits, whole model in one process", reference, "ms", "", None, "median of one request")]
+    figures = [
+        Figure("digits, whole model in one process", reference, "ms", "", None, "median of one request")
+    ]
     for count in subject.clients:
-        figures += [
-            Figure(f"digits, {count} stages back to back", subject.median(f"b{count}"), "ms", "", reference, "(b)"),
-            Figure(f"digits, chain over {count} nodes", subject.median(f"c{count}"), "ms", "", reference, "(c)"),
-        ]
+        for name, what in ((f"b{count}", "stages back to back"), (f"c{count}", "stages on as many nodes")):
+            label = f"digits, {count} {what}"
+            figures.append(Figure(label, subject.median(name), "ms", "", reference, f"({name[0]})"))
     await close(cluster, subject, plans)
     return figures
 
@@ -189,8 +191,8 @@ async def pipeline(cluster: Cluster, views: Sequence[NodeView], seconds: float, 
         pairs.append(await _pipelined_rate(client, {spec.name: x}, seconds))
     await cluster.release(client)
     await undeploy(cluster, plan)
-    ratios = [pair / single for pair, single in zip(pairs, singles)]
-    how = f"{layers} equal convolutions, {whole_ms:.1f} ms whole; median of {rounds} rounds of {seconds:g} s each"
+    ratios = [pair / single for pair, single in zip(pairs, singles, strict=True)]
+    how = f"{layers} equal convolutions, {whole_ms:.1f} ms whole; median of {rounds} rounds of {seconds:g} s"
     return [
         Figure(
             "two-node pipeline, answers a second by the whole model's",

@@ -49,14 +49,13 @@ class EchoClient:
         assert self._process.stdout is not None
         port = int(await self._process.stdout.readline())
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
-        self._call = self._channel.stream_stream(METHOD)()
+        self._call: Any = self._channel.stream_stream(METHOD)()
         return self
 
     async def round_trip(self, message: bytes) -> bytes:
         """Send a message and wait for its echo."""
         await self._call.write(message)
-        reply: bytes = await self._call.read()
-        return reply
+        return bytes(await self._call.read())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

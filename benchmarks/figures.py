@@ -7,9 +7,10 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Callable, Coroutine, Sequence
+from typing import Any
 
 from collab.runtime.litert import LiteRT
 
@@ -37,7 +38,8 @@ class Figure:
 
 def arguments(description: str | None) -> argparse.Namespace:
     """The options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=shape)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, within a minute")
     parser.add_argument("--full", action="store_true", help="rebuild what is cached")
@@ -71,14 +73,23 @@ def report(figures: Sequence[Figure], options: argparse.Namespace, where: dict[s
 
     verdict = {True: "yes", False: "NO", None: ""}
     body = [
-        (f.name, f"{f.value:.3g} {f.unit}", f.target, verdict[f.holds], "" if f.yardstick is None else f"{f.yardstick:.3g}")
+        (
+            f.name,
+            f"{f.value:.3g} {f.unit}",
+            f.target,
+            verdict[f.holds],
+            f"{f.yardstick:.3g}" if f.yardstick else "",
+        )
         for f in figures
     ]
     show(table("", ("figure", "value", "target", "holds", "yardstick"), body))
     print(f"{where['cores']} cores, load {where['load_before']}, {where['runtime_class']}")
 
 
-def run(measure: Callable[[argparse.Namespace], Coroutine[Any, Any, list[Figure]]], description: str | None) -> None:
+Measure = Callable[[argparse.Namespace], Coroutine[Any, Any, list[Figure]]]
+
+
+def run(measure: Measure, description: str | None) -> None:
     """Parse the options, measure, report; exit status 0 even where a target is missed."""
     import asyncio
 

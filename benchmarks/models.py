@@ -8,7 +8,7 @@ from tests.tflite_builder import ModelBuilder
 
 
 def relay(elements: int, operators: int) -> bytes:
-    """A chain of cheap elementwise operators; input, boundaries and output have one size, float32 [1, elements]."""
+    """A chain of cheap elementwise operators; all tensors are float32 [1, elements]."""
     builder = ModelBuilder()
     x = builder.main.input("x", [1, elements])
     for i in range(operators):
@@ -24,6 +24,8 @@ def convolutions(layers: int, channels: int = 48, side: int = 40, seed: int = 0)
     x = builder.main.input("x", [1, side, side, channels])
     for i in range(layers):
         scale = np.sqrt(2 / (9 * channels))
-        x = builder.main.conv(x, rng.normal(0, scale, (channels, 3, 3, channels)).astype(np.float32), name=f"y{i}")
+        x = builder.main.conv(
+            x, rng.normal(0, scale, (channels, 3, 3, channels)).astype(np.float32), name=f"y{i}"
+        )
     builder.main.output(x)
     return builder.build()

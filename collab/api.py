@@ -29,6 +29,7 @@ from collab.coordinator.deploy import Deployment, deploy, undeploy
 from collab.core.ids import NodeName, PlanName, check_name
 from collab.core.plan import Plan
 from collab.errors import CollabError
+from collab.planner.chain import Assignment
 from collab.runtime.litert import LiteRT
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class Cluster:
         ``assign`` names the nodes of each stage, several are replicas; else one stage a
         node.  Raises `ModelError`, `CutError`, `UsageError` or `PlanError`.
         """
-        path = Path(model).resolve()
+        path = await asyncio.to_thread(Path(model).resolve)
         graph = await asyncio.to_thread(planning.open_model, path)
         nodes = list((await self.nodes()).values())
         if at is None:
@@ -85,7 +86,7 @@ class Cluster:
         if assign is None:
             assignment = planning.default_assignment(len(at) + 1, nodes)
         else:
-            assignment = planning.Assignment(tuple(tuple(map(NodeName, stage)) for stage in assign))
+            assignment = Assignment(tuple(tuple(map(NodeName, stage)) for stage in assign))
         plan, _ = planning.build_chain(
             PlanName(check_name(name or planning.plan_name(path), "name")),
             path,

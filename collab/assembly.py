@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Callable, Final
+from typing import Final
 
 from collab.coordinator.cluster import Cluster
 from collab.core.ids import NodeName, check_name
@@ -90,7 +91,11 @@ def build_node(config: NodeConfig, inproc: Transport | None = None) -> NodeServi
 
 
 def build_cluster(
-    *, role: str = "operator", insecure_networks: bool = False, inproc: Transport | None = None, name: str | None = None
+    *,
+    role: str = "operator",
+    insecure_networks: bool = False,
+    inproc: Transport | None = None,
+    name: str | None = None,
 ) -> Cluster:
     """A coordinator or client that has not dialled anybody yet."""
 

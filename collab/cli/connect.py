@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Callable, Coroutine, Optional, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -13,7 +14,7 @@ from collab.core.plan import NodeRef, Plan
 
 T = TypeVar("T")
 
-Peers = Annotated[Optional[str], typer.Option(help="HOST:PORT,… of nodes [env: COLLAB_PEERS].")]
+Peers = Annotated[str | None, typer.Option(help="HOST:PORT,… of nodes [env: COLLAB_PEERS].")]
 PlanFile = Annotated[Path, typer.Argument(help="A plan file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 InsecureNetwork = Annotated[
@@ -47,5 +48,7 @@ async def refresh(cluster: Cluster, plan: Plan, peers: list[str]) -> Plan:
     if not peers:
         return plan
     views = {view.name: view for view in await reach(cluster, peers)}
-    refs = [NodeRef(name=r.name, endpoints=views[r.name].endpoints) if r.name in views else r for r in plan.nodes]
+    refs = [
+        NodeRef(name=r.name, endpoints=views[r.name].endpoints) if r.name in views else r for r in plan.nodes
+    ]
     return plan.replace(nodes=tuple(refs))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -91,10 +92,15 @@ class Outcome:
         compared = self.one_by_one.requests + self.pipelined.requests
         wrong = self.one_by_one.wrong + self.pipelined.wrong
         failed = self.one_by_one.failed + self.pipelined.failed
-        verdict = "[bold green]identical[/]" if self.equal else f"[bold red]{wrong} differ, {failed} failed[/]"
+        verdict = (
+            "[bold green]identical[/]" if self.equal else f"[bold red]{wrong} differ, {failed} failed[/]"
+        )
         rows = [
             ("whole model, this process", f"{self.accuracy['whole']:.1%}"),
-            (f"{len(self.plan.stages)} stages on {len(self.plan.nodes)} nodes", f"{self.accuracy['distributed']:.1%}"),
+            (
+                f"{len(self.plan.stages)} stages on {len(self.plan.nodes)} nodes",
+                f"{self.accuracy['distributed']:.1%}",
+            ),
         ]
         return [
             table("accuracy on held-out images", ("", "correct"), rows),
@@ -151,7 +157,9 @@ def _whole_model(model: Path, inputs: npt.NDArray[Any]) -> tuple[list[npt.NDArra
     return answers, float(np.median(times))
 
 
-async def _deploy(cluster: Cluster, endpoints: Sequence[str], model: Path, quiet: bool) -> tuple[Plan, PlanClient]:
+async def _deploy(
+    cluster: Cluster, endpoints: Sequence[str], model: Path, quiet: bool
+) -> tuple[Plan, PlanClient]:
     from collab.cli.connect import reach
     from collab.cli.draw import draw_plan
     from collab.coordinator import planning
@@ -206,7 +214,7 @@ async def _measure(
         )
 
     def correct(answers: Sequence[Any]) -> float:
-        hits = [a is not None and int(np.argmax(a)) == int(label) for a, label in zip(answers, labels)]
+        hits = [a is not None and int(np.argmax(a)) == int(label) for a, label in zip(answers, labels, strict=True)]
         return round(float(np.mean(hits)), 4)
 
     distributed = [None if a is None else a[made.name] for a in answers]

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, PlanFile, reach, refresh, with_cluster
+from collab.cli.connect import (
+    AsJson,
+    Insecure,
+    InsecureNetwork,
+    Peers,
+    PlanFile,
+    reach,
+    refresh,
+    with_cluster,
+)
 from collab.cli.output import emit, progress, read_plan, say, show, size, table
 
 if TYPE_CHECKING:
@@ -23,7 +32,10 @@ def register(app: typer.Typer) -> None:
 
 
 def nodes(
-    peers: Peers = None, insecure: Insecure = False, insecure_network: InsecureNetwork = False, json_: AsJson = False
+    peers: Peers = None,
+    insecure: Insecure = False,
+    insecure_network: InsecureNetwork = False,
+    json_: AsJson = False,
 ) -> None:
     """The nodes of the cluster: device, memory, runtime, models."""
     from collab.cli.settings import peers as read_peers
@@ -36,7 +48,14 @@ def nodes(
         emit([_node(view) for view in views])
         return
     rows = [
-        (v.name, v.address, v.description.device, size(v.description.memory_bytes), v.description.state, v.rtt_ms)
+        (
+            v.name,
+            v.address,
+            v.description.device,
+            size(v.description.memory_bytes),
+            v.description.state,
+            v.rtt_ms,
+        )
         for v in views
     ]
     show(table("", ("node", "address", "device", "memory", "state", "rtt ms"), rows))
@@ -68,7 +87,10 @@ def _node(view: NodeView) -> dict[str, Any]:
 
 
 def status(
-    peers: Peers = None, insecure: Insecure = False, insecure_network: InsecureNetwork = False, json_: AsJson = False
+    peers: Peers = None,
+    insecure: Insecure = False,
+    insecure_network: InsecureNetwork = False,
+    json_: AsJson = False,
 ) -> None:
     """What runs where: plans, epochs, requests under way, counters."""
     from collab.cli.settings import peers as read_peers
@@ -145,11 +167,18 @@ def deploy(
     result = with_cluster(bring_up, insecure=insecure and insecure_network)
     if json_:
         emit(
-            {"plan": parsed.name, "epoch": result.epoch, "changed": result.changed, "sent_bytes": dict(result.sent_bytes)}
+            {
+                "plan": parsed.name,
+                "epoch": result.epoch,
+                "changed": result.changed,
+                "sent_bytes": dict(result.sent_bytes),
+            }
         )
     else:
         what = "deployed" if result.changed else "was deployed already"
-        say(f"plan {parsed.name!r} {what}, epoch {result.epoch}, {size(sum(result.sent_bytes.values()))} sent")
+        say(
+            f"plan {parsed.name!r} {what}, epoch {result.epoch}, {size(sum(result.sent_bytes.values()))} sent"
+        )
 
 
 def undeploy(

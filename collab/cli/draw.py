@@ -23,7 +23,10 @@ def draw_plan(plan: Plan) -> RenderableType:
     on_edge = flow(plan)
     parts: list[RenderableType] = [Text("  requester", style="bold")]
     for stage_id in order(plan):
-        parts += [_arrow(plan, edge, sum(t.nbytes for t in on_edge[edge].values())) for edge in plan.edges_into(stage_id)]
+        parts += [
+            _arrow(plan, edge, sum(t.nbytes for t in on_edge[edge].values()))
+            for edge in plan.edges_into(stage_id)
+        ]
         stage = plan.stage(stage_id)
         what = f"operators {stage.ops[0]}..{stage.ops[1]}" if stage.ops else f"combine {stage.combine}"
         held = f"{size(stage.bytes)}, {stage.threads} thread{'s' if stage.threads > 1 else ''}"
@@ -40,4 +43,6 @@ def _arrow(plan: Plan, edge_id: int, count: int) -> RenderableType:
     edge = plan.edges[edge_id]
     tensors = f"{len(edge.tensors)} tensor{'s' if len(edge.tensors) > 1 else ''}"
     via = f" by {', '.join(edge.via)}" if edge.via else ""
-    return Text(f"      │ {size(count)} in {tensors}, {edge.transport}, {edge.codec}{via}\n      ▼", style="cyan")
+    return Text(
+        f"      │ {size(count)} in {tensors}, {edge.transport}, {edge.codec}{via}\n      ▼", style="cyan"
+    )

@@ -13,7 +13,8 @@ from collab.errors import CollabError
 
 app = typer.Typer(
     name="collab",
-    help="One model, many small devices: split a .tflite, run its stages on peer nodes, get the whole model's answer.",
+    help="One model, many small devices: split a .tflite, run its stages on peer nodes, "
+    "get the whole model's answer.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -29,13 +30,15 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     pass
 
 
 def _register() -> None:
-    from collab.cli import deploying, demo, model, node, planning, running
+    from collab.cli import demo, deploying, model, node, planning, running
 
     app.add_typer(model.app, name="model")
     for module in (node, planning, deploying, running, demo):

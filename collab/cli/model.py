@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Iterator, Optional, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look into a .tflite model, split it, prove the split.", no_args_is_help=True)
 
 Model = Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)]
-Signature = Annotated[Optional[str], typer.Option(help="Which signature, where a model has several.")]
+Signature = Annotated[str | None, typer.Option(help="Which signature, where a model has several.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
@@ -46,7 +47,12 @@ def inspect(model: Model, signature: Signature = None, json_: AsJson = False) ->
                 "signatures": list(graph.signatures),
                 "operators": [op.name for op in graph.operators],
                 "cuts": [
-                    {"at": c.at, "bytes": c.bytes, "tensors": [_spec(t) for t in c.tensors], "refused": c.refused}
+                    {
+                        "at": c.at,
+                        "bytes": c.bytes,
+                        "tensors": [_spec(t) for t in c.tensors],
+                        "refused": c.refused,
+                    }
                     for c in found
                 ],
             }
@@ -57,7 +63,13 @@ def inspect(model: Model, signature: Signature = None, json_: AsJson = False) ->
         for i, t in enumerate((*graph.inputs, *graph.outputs))
     ]
     rows = [
-        (c.at, graph.operators[c.at].name, len(c.tensors), "-" if c.bytes is None else size(c.bytes), c.refused or "")
+        (
+            c.at,
+            graph.operators[c.at].name,
+            len(c.tensors),
+            "-" if c.bytes is None else size(c.bytes),
+            c.refused or "",
+        )
         for c in found
     ]
     show(
@@ -94,7 +106,7 @@ def split(
     described = manifest(graph, stages)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for entry, stage in zip(described["stages"], stages):
+        for entry, stage in zip(described["stages"], stages, strict=True):
             (out / entry["file"]).write_bytes(stage.data)
         (out / "manifest.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -103,8 +115,14 @@ def split(
         emit(described)
         return
     rows = [
-        (e["id"], f"{e['ops'][0]}..{e['ops'][1]}", size(len(s.data)), ", ".join(e["inputs"]), ", ".join(e["outputs"]))
-        for e, s in zip(described["stages"], stages)
+        (
+            e["id"],
+            f"{e['ops'][0]}..{e['ops'][1]}",
+            size(len(s.data)),
+            ", ".join(e["inputs"]),
+            ", ".join(e["outputs"]),
+        )
+        for e, s in zip(described["stages"], stages, strict=True)
     ]
     show(table(f"{out}/", ("stage", "operators", "file", "reads", "makes"), rows))
 
@@ -112,10 +130,14 @@ def split(
 @app.command(epilog="Example:\n\n    collab model verify mobilenet.tflite --every-cut")
 def verify(
     model: Model,
-    at: Annotated[Optional[str], typer.Option(help="Verify this split, such as 12,40.")] = None,
+    at: Annotated[str | None, typer.Option(help="Verify this split, such as 12,40.")] = None,
     every_cut: Annotated[bool, typer.Option("--every-cut", help="Verify each cut by itself.")] = False,
-    sample: Annotated[Optional[int], typer.Option(help="Verify that many random two- and three-cut splits.")] = None,
-    inputs: Annotated[Optional[Path], typer.Option("--input", help="Real inputs as .npz, by tensor name.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(help="Verify that many random two- and three-cut splits.")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option("--input", help="Real inputs as .npz, by tensor name.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="For random inputs and splits.")] = 0,
     signature: Signature = None,
     json_: AsJson = False,
@@ -182,10 +204,13 @@ def _report(report: VerifyReport, as_json: bool) -> None:
         for entry in report.differing:
             say(f"inexact at {', '.join(map(str, entry['at']))}: {entry['reason']}")
         show(
-            f"{report.tried} tried: {report.exact} exact, {report.inexact} inexact, {len(report.refused)} refused; "
-            f"largest difference {difference:g}"
+            f"{report.tried} tried: {report.exact} exact, {report.inexact} inexact, "
+            f"{len(report.refused)} refused; largest difference {difference:g}"
         )
     if report.vacuous:
-        say("error: vacuous: the model gives one answer for all inputs, so equality proves nothing; give real --input")
+        say(
+            "error: vacuous: the model gives one answer for all inputs, so equality proves nothing; "
+            "give real --input"
+        )
     if not report.passed:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,12 +27,14 @@ def register(app: typer.Typer) -> None:
 
 
 def node(
-    name: Annotated[Optional[str], typer.Option(help="Name of this node, unique in the cluster.")] = None,
-    listen: Annotated[Optional[str], typer.Option(help="HOST:PORT,… to accept links at; port 0 takes a free one.")] = None,
-    join: Annotated[Optional[str], typer.Option(help="URI,… of nodes to dial and stay linked with.")] = None,
-    store: Annotated[Optional[Path], typer.Option(help="Directory for models; kept over restarts.")] = None,
-    config: Annotated[Optional[Path], typer.Option(help="TOML file with settings.")] = None,
-    max_tensor_bytes: Annotated[Optional[int], typer.Option(help="Largest tensor that is accepted.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of this node, unique in the cluster.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT,… to accept links at; port 0 takes a free one.")
+    ] = None,
+    join: Annotated[str | None, typer.Option(help="URI,… of nodes to dial and stay linked with.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Directory for models; kept over restarts.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    max_tensor_bytes: Annotated[int | None, typer.Option(help="Largest tensor that is accepted.")] = None,
     insecure: Annotated[bool, typer.Option(help="Use unencrypted links.")] = False,
     insecure_network: Annotated[bool, typer.Option(help="Confirm --insecure off loopback.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print events as JSON lines on stdout.")] = False,
@@ -63,7 +65,9 @@ def _prepare_process(verbose: bool) -> None:
     import logging
 
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     from collab.node.memory import keep_large_buffers
 
     keep_large_buffers()
@@ -83,7 +87,9 @@ async def _run(settings: NodeConfig, as_json: bool) -> None:
         if as_json:
             print(json.dumps(event), flush=True)
         else:
-            print(f"node {service.name} is ready at {', '.join(service.endpoints) or 'no address'}", flush=True)
+            print(
+                f"node {service.name} is ready at {', '.join(service.endpoints) or 'no address'}", flush=True
+            )
         await stop.wait()
         left = await service.drain_and_wait()
         if as_json:

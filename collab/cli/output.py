@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from collab.errors import InputError
 
@@ -94,7 +95,11 @@ def read_npz(path: Path, what: str) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{what} {path}: no such file") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        reason = "holds pickled objects" if "pickle" in str(error).lower() else "is not an .npz file of plain arrays"
+        reason = (
+            "holds pickled objects"
+            if "pickle" in str(error).lower()
+            else "is not an .npz file of plain arrays"
+        )
         raise InputError(f"{what} {path}: {reason}; write it with numpy.savez") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,17 +32,23 @@ def register(app: typer.Typer) -> None:
 def plan(
     model: Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)],
     peers: Peers = None,
-    at: Annotated[Optional[str], typer.Option(help="Cuts, such as 12,40; evenly timed stages otherwise.")] = None,
-    assign: Annotated[Optional[str], typer.Option(help="Node of each stage, such as a,b+d,c (+ joins replicas).")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Where to write the plan.")] = None,
-    name: Annotated[Optional[str], typer.Option(help="Name of the plan; the model's file name otherwise.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Cuts, such as 12,40; evenly timed stages otherwise.")
+    ] = None,
+    assign: Annotated[
+        str | None, typer.Option(help="Node of each stage, such as a,b+d,c (+ joins replicas).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the plan.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the plan; the model's file name otherwise.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each stage.")] = 1,
     credits_: Annotated[int, typer.Option("--credits", help="Requests admitted at a time.")] = 64,
     codecs: Annotated[str, typer.Option(help="Tensor codec of each link, or one for all.")] = "raw",
     answer_by_chain: Annotated[
         bool, typer.Option("--answer-by-chain", help="The answer goes back through the chain's nodes.")
     ] = False,
-    signature: Annotated[Optional[str], typer.Option(help="Which signature, where a model has several.")] = None,
+    signature: Annotated[str | None, typer.Option(help="Which signature, where a model has several.")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Draw the plan.")] = False,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
@@ -126,6 +132,8 @@ async def _plan(
 
 
 def _times(planned: Planned) -> Any:
-    rows: list[tuple[object, ...]] = [("this plan", planned.predicted.latency_ms, planned.predicted.bottleneck_ms)]
+    rows: list[tuple[object, ...]] = [
+        ("this plan", planned.predicted.latency_ms, planned.predicted.bottleneck_ms)
+    ]
     rows += [(what, times.latency_ms, times.bottleneck_ms) for what, times in planned.runners_up]
     return table(f"predicted ({planned.basis})", ("", "latency ms", "bottleneck ms"), rows)

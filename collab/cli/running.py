@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,14 +31,19 @@ def register(app: typer.Typer) -> None:
 
 def run(
     plan: PlanFile,
-    inputs: Annotated[Path, typer.Option("--input", help="Inputs as .npz, by tensor name; one more leading axis is many requests.")],
-    output: Annotated[Optional[Path], typer.Option(help="Where to write the answers as .npz.")] = None,
-    expect: Annotated[Optional[Path], typer.Option(help="Answers to compare with, as .npz.")] = None,
+    inputs: Annotated[
+        Path,
+        typer.Option(
+            "--input", help="Inputs as .npz, by tensor name; one more leading axis is many requests."
+        ),
+    ],
+    output: Annotated[Path | None, typer.Option(help="Where to write the answers as .npz.")] = None,
+    expect: Annotated[Path | None, typer.Option(help="Answers to compare with, as .npz.")] = None,
     repeat: Annotated[int, typer.Option(help="How often every request is made.")] = 1,
     concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 1,
     deadline_ms: Annotated[float, typer.Option(help="Time budget of each request.")] = 30_000.0,
-    atol: Annotated[Optional[float], typer.Option(help="Absolute tolerance; the plan's otherwise.")] = None,
-    rtol: Annotated[Optional[float], typer.Option(help="Relative tolerance; the plan's otherwise.")] = None,
+    atol: Annotated[float | None, typer.Option(help="Absolute tolerance; the plan's otherwise.")] = None,
+    rtol: Annotated[float | None, typer.Option(help="Relative tolerance; the plan's otherwise.")] = None,
     peers: Peers = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
@@ -48,7 +54,11 @@ def run(
     from collab.coordinator.workload import requests_of
     from collab.runtime.litert import LiteRT
 
-    for option, value in (("--repeat", repeat), ("--concurrency", concurrency), ("--deadline-ms", deadline_ms)):
+    for option, value in (
+        ("--repeat", repeat),
+        ("--concurrency", concurrency),
+        ("--deadline-ms", deadline_ms),
+    ):
         if value <= 0:
             raise UsageError(f"{option} {value:g}: give more than 0")
     parsed = read_plan(plan)
@@ -104,7 +114,12 @@ async def choose_comparison(
 
     views = await cluster.describe(ref.name for ref in plan.nodes)
     classes = {view.runtime_class for view in views.values()} | {here}
-    exact = len(classes) == 1 and all(edge.codec in EXACT_CODECS for edge in plan.edges) and atol is None and rtol is None
+    exact = (
+        len(classes) == 1
+        and all(edge.codec in EXACT_CODECS for edge in plan.edges)
+        and atol is None
+        and rtol is None
+    )
     return Comparison(
         exact,
         plan.tolerance.atol if atol is None else atol,
@@ -138,7 +153,9 @@ def describe(report: Report, plan: Plan) -> list[Any]:
         f"{report.requests} requests, {report.failed} failed{verdict}, {report.throughput_rps:.1f} a second"
     ]
     if report.latencies_ms:
-        lines.append("latency " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in report.percentiles().items()))
+        lines.append(
+            "latency " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in report.percentiles().items())
+        )
         rows = [
             (
                 row["stage"] + (" (estimated)" if row.get("estimated") else ""),

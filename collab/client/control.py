@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
@@ -16,6 +17,7 @@ from collab.link.mux import Channel
 
 _PART_BYTES: Final = 1 << 20
 _LOAD_TIMEOUT_S: Final = 120.0
+_LEASE_TIMEOUT_S: Final = 5.0
 
 Progress = Callable[[int], None]
 """Called with the bytes done since the last call."""
@@ -33,7 +35,12 @@ class Control:
         return self.link.peer.name
 
     async def call(
-        self, verb: str, request: Message, *, channel: Channel = Channel.CONTROL, timeout_s: float | None = None
+        self,
+        verb: str,
+        request: Message,
+        *,
+        channel: Channel = Channel.CONTROL,
+        timeout_s: float | None = None,
     ) -> Any:
         """Call any verb; the reply is the verb's reply message."""
         body = await self.link.call(verb, request.SerializeToString(), channel=channel, timeout_s=timeout_s)
@@ -64,7 +71,8 @@ class Control:
 
     async def lease(self, plan: str, epoch: int, want: int) -> pb.LeaseReply:
         """Ask for admission credits; fewer than wanted may be granted, even none."""
-        reply: pb.LeaseReply = await self.call("Lease", pb.LeaseRequest(plan=plan, epoch=epoch, want=want))
+        request = pb.LeaseRequest(plan=plan, epoch=epoch, want=want)
+        reply: pb.LeaseReply = await self.call("Lease", request, timeout_s=_LEASE_TIMEOUT_S)
         return reply
 
     async def profile(self, sha256: str, runs: int, threads: int) -> list[float]:
@@ -76,9 +84,15 @@ class Control:
     async def missing(self, digests: list[Digest]) -> dict[Digest, int]:
         """Blobs that the node lacks, with the bytes of each that it holds already."""
         reply = await self.call("BlobStatus", pb.BlobStatusRequest(sha256=digests))
-        return {d: held for d, held, complete in zip(digests, reply.bytes, reply.complete) if not complete}
+        return {
+            d: held
+            for d, held, complete in zip(digests, reply.bytes, reply.complete, strict=True)
+            if not complete
+        }
 
-    async def put_blob(self, sha256: Digest, data: bytes, offset: int = 0, progress: Progress | None = None) -> None:
+    async def put_blob(
+        self, sha256: Digest, data: bytes, offset: int = 0, progress: Progress | None = None
+    ) -> None:
         """Send a blob from where the node's part ends; the node checks the digest."""
         view = memoryview(data)
         while True:

@@ -365,11 +365,15 @@ class Requester:
     def _resolve(
         self, request: _Request, outcome: Answer | Fault, by: _Try | None, actions: list[Action]
     ) -> None:
-        """End a request, and what is left of its attempts; everything about it is forgotten."""
+        """End a request, and what is left of its attempts; everything about it is forgotten.
+
+        ``by`` is the attempt that answered; its nodes are told only if some may still be at it.
+        """
         del self._requests[request.id]
         self._deadlines.discard(request.deadline_us, request)
+        early = self._wiring.races or (isinstance(outcome, Answer) and outcome.absent is not None)
         for attempt in request.tries.values():
-            self._close(attempt, actions, tell=attempt is not by or self._wiring.races)
+            self._close(attempt, actions, tell=attempt is not by or early)
         actions.append(Resolve(request.id, outcome))
 
     def _close(self, attempt: _Try, actions: list[Action], *, tell: bool) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Mapping
 
 from collab.client.actions import Action, Answer, Resolve
 from collab.client.control import Control
@@ -16,12 +17,23 @@ from collab.codec.tensors import Array, Payload, check_array, decode, encode
 from collab.core.ids import REQUESTER, EdgeId, Epoch, NodeName, RequestId
 from collab.core.plan import Plan
 from collab.core.token import Fault, Hop, Token
-from collab.errors import CollabError, Overloaded, PeerError, RequestError, TensorError
+from collab.errors import (
+    CollabError,
+    LimitExceeded,
+    NodeLost,
+    NotLoaded,
+    Overloaded,
+    PeerError,
+    RequestError,
+    TensorError,
+)
 from collab.link.link import now_us
 from collab.link.links import Links
+from collab.transport.aio import timeout
 
 DEFAULT_DEADLINE_S = 30.0
 _RETRY_LEASE_US = 300_000
+_RELEASE_S = 1.0
 _NEVER_US = 1 << 62
 
 
@@ -77,6 +89,9 @@ class PlanClient:
         self._entry = plan.stage(entry(plan)).nodes
         self._want = 1
         self._valid_us = _RETRY_LEASE_US
+        self._renew_now = asyncio.Event()
+        self._not_loaded = ""
+        """Why the entry nodes gave no credits when they were last asked."""
 
     # --- life --------------------------------------------------------------------
 
@@ -97,41 +112,45 @@ class PlanClient:
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
         for request in tuple(self._pending):
             self._perform(self._requester.cancel(request, now_us()))
-        try:
-            await self._lease(want=0)
-        except CollabError:
-            pass
+        if self._timer is not None:
+            self._timer.cancel()
+        self._want = 0
+        with suppress(CollabError, TimeoutError, asyncio.TimeoutError):
+            async with timeout(_RELEASE_S):
+                await self._lease()
 
-    async def _lease(self, want: int | None = None) -> None:
+    async def _lease(self) -> None:
         """Ask every entry node that can be reached; replicas share the credits out."""
-        errors: list[CollabError] = []
-        granted = 0
-        for name in self._entry:
-            link = self._links.get(name)
-            if link is None:
-                continue
-            try:
-                reply = await Control(link).lease(self.plan.name, self.epoch, self._want if want is None else want)
-            except CollabError as error:
-                errors.append(error)
-                continue
-            granted += reply.granted
-            self._valid_us = reply.valid_us
-            self._requester.leased(reply.granted, now_us() + reply.valid_us, name)
-        if errors and not granted:
+        asked = [name for name in self._entry if self._links.get(name) is not None]
+        replies = await asyncio.gather(*map(self._lease_from, asked), return_exceptions=True)
+        errors = [reply for reply in replies if isinstance(reply, BaseException)]
+        self.granted = sum(reply for reply in replies if isinstance(reply, int))
+        missing = [str(error) for error in errors if isinstance(error, NotLoaded)]
+        self._not_loaded = missing[0] if missing and not self.granted else ""
+        if errors and not self.granted:
             raise errors[0]
-        self.granted = granted
+
+    async def _lease_from(self, name: NodeName) -> int:
+        link = self._links.get(name)
+        if link is None:
+            return 0
+        reply = await Control(link).lease(self.plan.name, self.epoch, self._want)
+        self._valid_us = reply.valid_us
+        self._requester.leased(reply.granted, now_us() + reply.valid_us, name)
+        self._requester.node_back(name)
+        return reply.granted
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(max(self._valid_us / 3e6, 0.05))
-            try:
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                async with timeout(max(self._valid_us / 3e6, 0.05)):
+                    await self._renew_now.wait()
+            self._renew_now.clear()
+            with suppress(RequestError, PeerError):
                 await self._lease()
-            except (RequestError, PeerError):
+            if not self.granted:
                 self._valid_us = _RETRY_LEASE_US
 
     # --- requests ------------------------------------------------------------------
@@ -162,7 +181,12 @@ class PlanClient:
         payload = self.encode(inputs)
         request = RequestId(os.urandom(16))
         start_us = now_us()
-        actions = self._requester.submit(request, payload, start_us, start_us + int(deadline_s * 1e6))
+        try:
+            actions = self._requester.submit(request, payload, start_us, start_us + int(deadline_s * 1e6))
+        except (NodeLost, Overloaded):
+            if self._not_loaded:
+                raise NotLoaded(self._not_loaded) from None
+            raise
         future: asyncio.Future[tuple[Answer, int]] = asyncio.get_running_loop().create_future()
         self._pending[request] = future
         try:
@@ -184,8 +208,11 @@ class PlanClient:
         self._perform(self._requester.receive(peer, token, now))
 
     def node_up(self, name: NodeName) -> None:
-        """A node can be reached again."""
-        self._requester.node_back(name)
+        """A node can be reached again; one that restarted has forgotten what it leased."""
+        if name in self._entry and self._renewal is not None:
+            self._renew_now.set()
+        else:
+            self._requester.node_back(name)
 
     def node_down(self, name: NodeName) -> None:
         """The last link to a node ended."""
@@ -202,6 +229,9 @@ class PlanClient:
                 if link is None:
                     raise PeerError("no link")
                 link.send_tensors(encode_envelope(action.token, now_us()))
+            except LimitExceeded as error:
+                self._fail(action.token.key.request, error)
+                actions = [*self._requester.cancel(action.token.key.request, now_us()), *actions]
             except CollabError:
                 actions = [*self._requester.undeliverable(action.peer, action.token, now_us()), *actions]
         self._arm()
@@ -211,10 +241,17 @@ class PlanClient:
         if future is None or future.done():
             return
         outcome = action.outcome
-        if isinstance(outcome, Fault):
-            future.set_exception(outcome.to_error())
-        else:
+        if not isinstance(outcome, Fault):
             future.set_result((outcome, now_us()))
+            return
+        future.set_exception(outcome.to_error())
+        if outcome.code == Overloaded.code:
+            self._renew_now.set()
+
+    def _fail(self, request: RequestId, error: CollabError) -> None:
+        future = self._pending.get(request)
+        if future is not None and not future.done():
+            future.set_exception(error)
 
     def _arm(self) -> None:
         due_us = self._requester.next_wakeup_us()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 from collab.core.ids import REQUESTER, EdgeId, NodeName, StageId
-from collab.core.plan import FireAny, FireQuorum, Plan, StageSpec
+from collab.core.plan import Edge, FireAny, FireQuorum, Plan, StageSpec
 from collab.core.validate import order
+
+_MAX_TRIED: Final = 512
 
 OUTSIDE: Final = -1
 """Stands for the requester where a stage's index is expected."""
@@ -64,7 +67,7 @@ class Wiring:
     """The one of them that leads to the entry."""
     output_edge: EdgeId
     races: bool
-    """Whether stages may still compute when the answer is out."""
+    """Whether a stage may still compute when a value has answered the request."""
 
     def path(self, edge: EdgeId, requester: NodeName, route: Route) -> tuple[NodeName, ...]:
         """Who holds a token of an edge, from its producer to its consumer.
@@ -119,16 +122,16 @@ def wire(plan: Plan) -> Wiring:
         into[edge.target].append(EdgeId(i))
         out_of[edge.source].append(EdgeId(i))
     stages = tuple(_stage(i, s, into[s.id], out_of[s.id]) for i, s in enumerate(plan.stages))
-    admits = index[entry(plan)]
+    admits, ordered = index[entry(plan)], tuple(index[name] for name in order(plan))
     return Wiring(
         stages=stages,
         edges=tuple(edges),
-        order=tuple(index[name] for name in order(plan)),
+        order=ordered,
         entry=admits,
         entry_edges=tuple(out_of[REQUESTER]),
         admission_edge=next(i for i in out_of[REQUESTER] if edges[i].target == admits),
         output_edge=into[REQUESTER][0],
-        races=any(_races(plan, stage) for stage in stages),
+        races=_races(plan, [stages[i] for i in ordered], into[REQUESTER][0]),
     )
 
 
@@ -141,6 +144,48 @@ def _stage(index: int, spec: StageSpec, into: Sequence[EdgeId], out_of: Sequence
     return StageWiring(index, spec.id, spec.nodes, tuple(into), tuple(out_of), need, wait_us)
 
 
-def _races(plan: Plan, stage: StageWiring) -> bool:
-    """Whether members compete for a stage; guarded edges are alternatives, not competitors."""
-    return sum(plan.edges[edge].guard is None for edge in stage.in_edges) > stage.need
+def _races(plan: Plan, ordered: Sequence[StageWiring], output: EdgeId) -> bool:
+    """Whether, for some outcome of the guards, a stage that fires could be missing and the answer still come.
+
+    Guards of one source that measure the same have one outcome, so a cascade's ways are
+    alternatives and do not race.  A plan with too many of them to try is taken to race.
+    """
+    if all(stage.out_edges and stage.need == len(stage.in_edges) for stage in ordered):
+        return False
+    measures = {_measure(edge) for edge in plan.edges if edge.guard is not None}
+    if len(ordered) << len(measures) > _MAX_TRIED:
+        return True
+    for outcome in product((False, True), repeat=len(measures)):
+        passes = dict(zip(measures, outcome, strict=True))
+        fired, answered = _run(plan, ordered, output, passes, None)
+        if answered and any(_run(plan, ordered, output, passes, slow)[1] for slow in fired):
+            return True
+    return False
+
+
+def _measure(edge: Edge) -> tuple[object, ...]:
+    guard = edge.guard
+    assert guard is not None
+    return edge.source, guard.tensor, guard.measure, guard.threshold
+
+
+def _run(
+    plan: Plan,
+    ordered: Sequence[StageWiring],
+    output: EdgeId,
+    passes: Mapping[tuple[object, ...], bool],
+    slow: StageId | None,
+) -> tuple[set[StageId], bool]:
+    """The stages that fire when one of them never ends, and whether a value comes out."""
+    fired: set[StageId] = set()
+
+    def carries(at: EdgeId) -> bool:
+        edge = plan.edges[at]
+        if edge.source != REQUESTER and (edge.source == slow or edge.source not in fired):
+            return False
+        return edge.guard is None or passes[_measure(edge)] == (edge.guard.when == "at_least")
+
+    for stage in ordered:
+        if sum(map(carries, stage.in_edges)) >= stage.need:
+            fired.add(stage.id)
+    return fired, carries(output)

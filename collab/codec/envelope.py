@@ -118,7 +118,8 @@ def _encode_context(plan: PlanName, epoch: Epoch, requester: NodeName, route: tu
 def _encode_table(entries: tuple[tuple[TensorSpec, str, int], ...]) -> bytes:
     table = pb.TensorTable()
     for spec, codec, size in entries:
-        table.tensors.add(name=spec.name, shape=spec.shape, dtype=_TO_DTYPE[spec.dtype], bytes=size, codec=codec)
+        dtype = _TO_DTYPE[spec.dtype]
+        table.tensors.add(name=spec.name, shape=spec.shape, dtype=dtype, bytes=size, codec=codec)
     return table.SerializeToString()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Callable, Iterable, Sequence
 
 from collab.client.control import Control
 from collab.client.hub import ClientHub
@@ -137,7 +137,7 @@ class Cluster:
             control.name: NodeView(
                 control.name, control.link.connection.address, reply, control.link.rtt_us / 1000
             )
-            for control, reply in zip(controls, replies)
+            for control, reply in zip(controls, replies, strict=True)
         }
 
     # --- running -------------------------------------------------------------------
@@ -152,7 +152,9 @@ class Cluster:
         for view in views.values():
             current = view.epoch_of(plan.name)
             if current is None:
-                raise NotLoaded(f"plan {plan.name!r} is not deployed on node {view.name!r}; run: collab deploy")
+                raise NotLoaded(
+                    f"plan {plan.name!r} is not deployed on node {view.name!r}; run: collab deploy"
+                )
             if current[1] != digest:
                 raise NotLoaded(
                     f"node {view.name!r} runs another version of plan {plan.name!r} (epoch {current[0]}); "
@@ -160,7 +162,9 @@ class Cluster:
                 )
             epochs.add(current[0])
         if len(epochs) != 1:
-            raise NotLoaded(f"plan {plan.name!r} has epochs {sorted(epochs)} on its nodes; run: collab deploy")
+            raise NotLoaded(
+                f"plan {plan.name!r} has epochs {sorted(epochs)} on its nodes; run: collab deploy"
+            )
         return epochs.pop()
 
     async def open(self, plan: Plan, credits: int = 1) -> PlanClient:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Callable, Mapping, Sequence
 
 from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.cluster import Cluster, NodeView
@@ -43,7 +43,9 @@ async def deploy(cluster: Cluster, plan: Plan, blobs: Blobs, progress: Progress 
     views = await cluster.describe(names)
     for view in views.values():
         if view.description.state != "serving":
-            raise Refused(f"node {view.name!r} is {view.description.state}; deploy without it or start it anew")
+            raise Refused(
+                f"node {view.name!r} is {view.description.state}; deploy without it or start it anew"
+            )
     sent = await _send_blobs(cluster, plan, blobs, names, progress)
     current = {name: views[name].epoch_of(plan.name) for name in names}
     versions = set(current.values())
@@ -77,13 +79,15 @@ async def _send_blobs(
         total = sum(len(blobs[digest]) - held for digest, held in missing.items())
         for digest, held in missing.items():
             try:
-                await control.put_blob(digest, blobs[digest], held, lambda n: progress and progress(name, n, total))
+                await control.put_blob(
+                    digest, blobs[digest], held, lambda n: progress and progress(name, n, total)
+                )
             except IntegrityError:
                 # A part left over from a broken transfer; the node has dropped it.
                 await control.put_blob(digest, blobs[digest])
         return total
 
-    return dict(zip(names, await asyncio.gather(*(send(name) for name in names))))
+    return dict(zip(names, await asyncio.gather(*(send(name) for name in names)), strict=True))
 
 
 async def _two_phases(
@@ -114,7 +118,7 @@ async def _two_phases(
             *(cluster.control(name).prepare(plan.name, epoch, digest, holder) for name in names),
             return_exceptions=True,
         )
-        for name, result in zip(names, results):
+        for name, result in zip(names, results, strict=True):
             if isinstance(result, CollabError):
                 raise type(result)(f"node {name!r}: {result}") from result
             if isinstance(result, BaseException):

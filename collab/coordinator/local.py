@@ -7,9 +7,9 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Sequence
 
 from collab.errors import PeerUnreachable
 from collab.transport.aio import timeout
@@ -57,7 +57,11 @@ class LocalNode:
         command += ["--store", str(self._folder / self.name), "--json", *self._options]
         with open(self.log, "ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, env=dict(os.environ)
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=dict(os.environ),
             )
         assert self._process.stdout is not None
         try:
@@ -113,4 +117,6 @@ class LocalNodes:
         await self._stop()
 
     async def _stop(self) -> None:
-        await asyncio.shield(asyncio.gather(*(node.stop() for node in self.nodes.values()), return_exceptions=True))
+        await asyncio.shield(
+            asyncio.gather(*(node.stop() for node in self.nodes.values()), return_exceptions=True)
+        )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import Array
@@ -73,7 +75,7 @@ def stage_specs(models: Sequence[StageModel], assignment: Assignment, threads: i
             bytes=len(model.data),
             threads=threads,
         )
-        for i, (model, nodes) in enumerate(zip(models, assignment.stages))
+        for i, (model, nodes) in enumerate(zip(models, assignment.stages, strict=True))
     ]
 
 
@@ -126,7 +128,8 @@ def whole_model(graph: Graph, threads: int = 1) -> Callable[[Sequence[Array]], l
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         given = {spec.name: array for spec, array in zip(graph.inputs, arrays, strict=True)}
-        made = dict(zip((spec.name for spec in stage.outputs), stage.run([given[s.name] for s in stage.inputs])))
+        outputs = stage.run([given[spec.name] for spec in stage.inputs])
+        made = {spec.name: array for spec, array in zip(stage.outputs, outputs, strict=True)}
         return [made[spec.name] for spec in graph.outputs]
 
     return run
@@ -144,7 +147,9 @@ def stage_blobs(plan: Plan, folder: Path) -> dict[Digest, bytes]:
             raise ModelError(f"models[{i}].path: the plan does not say where the model is; add the path")
         graph = open_model(folder / model.path, model.signature)
         if graph.sha256 != model.sha256:
-            raise ModelError(f"models[{i}]: {model.path} has another digest than the plan; make the plan anew")
+            raise ModelError(
+                f"models[{i}]: {model.path} has another digest than the plan; make the plan anew"
+            )
         starts = sorted(s.ops[0] for s in plan.stages if s.model == model.id and s.ops is not None)
         for stage in split(graph, starts[1:]):
             blobs[Digest(stage.sha256)] = stage.data
@@ -156,7 +161,9 @@ def allowed_cuts(graph: Graph) -> dict[int, int]:
     return {cut.at: cut.bytes for cut in cuts(graph) if cut.refused is None and cut.bytes is not None}
 
 
-def time_operators(graph: Graph, backend: Backend, threads: int = 1, progress: Progress | None = None) -> list[float]:
+def time_operators(
+    graph: Graph, backend: Backend, threads: int = 1, progress: Progress | None = None
+) -> list[float]:
     """Time in ms of every operator on this machine: each run between allowed cuts is a stage of its own.
 
     Operators that cannot be cut apart share their run's time evenly.
@@ -221,7 +228,9 @@ def predict(
     here = NodeName("@here")
     pairs = {(here, n): links[n] for n in names} | {(n, here): links[n] for n in names}
     pairs |= {
-        (a, b): LinkProfile(max(links[a].latency_ms, links[b].latency_ms), min(links[a].mbit_s, links[b].mbit_s))
+        (a, b): LinkProfile(
+            max(links[a].latency_ms, links[b].latency_ms), min(links[a].mbit_s, links[b].mbit_s)
+        )
         for a in names
         for b in names
         if a != b
@@ -244,7 +253,7 @@ def predict(
             at = choose_cuts(graph, op_ms, count)
         except CollabError:
             break
-        bounds = list(zip((0, *at), (*at, graph.op_count)))
+        bounds = list(pairwise((0, *at, graph.op_count)))
         if bounds != ranges:
             label = f"{count} even stages, cut at {', '.join(map(str, at))}"
             others.append((label, costs.predict(bounds, [[n] for n in names[:count]])))
@@ -256,7 +265,9 @@ def predict(
 def default_assignment(stages: int, views: Sequence[NodeView]) -> Assignment:
     """One stage a node, in the order of the peers; raises `UsageError` for too few."""
     if stages > len(views):
-        raise UsageError(f"{stages} stages but {len(views)} peers; give --assign to place several on one node")
+        raise UsageError(
+            f"{stages} stages but {len(views)} peers; give --assign to place several on one node"
+        )
     return Assignment(tuple((view.name,) for view in views[:stages]))
 
 

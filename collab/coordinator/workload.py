@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,14 +32,18 @@ def requests_of(specs: Sequence[TensorSpec], arrays: Mapping[str, Array], what: 
     known = {spec.name: spec for spec in specs}
     for name in arrays:
         if name not in known:
-            raise TensorError(f"{what} {name!r}: the model has no such tensor; it has {', '.join(map(repr, known))}")
+            raise TensorError(
+                f"{what} {name!r}: the model has no such tensor; it has {', '.join(map(repr, known))}"
+            )
     counts: dict[str, int | None] = {}
     for name, spec in known.items():
         if name not in arrays:
             raise TensorError(f"{what} {name!r} {spec.dtype}{list(spec.shape)} is missing")
         array = arrays[name]
         if array.dtype.name != spec.dtype:
-            raise TensorError(f"{what} {name!r}: dtype {array.dtype.name}, expected {spec.dtype}; use .astype()")
+            raise TensorError(
+                f"{what} {name!r}: dtype {array.dtype.name}, expected {spec.dtype}; use .astype()"
+            )
         if array.shape == spec.shape:
             counts[name] = None
         elif array.shape[1:] == spec.shape and array.ndim == len(spec.shape) + 1:
@@ -137,9 +141,11 @@ class Report:
             medians = np.median(np.array(parts), axis=0)
             stage = plan.stages[index]
             row = {"stage": stage.id, "nodes": list(stage.nodes)}
-            rows.append(row | {name: round(float(value), 3) for name, value in zip(names, medians)})
+            rows.append(row | {name: round(float(value), 3) for name, value in zip(names, medians, strict=True)})
         if self.wire_ms:
-            rows.append({"stage": "wire", "estimated": True, "wire_ms": round(float(np.median(self.wire_ms)), 3)})
+            rows.append(
+                {"stage": "wire", "estimated": True, "wire_ms": round(float(np.median(self.wire_ms)), 3)}
+            )
         return rows
 
     def to_json(self, plan: Plan) -> dict[str, Any]:

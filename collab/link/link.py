@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
 
 from collab import __version__
+from collab.codec.envelope import MAX_TEXT
 from collab.codec.pb import link_pb2 as pb
-from collab.codec.wire import Buffer, frame, unframe
+from collab.codec.wire import Buffer, clean_text, frame, unframe
 from collab.core.ids import NodeName, check_name
 from collab.core.token import Fault
-from collab.errors import CollabError, InputError, LinkLost, Overloaded, PeerUnreachable, ProtocolError
+from collab.errors import (
+    CollabError,
+    InputError,
+    LimitExceeded,
+    LinkLost,
+    Overloaded,
+    PeerUnreachable,
+    ProtocolError,
+)
 from collab.link.mux import Channel, Mux, MuxLimits, Type, head, parse
 from collab.transport.aio import TaskGroup, timeout
 from collab.transport.base import Connection
 
 VERSION: Final = 1
 MAX_HELLO_BYTES: Final = 64 * 1024
+MAX_REFUSALS: Final = 4096
+"""Replies to refused calls that may wait to be sent."""
+CLOSE_TIMEOUT_S: Final = 1.0
+
+log = logging.getLogger("collab.link")
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,7 @@ class LinkConfig:
     """A peer that sends nothing for this long is taken for dead."""
     call_timeout_s: float = 30.0
     calls_at_once: int = 256
-    """Calls of the peer that are served at a time."""
+    """Calls of the peer that are served at a time; a reply counts until it is sent."""
     mux: MuxLimits = MuxLimits()
 
 
@@ -96,6 +111,7 @@ class Link:
         self._calls: dict[int, asyncio.Future[memoryview]] = {}
         self._next_call = 0
         self._serving = 0
+        self._refusals = 0
         self._heard_us = now_us()
         self._closing = False
         self._over = asyncio.Event()
@@ -136,8 +152,8 @@ class Link:
     ) -> memoryview:
         """Call a verb of the peer and return the reply's body.
 
-        Raises what the peer reports, `LinkLost`, or `PeerUnreachable` when no reply
-        comes in time.
+        Raises what the peer reports, `LinkLost`, `LimitExceeded` for a body that it does
+        not take, or `PeerUnreachable` when no reply comes in time.
         """
         if self._ended is not None:
             raise LinkLost(f"link to {self.peer.name!r} has ended: {self._ended}")
@@ -145,9 +161,9 @@ class Link:
         number = self._next_call
         reply: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
         self._calls[number] = reply
-        self._send_call(channel, pb.CallHeader(id=number, verb=verb), body)
         limit = self._config.call_timeout_s if timeout_s is None else timeout_s
         try:
+            self._send_call(channel, pb.CallHeader(id=number, verb=verb), body)
             async with timeout(limit):
                 return await reply
         except (TimeoutError, asyncio.TimeoutError) as error:
@@ -163,11 +179,13 @@ class Link:
             self._closing = True
             self._wake.set()
             try:
-                async with timeout(1.0):
+                async with timeout(CLOSE_TIMEOUT_S):
                     await self._bye_sent.wait()
             except (TimeoutError, asyncio.TimeoutError):
-                pass
-        self._end(LinkLost("closed here"))
+                self._end(LinkLost("closed here"))
+            else:
+                self._end(LinkLost("closed here"), abort=False)
+        await self.connection.close()
 
     async def wait_ended(self) -> None:
         """Return when the link has ended."""
@@ -187,8 +205,8 @@ class Link:
         except asyncio.CancelledError:
             self._end(LinkLost("stopped here"))
             raise
-        except BaseException as error:
-            self._end(_first_error(error))
+        except Exception as error:
+            self._end(self._reason(error))
         finally:
             self._end(LinkLost("ended"))
             await self.connection.close()
@@ -203,6 +221,11 @@ class Link:
         """
         try:
             await self._hello()
+        except ProtocolError as error:
+            # Not aborted: this end's hello shall arrive, so that the other end sees why.
+            self._end(error, abort=False)
+            await self.connection.close()
+            raise
         except BaseException as error:
             self._end(error if isinstance(error, CollabError) else LinkLost("stopped here"))
             raise
@@ -223,13 +246,12 @@ class Link:
         )
         try:
             async with timeout(self._config.hello_timeout_s):
-                sent_us = now_us()
                 await self.connection.send([head(Type.HELLO), hello.SerializeToString()])
                 data = await self.connection.receive()
-                self.rtt_us = now_us() - sent_us
         except (TimeoutError, asyncio.TimeoutError) as error:
+            limit_s = self._config.hello_timeout_s
             raise PeerUnreachable(
-                f"{self.connection.address}: connected, but no hello within {self._config.hello_timeout_s:g} s"
+                f"{self.connection.address}: connected, but no hello within {limit_s:g} s"
             ) from error
         type_, _, _, _, _, body = parse(data)
         if type_ is not Type.HELLO or len(body) > MAX_HELLO_BYTES:
@@ -261,16 +283,20 @@ class Link:
     # --- loops ---------------------------------------------------------------
 
     async def _write(self) -> None:
-        while True:
-            parts = self._mux.next_frame()
-            if parts is not None:
-                await self.connection.send(parts)
-            elif self._closing and not self._bye_sent.is_set():
-                await self.connection.send([head(Type.BYE)])
-                self._bye_sent.set()
-            else:
-                self._wake.clear()
-                await self._wake.wait()
+        try:
+            while True:
+                parts = self._mux.next_frame()
+                if parts is not None:
+                    await self.connection.send(parts)
+                elif self._closing and not self._bye_sent.is_set():
+                    await self.connection.send([head(Type.BYE)])
+                    self._bye_sent.set()
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except LinkLost:
+            # Reading says why, behind what the peer sent before it went.
+            return
 
     async def _read(self, group: TaskGroup) -> None:
         receive, mux = self.connection.receive, self._mux
@@ -299,7 +325,8 @@ class Link:
     def _take_rtt(self, sample_us: int) -> None:
         if 0 <= sample_us < 60_000_000:
             # The minimum drifts up slowly, so that a changed route is noticed.
-            self.rtt_us = min(sample_us, self.rtt_us + self.rtt_us // 16 + 1)
+            drifted_us = self.rtt_us + self.rtt_us // 16 + 1 if self.rtt_us else sample_us
+            self.rtt_us = max(1, min(sample_us, drifted_us))
 
     async def _signs_of_life(self) -> None:
         config = self._config
@@ -316,8 +343,10 @@ class Link:
 
     # --- calls ---------------------------------------------------------------
 
-    def _send_call(self, channel: Channel, header: pb.CallHeader, body: bytes) -> None:
-        self._mux.send(channel, frame(header.SerializeToString(), (body,)))
+    def _send_call(
+        self, channel: Channel, header: pb.CallHeader, body: bytes, sent: Callable[[], None] | None = None
+    ) -> None:
+        self._mux.send(channel, frame(header.SerializeToString(), (body,)), sent)
         self._wake.set()
 
     def _dispatch(self, group: TaskGroup, channel: Channel, data: Buffer) -> None:
@@ -333,13 +362,15 @@ class Link:
             raise ProtocolError("call: the header cannot be read") from error
         if header.reply:
             self._take_reply(header, body)
-        elif self._serving >= self._config.calls_at_once:
-            self._reply_fault(
-                channel, header.id, Overloaded("too many calls at once on this link; wait for replies")
-            )
-        else:
+        elif self._serving < self._config.calls_at_once:
             self._serving += 1
             group.create_task(self._serve(channel, header.id, header.verb, body))
+        elif self._refusals < MAX_REFUSALS:
+            self._refusals += 1
+            refusal = Overloaded("too many calls at once on this link; wait for replies")
+            self._reply_fault(channel, header.id, refusal, self._refusal_sent)
+        else:
+            raise LimitExceeded(f"call: over {MAX_REFUSALS} replies wait for the peer to read them")
 
     def _take_reply(self, header: pb.CallHeader, body: memoryview) -> None:
         reply = self._calls.get(header.id)
@@ -354,35 +385,45 @@ class Link:
     async def _serve(self, channel: Channel, number: int, verb: str, body: memoryview) -> None:
         try:
             result = await self._handler.call(self, verb, body)
-            self._send_call(channel, pb.CallHeader(id=number, reply=True), result)
+            self._send_call(channel, pb.CallHeader(id=number, reply=True), result, self._reply_sent)
         except CollabError as error:
-            self._reply_fault(channel, number, error)
-        finally:
-            self._serving -= 1
+            self._reply_fault(channel, number, error, self._reply_sent)
+        except Exception as error:
+            log.exception("verb %.40s for %s failed", verb, self.peer.name)
+            what = f"{verb[:40]}: internal error of {self._me.name!r}, {type(error).__name__}; see its log"
+            self._reply_fault(channel, number, CollabError(what), self._reply_sent)
 
-    def _reply_fault(self, channel: Channel, number: int, error: CollabError) -> None:
+    def _reply_fault(
+        self, channel: Channel, number: int, error: CollabError, sent: Callable[[], None]
+    ) -> None:
         header = pb.CallHeader(id=number, reply=True)
-        header.fault.code, header.fault.message = error.code, str(error)[:4096]
-        self._send_call(channel, header, b"")
+        header.fault.code, header.fault.message = error.code, clean_text(str(error), MAX_TEXT)
+        self._send_call(channel, header, b"", sent)
 
-    def _end(self, error: CollabError) -> None:
+    def _reply_sent(self) -> None:
+        self._serving -= 1
+
+    def _refusal_sent(self) -> None:
+        self._refusals -= 1
+
+    def _end(self, error: CollabError, *, abort: bool = True) -> None:
         if self._ended is not None:
             return
         self._ended = error
         self._bye_sent.set()
         self._over.set()
-        self.connection.abort()
+        if abort:
+            self.connection.abort()
         for reply in self._calls.values():
             if not reply.done():
                 reply.set_exception(LinkLost(f"link to {self.peer.name!r} ended: {error}"))
 
-
-def _first_error(error: BaseException) -> CollabError:
-    """The error of this package in an exception group, or a description of a foreign one."""
-    inner = getattr(error, "exceptions", None)
-    while inner:
-        error = inner[0]
-        inner = getattr(error, "exceptions", None)
-    if isinstance(error, CollabError):
-        return error
-    raise error
+    def _reason(self, error: Exception) -> CollabError:
+        """The error of this package in an exception group; a foreign one is logged."""
+        cause: BaseException = error
+        while inner := getattr(cause, "exceptions", None):
+            cause = inner[0]
+        if isinstance(cause, CollabError):
+            return cause
+        log.error("the link to %s fails", self.peer.name, exc_info=cause)
+        return CollabError(f"internal error, {type(cause).__name__}; see the log")

@@ -13,7 +13,6 @@ from collab.core.ids import NodeName
 from collab.errors import (
     CollabError,
     LinkLost,
-    PeerError,
     PeerUnreachable,
     ProtocolError,
     Refused,
@@ -25,6 +24,8 @@ from collab.transport.base import Connection, Listener, Transport, is_loopback, 
 
 MAX_UNGREETED: Final = 64
 """Accepted connections that may be without a hello at a time."""
+MAX_LINKS: Final = 1024
+"""Links from which on no more are accepted."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,24 @@ class Links:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
         assert self._tasks is not None
-        await self._tasks.__aexit__(kind, error, trace)
+        try:
+            await self.close()
+        finally:
+            await self._tasks.__aexit__(None, None, None)
 
     async def close(self) -> None:
-        """End all links and listeners; safe to repeat."""
+        """End all links, once what they have queued is sent, and listeners; safe to repeat."""
         self._closing = True
-        for keeper in (*self._keepers.values(), *self._peer_keepers.values()):
-            keeper.cancel()
-        links = [link for links in self._links.values() for link in links]
-        await asyncio.gather(*(link.close() for link in links))
-        await asyncio.gather(*(listener.close() for listener in self._listeners))
-        self._listeners.clear()
+        try:
+            await asyncio.gather(*(link.close() for links in self._links.values() for link in links))
+        finally:
+            for keeper in (*self._keepers.values(), *self._peer_keepers.values()):
+                keeper.cancel()
+            for link in [link for links in self._links.values() for link in links]:
+                link.abort()
+            await asyncio.gather(*(listener.close() for listener in self._listeners))
+            self._listeners.clear()
 
     @property
     def schemes(self) -> list[str]:
@@ -107,13 +113,15 @@ class Links:
     # --- finding -------------------------------------------------------------
 
     def get(self, name: NodeName) -> Link | None:
-        """The link to use for a peer, or None."""
-        links = self._links.get(name)
-        return links[-1] if links else None
+        """The link to use for a peer, the newest that lives; or None."""
+        for link in reversed(self._links.get(name, ())):
+            if link.ended is None:
+                return link
+        return None
 
     def all(self) -> list[Link]:
         """One live link for each peer."""
-        return [links[-1] for links in self._links.values() if links]
+        return [link for name in self._links if (link := self.get(name)) is not None]
 
     async def wait_for(self, name: NodeName) -> Link:
         """The link to a peer, as soon as there is one; the caller bounds the wait."""
@@ -142,6 +150,7 @@ class Links:
         """Dial once and return the live link; the peer must have that name, if given."""
         link = await self._greeted(address, name)
         assert self._tasks is not None
+        self._add(link)
         self._tasks.create_task(self._serve(link))
         return link
 
@@ -151,7 +160,7 @@ class Links:
         for address in addresses:
             try:
                 return await self.connect(address, name)
-            except (PeerError, Refused) as error:
+            except CollabError as error:
                 errors.append(str(error))
         what = f"node {name!r}: " if name else ""
         raise PeerUnreachable(what + ("; ".join(errors) or "no endpoint is known; give --peers"))
@@ -192,7 +201,9 @@ class Links:
         delay_s = self._dial.backoff_s
         while not self._closing:
             try:
-                await self._serve(await self._greeted(address, None))
+                link = await self._greeted(address, None)
+                self._add(link)
+                await self._serve(link)
                 delay_s = self._dial.backoff_s
             except CollabError as error:
                 if on_failure:
@@ -205,6 +216,9 @@ class Links:
         connection = await self._transport(address).dial(address, self._dial.timeout_s)
         link = Link(connection, self.identity, self._handler, self._config)
         await link.greet()
+        if self._closing:
+            link.abort()
+            raise LinkLost(f"{address}: this end is closing")
         if name is not None and link.peer.name != name:
             link.abort()
             raise ProtocolError(
@@ -213,7 +227,7 @@ class Links:
         return link
 
     async def _accepted(self, connection: Connection) -> None:
-        if self._closing or self._ungreeted >= MAX_UNGREETED:
+        if self._full():
             connection.abort()
             return
         link = Link(connection, self.identity, self._handler, self._config)
@@ -225,16 +239,27 @@ class Links:
             return
         finally:
             self._ungreeted -= 1
+        if self._closing:
+            link.abort()
+            return
+        self._add(link)
         await self._serve(link)
 
-    async def _serve(self, link: Link) -> None:
-        """Run a greeted link to its end while others can find it."""
-        name = link.peer.name
-        self._links.setdefault(name, []).append(link)
+    def _full(self) -> bool:
+        links = sum(map(len, self._links.values()))
+        return self._closing or self._ungreeted >= MAX_UNGREETED or links >= MAX_LINKS
+
+    def _add(self, link: Link) -> None:
+        """Let others find a greeted link; `_serve` has to follow."""
+        self._links.setdefault(link.peer.name, []).append(link)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._handler.link_up(link)
+
+    async def _serve(self, link: Link) -> None:
+        """Run a link to its end, then forget it."""
+        name = link.peer.name
         try:
             await link.serve()
         finally:

@@ -132,7 +132,8 @@ class Mux:
     def send(self, channel: Channel, parts: Sequence[Buffer], sent: Callable[[], None] | None = None) -> None:
         """Queue a message; the buffers must stay as they are until it is sent.
 
-        ``sent`` is called when the last frame of the message has been taken.  Raises `LimitExceeded` if the peer does not take messages of that size.
+        ``sent`` is called when the message's last frame has been taken.  Raises
+        `LimitExceeded` if the peer does not take messages of that size.
         """
         views = deque(memoryview(part) for part in parts if len(part))
         total = sum(map(len, views))

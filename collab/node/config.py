@@ -18,7 +18,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: Path | None = None
     store_bytes: int = 4 << 30
     max_tensor_bytes: int = 64 << 20
-    """Largest tensor that is accepted."""
+    """Most that the tensors of one message may have."""
     insecure_networks: bool = False
     """Whether unencrypted links off loopback are allowed."""
     drain_s: float = 10.0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Awaitable, Callable
-
-
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from collab import __version__
 from collab.codec.pb import control_pb2 as pb
@@ -15,8 +14,8 @@ from collab.core.plan import from_json
 from collab.errors import LimitExceeded
 from collab.node.program import monotonic_us
 from collab.node.verbs import Caller, Implementation
-from collab.runtime.sample import zero_inputs
 from collab.runtime.cpu import resident_bytes
+from collab.runtime.sample import zero_inputs
 
 if TYPE_CHECKING:
     from collab.node.service import NodeService
@@ -130,9 +129,9 @@ class NodeControl:
         expected = None
         if request.expected_epoch:
             expected = (Epoch(request.expected_epoch), Digest(request.expected_digest))
-        self._node.session.reserve(
-            from_json(request.plan), Epoch(request.epoch), request.holder, monotonic_us(), expected
-        )
+        plan = from_json(request.plan)
+        self._node.check_fits(plan)
+        self._node.session.reserve(plan, Epoch(request.epoch), request.holder, monotonic_us(), expected)
         return pb.ReserveReply()
 
     async def prepare(self, _: Caller, request: pb.PrepareRequest) -> pb.PrepareReply:
@@ -152,7 +151,9 @@ class NodeControl:
 
     async def abort(self, _: Caller, request: pb.EpochRequest) -> pb.EpochReply:
         """Give a reservation back and unload what was prepared under it."""
-        await self._node.abort(PlanName(request.plan), Epoch(request.epoch), Digest(request.digest), request.holder)
+        await self._node.abort(
+            PlanName(request.plan), Epoch(request.epoch), Digest(request.digest), request.holder
+        )
         return pb.EpochReply()
 
     async def retire(self, _: Caller, request: pb.EpochRequest) -> pb.EpochReply:

@@ -60,6 +60,9 @@ class LoadedPlan:
         self.live = 0
         self.live_by_requester: dict[NodeName, int] = {}
 
+    def __str__(self) -> str:
+        return f"plan {self.plan.name!r} epoch {self.epoch} on node {self._node!r}"
+
     @property
     def state(self) -> str:
         """What may be done with it: ``prepared``, ``serving`` or ``retired``."""

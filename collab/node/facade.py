@@ -10,7 +10,17 @@ from grpc_reflection.v1alpha import reflection
 
 from collab.codec.verbs import VERBS
 from collab.core.ids import NodeName
-from collab.errors import CollabError, LimitExceeded, NotLoaded, Overloaded, Refused
+from collab.errors import (
+    CollabError,
+    Conflict,
+    InputError,
+    IntegrityError,
+    LimitExceeded,
+    NotLoaded,
+    Overloaded,
+    ProtocolError,
+    Refused,
+)
 from collab.node.service import NodeService
 from collab.node.verbs import Caller
 
@@ -18,12 +28,18 @@ SERVICE: Final = "collab.v1.Control"
 LINK_SERVICE: Final = "collab.v1.Link"
 _TOOL: Final = Caller(NodeName("grpc-tool"), "operator")
 
-_STATUS: Final = {
-    Refused: grpc.StatusCode.PERMISSION_DENIED,
-    LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    NotLoaded: grpc.StatusCode.NOT_FOUND,
-}
+_STATUS: Final = (
+    (LimitExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (Refused, grpc.StatusCode.PERMISSION_DENIED),
+    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (NotLoaded, grpc.StatusCode.NOT_FOUND),
+    (Conflict, grpc.StatusCode.ABORTED),
+    (InputError, grpc.StatusCode.INVALID_ARGUMENT),
+    (ProtocolError, grpc.StatusCode.INVALID_ARGUMENT),
+    (IntegrityError, grpc.StatusCode.DATA_LOSS),
+    (CollabError, grpc.StatusCode.FAILED_PRECONDITION),
+)
+"""Statuses by error; the first that fits."""
 
 
 class _ControlService(grpc.GenericRpcHandler):
@@ -33,7 +49,7 @@ class _ControlService(grpc.GenericRpcHandler):
         self._service = service
 
     def service(self, handler_call_details: Any) -> Any:
-        _, package, verb = (handler_call_details.method.split("/") + ["", ""])[:3]
+        _, package, verb = [*handler_call_details.method.split("/"), "", ""][:3]
         if package != SERVICE or verb not in VERBS:
             return None
 
@@ -41,7 +57,7 @@ class _ControlService(grpc.GenericRpcHandler):
             try:
                 return await self._service.dispatcher.call(_TOOL, verb, body)
             except CollabError as error:
-                code = _STATUS.get(type(error), grpc.StatusCode.FAILED_PRECONDITION)
+                code = next(status for kind, status in _STATUS if isinstance(error, kind))
                 await context.abort(code, f"{error.code}: {error}")
                 raise
 

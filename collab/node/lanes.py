@@ -36,6 +36,10 @@ class Lanes:
         self.nodes = frozenset(node for path in paths for node in path)
         self.neighbours = frozenset(end for lane in self.by_edge if lane for end in lane if end is not None)
 
+    def lane(self, edge: EdgeId) -> Lane | None:
+        """The node's place on an edge; None if it has none there, or there is no such edge."""
+        return self.by_edge[edge] if 0 <= edge < len(self.by_edge) else None
+
     def upstream(self, stage: int) -> tuple[EdgeId, NodeName]:
         """The edge and the peer by which a failure of this node's stage goes back to the requester.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from collab.codec.tensors import Array, EncodedTensor, Payload, decode, encode
 from collab.core.ids import EdgeId, NodeName
@@ -35,7 +35,9 @@ class Program:
         if self._loaded is not None:
             self._loaded.close()
 
-    def run(self, inputs: Inputs, queued_us: int, deadline_us: int, clock: Callable[[], int]) -> Computed | Fault:
+    def run(
+        self, inputs: Inputs, queued_us: int, deadline_us: int, clock: Callable[[], int]
+    ) -> Computed | Fault:
         """Decode, compute and encode; every error becomes a fault that names node and stage."""
         start_us = clock()
         if start_us > deadline_us:
@@ -47,7 +49,9 @@ class Program:
                 decoded_us = clock()
                 made = self._compute(arrays)
             else:
-                members = [{t.spec.name: decode(t) for t in payload} for _, payload in inputs if payload is not None]
+                members = [
+                    {t.spec.name: decode(t) for t in payload} for _, payload in inputs if payload is not None
+                ]
                 decoded_us = clock()
                 made = dict(self._combine(members))
             computed_us = clock()
@@ -69,7 +73,7 @@ class Program:
     def _compute(self, arrays: Sequence[Array]) -> dict[str, Array]:
         assert self._loaded is not None
         outputs = self._loaded.run(arrays)
-        return {spec.name: array for spec, array in zip(self.stage.outputs, outputs)}
+        return {spec.name: array for spec, array in zip(self.stage.outputs, outputs, strict=True)}
 
     def _encode(
         self, made: Mapping[str, Array], received: Mapping[str, EncodedTensor]

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from itertools import pairwise
 
 from collab.codec.envelope import EnvelopeLimits, decode_envelope, encode_envelope
 from collab.codec.wire import Buffer
-from collab.core.ids import Digest, Epoch, NodeName, PlanName
+from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
 from collab.core.token import Fault, Kind, Token
-from collab.errors import CollabError, NotLoaded, ProtocolError
+from collab.core.validate import flow
+from collab.errors import CollabError, LimitExceeded, NotLoaded, ProtocolError, StoreError
 from collab.link.link import Handler, Link
 from collab.link.links import Links
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.device import Device, describe_device
-from collab.node.stages import Stages
 from collab.node.program import monotonic_us
 from collab.node.session import Action, Compute, Computed, Send, Session, SessionLimits, Work
+from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.verbs import Caller, Dispatcher
 from collab.runtime.base import Backend
@@ -27,6 +30,8 @@ from collab.runtime.base import Backend
 log = logging.getLogger("collab.node")
 
 _NEVER_US = 1 << 62
+_QUIET_US = 300_000
+"""A draining node stays this long after the last token, for requests that are still on their way to it."""
 
 MakeLinks = Callable[[Handler], Links]
 
@@ -47,7 +52,7 @@ class NodeService:
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
         self.session = Session(self.name, limits)
-        self.stages = Stages(self.name, store, backends, self._computed)
+        self.stages = Stages(self.name, store, backends, self._computed, self.session.wanted)
         self.backends = backends
         self.links = make_links(self)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
@@ -58,6 +63,8 @@ class NodeService:
         self._idle = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._counters: dict[str, int] = {}
+        self._heard_us = -_QUIET_US
+        self._preparing = asyncio.Lock()
 
     @property
     def default_backend(self) -> Backend:
@@ -103,14 +110,15 @@ class NodeService:
     async def drain_and_wait(self) -> int:
         """Admit nothing more, wait for what is under way; returns what is still left then."""
         self.drain()
-        deadline = asyncio.get_running_loop().time() + self.config.drain_s
-        while (left := self._in_flight()) and asyncio.get_running_loop().time() < deadline:
+        deadline_us = monotonic_us() + int(self.config.drain_s * 1e6)
+        while (now := monotonic_us()) < deadline_us:
+            left_us = _QUIET_US if self._in_flight() else self._heard_us + _QUIET_US - now
+            if left_us <= 0:
+                break
             self._idle.clear()
-            try:
-                await asyncio.wait_for(self._idle.wait(), 0.2)
-            except (TimeoutError, asyncio.TimeoutError):
-                continue
-        return left
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), min(left_us, deadline_us - now) / 1e6)
+        return self._in_flight()
 
     def drain(self) -> None:
         """Admit nothing more."""
@@ -129,6 +137,7 @@ class NodeService:
             log.warning("a kept plan cannot be read and is left out: %s", text)
         for entry in kept:
             try:
+                self.check_fits(entry.plan)
                 await self.stages.load(entry.plan, entry.epoch)
                 self.session.restore(entry.plan, entry.epoch, monotonic_us())
                 self._reach(entry.plan)
@@ -140,35 +149,60 @@ class NodeService:
 
     # --- deploying ---------------------------------------------------------------
 
+    def check_fits(self, plan: Plan) -> None:
+        """Refuse a plan whose tensors are too large for this node; raises `LimitExceeded`."""
+        limit = self.config.max_tensor_bytes
+        on_edge = flow(plan)
+        for index, edge in enumerate(plan.edges):
+            target = () if edge.target == REQUESTER else plan.stage(edge.target).nodes
+            size = sum(spec.nbytes for spec in on_edge[EdgeId(index)].values())
+            if size > limit and self.name in (*target, *edge.via):
+                raise LimitExceeded(
+                    f"edges[{index}] ({edge.source} -> {edge.target}): its tensors have {size} bytes, "
+                    f"node {self.name!r} takes {limit}; raise its --max-tensor-bytes"
+                )
+
     async def prepare(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Load the stages of a reserved epoch; see `Session.reserve`."""
-        plan = self.session.reserved(name, epoch, digest, holder, monotonic_us())
-        await self.stages.load(plan, epoch)
-        try:
-            self._perform(self.session.prepare(name, epoch, digest, holder, monotonic_us()))
-        except CollabError:
-            await self.stages.unload(name, epoch)
-            raise
+        async with self._preparing:
+            if self.session.current(name) == (epoch, digest):
+                return
+            plan = self.session.reserved(name, epoch, digest, holder, monotonic_us())
+            await self.stages.load(plan, epoch)
+            try:
+                await self.stages.off_loop(self.stages.store.write_plan, plan, epoch)
+                self._perform(self.session.prepare(name, epoch, digest, holder, monotonic_us()))
+            except CollabError:
+                await self.stages.unload(name, epoch)
+                raise
         self._reach(plan)
 
     async def commit(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Make a prepared epoch current, and remember it over restarts."""
         previous = self.session.current(name)
         self.session.commit(name, epoch, digest, holder, monotonic_us())
-        plan = self.stages.plan(name, epoch)
-        assert plan is not None
-        await self.stages.off_loop(self.stages.store.keep_plan, plan, epoch)
-        if previous is not None and previous[0] != epoch:
+        if previous == (epoch, digest):
+            return
+        if previous is not None:
             self._spawn(self._retire_later(name, previous[0]))
+        for old in self.session.epochs(name)[: -self.config.max_epochs]:
+            await self.unload(name, old)
+        try:
+            await self.stages.off_loop(self.stages.store.keep_plan, name, epoch)
+        except StoreError as error:
+            # The other nodes have it too, and it serves: too late to say no.
+            log.warning("plan %r epoch %d serves, but not after a restart: %s", name, epoch, error)
 
     async def abort(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Give a reservation back; unload what was loaded under it."""
         self._perform(self.session.abort(name, epoch, digest, holder, monotonic_us()))
+        if not self.session.loaded(name, epoch):
+            await self.stages.off_loop(self.stages.store.drop_plan, name, epoch)
 
     async def retire(self, name: PlanName, epoch: Epoch) -> None:
         """Admit nothing more to an epoch, and do not load it at the next start."""
         self.session.retire(name, epoch)
-        await self.stages.off_loop(self.stages.store.forget_plan, name)
+        await self.stages.off_loop(self.stages.store.forget_plan, name, epoch)
 
     async def unload(self, name: PlanName, epoch: Epoch) -> None:
         """Free an epoch."""
@@ -187,7 +221,7 @@ class NodeService:
                 self.links.keep_peer(name, endpoints[name])
 
     def _spawn(self, work: Awaitable[None]) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -195,7 +229,7 @@ class NodeService:
 
     def tensors(self, link: Link, message: Buffer) -> None:
         """An envelope arrived."""
-        now = monotonic_us()
+        now = self._heard_us = monotonic_us()
         token = decode_envelope(message, now, link.rtt_us // 2, self._envelope_limits)
         if token.kind is Kind.VALUE and not self._fits(token):
             self._count("payload_mismatch")
@@ -291,11 +325,9 @@ def neighbours(plan: Plan, node: NodeName) -> set[NodeName]:
     ids = {stage.id: stage.nodes for stage in plan.stages}
     for edge in plan.edges:
         hops = [set(ids.get(edge.source, ())), *({name} for name in edge.via), set(ids.get(edge.target, ()))]
-        for near, far in zip(hops, hops[1:]):
+        for near, far in pairwise(hops):
             if node in near:
                 found |= far
             if node in far:
                 found |= near
     return found - {node}
-
-

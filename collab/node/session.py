@@ -140,7 +140,7 @@ class Session:
         return self._deployments.epochs(plan)
 
     def plans(self) -> list[PlanInfo]:
-        """All loaded epochs."""
+        """All loaded epochs, and the last one of each plan of which none is loaded any more."""
         return self._deployments.plans()
 
     def current(self, plan: PlanName) -> Version | None:
@@ -215,7 +215,7 @@ class Session:
             self._counters.forged += 1
             return actions
         lanes = state.lanes if state is not None else loaded.lanes(token.requester, token.route)
-        lane = lanes.by_edge[edge] if lanes is not None and 0 <= edge < len(lanes.by_edge) else None
+        lane = lanes.lane(edge) if lanes is not None else None
         if lanes is None or lane is None or _is_malformed(token, loaded):
             self._counters.malformed += 1
             message = f"plan {key.plan!r} epoch {key.epoch} has no such token of edge {edge} for this node"
@@ -253,7 +253,7 @@ class Session:
         self._counters.undeliverable += 1
         loaded = self._deployments.find(token.key.plan, token.key.epoch)
         lanes = loaded.lanes(token.requester, token.route) if loaded is not None else None
-        lane = lanes.by_edge[token.edge] if lanes is not None else None
+        lane = lanes.lane(token.edge) if lanes is not None else None
         if loaded is None or lanes is None or lane is None or token.kind is _CANCEL:
             return actions
         if token.kind is _FAILED:
@@ -331,21 +331,20 @@ class Session:
         """Code and message, if there is no place for an attempt; one that is too late needs none."""
         if now_us >= token.deadline_us:
             return None
-        what = f"plan {loaded.plan.name!r} epoch {loaded.epoch} on node {self.node!r}"
         if enters:
             if self.draining or loaded.retired:
                 self._counters.retired += 1
-                who = f"node {self.node!r} is draining" if self.draining else f"{what} is retired"
+                who = f"node {self.node!r} is draining" if self.draining else f"{loaded} is retired here"
                 return NotLoaded.code, f"{who}; ask for the plan's current epoch and nodes"
             granted = loaded.leases.granted(token.requester, now_us) if loaded.leases is not None else 0
             if loaded.admitted.get(token.requester, 0) >= granted:
                 self._counters.no_lease += 1
-                return Overloaded.code, f"{what}: requester {token.requester!r} holds {granted} credits"
+                return Overloaded.code, f"{loaded}: requester {token.requester!r} holds {granted} credits"
         if state is None or state.shelf is not Shelf.LIVE:
             bound = self._attempts.full(loaded, token.requester)
             if bound is not None:
                 self._counters.no_room += 1
-                return Overloaded.code, f"{what}: {bound}"
+                return Overloaded.code, f"{loaded}: {bound}"
         return None
 
     def _refuse(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Mapping, TypeVar
+from typing import TypeVar
 
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan, StageSpec
@@ -13,7 +14,7 @@ from collab.core.validate import flow
 from collab.errors import BackendError, PlanError
 from collab.node.program import Program
 from collab.node.store import Store
-from collab.node.worker import Done, Worker
+from collab.node.worker import Done, Wanted, Worker
 from collab.runtime.base import Backend, LoadedStage
 
 T = TypeVar("T")
@@ -33,11 +34,14 @@ class _LoadedEpoch:
 class Stages:
     """Workers by plan, epoch and stage; the disk and the loading stay off the event loop."""
 
-    def __init__(self, node: NodeName, store: Store, backends: Mapping[str, Backend], done: Done) -> None:
+    def __init__(
+        self, node: NodeName, store: Store, backends: Mapping[str, Backend], done: Done, wanted: Wanted
+    ) -> None:
         self.store = store
         self._node = node
         self._backends = backends
         self._done = done
+        self._wanted = wanted
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="collab-disk")
         self._loaded: dict[tuple[PlanName, Epoch], _LoadedEpoch] = {}
         self._loading: dict[tuple[PlanName, Epoch], Plan] = {}
@@ -77,7 +81,8 @@ class Stages:
         programs: list[Program] = []
         try:
             for stage in plan.stages_on(self._node):
-                programs.append(await self.off_loop(self._program, plan, stage))
+                program = await self.off_loop(self._program, plan, stage)
+                programs.append(program)
         except BaseException:
             for program in programs:
                 program.close()
@@ -85,7 +90,9 @@ class Stages:
         finally:
             del self._loading[key]
         loop = asyncio.get_running_loop()
-        workers = {plan.stage_index(p.stage.id): Worker(p, loop, self._done) for p in programs}
+        workers = {
+            plan.stage_index(p.stage.id): Worker(p, loop, self._done, self._wanted) for p in programs
+        }
         self._loaded[key] = _LoadedEpoch(plan, workers)
 
     def _program(self, plan: Plan, stage: StageSpec) -> Program:
@@ -94,7 +101,9 @@ class Stages:
         backend = self._backends.get(stage.backend)
         if backend is None:
             known = ", ".join(sorted(self._backends))
-            raise BackendError(f"stage {stage.id!r}: back end {stage.backend!r} is not here; this node has {known}")
+            raise BackendError(
+                f"stage {stage.id!r}: back end {stage.backend!r} is not here; this node has {known}"
+            )
         loaded = backend.load(self.store.path(stage.sha256), stage.threads)
         _check_signature(stage, loaded)
         return Program(plan, stage, self._node, loaded)

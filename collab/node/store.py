@@ -11,8 +11,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, Iterable
+from typing import Final
 
 import msgspec
 
@@ -47,7 +49,9 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(root / "lock", "w", encoding="ascii")  # noqa: SIM115 - held while the store is open
         except OSError as error:
-            raise StoreError(f"store {root}: cannot be used: {error.strerror}; choose another --store") from error
+            raise StoreError(
+                f"store {root}: cannot be used: {error.strerror}; choose another --store"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -62,7 +66,8 @@ class Store:
 
     def digests(self) -> list[Digest]:
         """What is held completely."""
-        return [Digest(path.name) for path in sorted(self._blobs.iterdir())]
+        with _translated("list the blobs"):
+            return [Digest(path.name) for path in sorted(self._blobs.iterdir())]
 
     def held(self, sha256: Digest) -> tuple[int, bool]:
         """Bytes held of a blob, and whether it is complete."""
@@ -76,12 +81,15 @@ class Store:
     def checked(self, sha256: Digest) -> tuple[int, bool]:
         """Like `held`, but a complete blob's bytes are checked, and a corrupted one is removed."""
         size, complete = self.held(sha256)
-        if complete and _sha256(self._blobs / sha256) != sha256:
-            (self._blobs / sha256).unlink(missing_ok=True)
-            return 0, False
+        with _translated(f"check blob {sha256[:12]}"):
+            if complete and _sha256(self._blobs / sha256) != sha256:
+                (self._blobs / sha256).unlink(missing_ok=True)
+                return 0, False
         return size, complete
 
-    def put(self, sha256: Digest, total: int, offset: int, data: bytes | memoryview, keep: Iterable[Digest]) -> int:
+    def put(
+        self, sha256: Digest, total: int, offset: int, data: bytes | memoryview, keep: Iterable[Digest]
+    ) -> int:
         """Add a part that starts where the last one ended; returns the bytes held then.
 
         The part that completes the blob is checked against the digest.  Blobs that are
@@ -92,20 +100,24 @@ class Store:
         size, complete = self.held(sha256)
         if complete:
             return size
-        if offset != size or offset + len(data) > total:
-            raise ProtocolError(f"blob {sha256[:12]}: a part at {offset} of {total}, but {size} bytes are held")
-        self._make_room(total, {*keep, sha256})
         path = self._partial / sha256
-        try:
+        if size > total:
+            with _translated(f"remove a part of blob {sha256[:12]}"):
+                path.unlink(missing_ok=True)
+            raise IntegrityError(f"blob {sha256[:12]}: {size} bytes were held of {total}; send it again")
+        if offset != size or offset + len(data) > total:
+            raise ProtocolError(
+                f"blob {sha256[:12]}: a part at {offset} of {total}, but {size} bytes are held"
+            )
+        with _translated(f"write blob {sha256[:12]}"):
+            self._make_room(total, total - size, {*keep, sha256})
             with open(path, "ab") as file:
                 file.write(data)
                 if size + len(data) == total:
                     file.flush()
                     os.fsync(file.fileno())
-        except OSError as error:
-            raise StoreError(f"store: cannot write blob {sha256[:12]}: {error.strerror}") from error
-        if size + len(data) == total:
-            self._complete(path, sha256)
+            if size + len(data) == total:
+                self._complete(path, sha256)
         return size + len(data)
 
     def _complete(self, path: Path, sha256: Digest) -> None:
@@ -115,19 +127,19 @@ class Store:
         os.replace(path, self._blobs / sha256)
         _sync_folder(self._blobs)
 
-    def _make_room(self, total: int, keep: set[Digest]) -> None:
+    def _make_room(self, total: int, missing: int, keep: set[Digest]) -> None:
         if total > self._limit:
             raise LimitExceeded(f"blob of {total} bytes is over the store's limit of {self._limit}")
         files = [(path, path.stat()) for folder in (self._blobs, self._partial) for path in folder.iterdir()]
         used = sum(stat.st_size for _, stat in files)
         for path, stat in sorted(files, key=lambda entry: max(entry[1].st_atime, entry[1].st_mtime)):
-            if used + total <= self._limit:
+            if used + missing <= self._limit:
                 return
             if path.name not in keep:
                 path.unlink(missing_ok=True)
                 used -= stat.st_size
-        if used + total > self._limit:
-            raise LimitExceeded(f"store: {total} bytes do not fit beside {used} in use; raise store_bytes")
+        if used + missing > self._limit:
+            raise LimitExceeded(f"store: {missing} bytes do not fit beside {used} in use; raise store_bytes")
 
     def path(self, sha256: Digest) -> Path:
         """File of a blob whose bytes were checked just now.
@@ -141,34 +153,57 @@ class Store:
         except OSError as error:
             raise StoreError(f"blob {sha256[:12]}: not in the store; deploy the plan again") from error
         if found != sha256:
-            path.unlink(missing_ok=True)
-            raise IntegrityError(f"blob {sha256[:12]}: corrupted in the store and removed; deploy the plan again")
-        os.utime(path)
+            with _translated(f"remove corrupted blob {sha256[:12]}"):
+                path.unlink(missing_ok=True)
+            raise IntegrityError(
+                f"blob {sha256[:12]}: corrupted in the store and removed; deploy the plan again"
+            )
+        with suppress(OSError):  # only the order of eviction depends on it
+            os.utime(path)
         return path
 
     # --- plans -----------------------------------------------------------------
 
-    def keep_plan(self, plan: Plan, epoch: Epoch) -> None:
-        """Remember the current epoch of a plan over restarts."""
+    def write_plan(self, plan: Plan, epoch: Epoch) -> None:
+        """Put an epoch of a plan on the disk, so that `keep_plan` needs no room there."""
         record = msgspec.json.encode(_Record(epoch, msgspec.Raw(msgspec.json.encode(plan))))
-        path = self._plans / f"{plan.name}.json"
-        try:
-            with open(path.with_suffix(".new"), "wb") as file:
-                file.write(record)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(path.with_suffix(".new"), path)
-            _sync_folder(self._plans)
-        except OSError as error:
-            raise StoreError(f"store: cannot keep plan {plan.name!r}: {error.strerror}") from error
+        with _translated(f"keep plan {plan.name!r}"), open(self._written(plan.name, epoch), "wb") as file:
+            file.write(record)
+            file.flush()
+            os.fsync(file.fileno())
 
-    def forget_plan(self, name: PlanName) -> None:
-        """Do not load a plan at the next start."""
-        (self._plans / f"{name}.json").unlink(missing_ok=True)
+    def keep_plan(self, name: PlanName, epoch: Epoch) -> None:
+        """Load what `write_plan` wrote at the next start, in place of the plan's former epoch."""
+        with _translated(f"keep plan {name!r}"):
+            os.replace(self._written(name, epoch), self._kept(name))
+            _sync_folder(self._plans)
+
+    def drop_plan(self, name: PlanName, epoch: Epoch) -> None:
+        """Take back a `write_plan` that `keep_plan` has not followed."""
+        with _translated(f"drop plan {name!r}"):
+            self._written(name, epoch).unlink(missing_ok=True)
+
+    def forget_plan(self, name: PlanName, epoch: Epoch) -> None:
+        """Do not load an epoch of a plan at the next start."""
+        path = self._kept(name)
+        with _translated(f"forget plan {name!r}"):
+            with suppress(FileNotFoundError, msgspec.DecodeError):
+                if msgspec.json.decode(path.read_bytes(), type=_Record).epoch != epoch:
+                    return
+            path.unlink(missing_ok=True)
+
+    def _kept(self, name: PlanName) -> Path:
+        return self._plans / f"{name}.json"
+
+    def _written(self, name: PlanName, epoch: Epoch) -> Path:
+        return self._plans / f"{name}.{epoch}.new"
 
     def kept_plans(self) -> tuple[list[KeptPlan], list[str]]:
         """Plans to load at start, and what is wrong with those that cannot be read."""
         kept, broken = [], []
+        with suppress(OSError):
+            for path in self._plans.glob("*.new"):
+                path.unlink()
         for path in sorted(self._plans.glob("*.json")):
             try:
                 record = msgspec.json.decode(path.read_bytes(), type=_Record)
@@ -176,6 +211,15 @@ class Store:
             except (OSError, msgspec.DecodeError, CollabError) as error:
                 broken.append(f"{path.name}: {error}")
         return kept, broken
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Let errors of the disk leave as `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"store: cannot {what}: {error.strerror or error}") from error
 
 
 def _sha256(path: Path) -> Digest:

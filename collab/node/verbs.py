@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Awaitable, Callable, Final, Mapping
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
@@ -51,7 +52,9 @@ class Dispatcher:
         roles = ROLES.get(name, _OPERATOR)
         if caller.role not in roles:
             allowed = ", ".join(sorted(roles))
-            raise Refused(f"{name}: {caller.name!r} is a {caller.role or 'stranger'}; only {allowed} may call it")
+            raise Refused(
+                f"{name}: {caller.name!r} is a {caller.role or 'stranger'}; only {allowed} may call it"
+            )
         try:
             request = verb.request.FromString(bytes(body))
         except (DecodeError, UnicodeDecodeError) as error:

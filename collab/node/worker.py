@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Callable
 
 from collab.core.token import Fault
 from collab.node.program import Inputs, Program, monotonic_us
 from collab.node.session import Computed, Work
 
 Done = Callable[[Work, "Computed | Fault"], None]
+Wanted = Callable[[Work], bool]
 
 
 class Worker:
-    """Runs one program on jobs in the order of their arrival."""
+    """Runs one program on jobs in the order of their arrival, but for those not ``wanted`` any more."""
 
-    def __init__(self, program: Program, loop: asyncio.AbstractEventLoop, done: Done) -> None:
+    def __init__(
+        self, program: Program, loop: asyncio.AbstractEventLoop, done: Done, wanted: Wanted = lambda _: True
+    ) -> None:
         self._program = program
         self._loop = loop
         self._done = done
+        self._wanted = wanted
+        self._closing = False
         self._jobs: SimpleQueue[tuple[Work, Inputs, int, int] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"collab-stage-{program.stage.id}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"collab-stage-{program.stage.id}", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -39,9 +46,11 @@ class Worker:
         self._jobs.put((work, inputs, monotonic_us(), deadline_us))
 
     def _run(self) -> None:
-        run, take, done = self._program.run, self._jobs.get, self._done
-        while (job := take()) is not None:
+        run, take, done, wanted = self._program.run, self._jobs.get, self._done, self._wanted
+        while (job := take()) is not None and not self._closing:
             work, inputs, queued_us, deadline_us = job
+            if not wanted(work):
+                continue
             result = run(inputs, queued_us, deadline_us, monotonic_us)
             # Do not keep the payload alive until the next job.
             del job, inputs
@@ -53,6 +62,7 @@ class Worker:
 
     async def close(self) -> None:
         """Finish the running job, forget the rest, free the stage; bounded by one job's time."""
+        self._closing = True
         self._jobs.put(None)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
         self._program.close()

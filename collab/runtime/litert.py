@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import platform
 import re
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from collab.runtime.base import Backend, LoadedStage, RuntimeClass
 from collab.runtime.cpu import cpu_features
 
 _PACKAGES: Final = (
-    ("ai_edge_litert.interpreter", "ai-edge-litert"),
-    ("tflite_runtime.interpreter", "tflite-runtime"),
+    ("ai_edge_litert", "ai-edge-litert"),
+    ("tflite_runtime", "tflite-runtime"),
 )
 _UNKNOWN_OPERATOR: Final = re.compile(
     r"unresolved custom op: (\S+)"
@@ -29,13 +30,20 @@ _UNKNOWN_OPERATOR: Final = re.compile(
 )
 
 
-def _interpreter_module() -> tuple[Any, str]:
-    for module, distribution in _PACKAGES:
-        try:
-            return importlib.import_module(module), distribution
-        except ImportError:
-            continue
+def _installed() -> tuple[str, str]:
+    """Module and distribution of the runtime, found without importing it: an idle node does not need it."""
+    for package, distribution in _PACKAGES:
+        if importlib.util.find_spec(package) is not None:
+            return f"{package}.interpreter", distribution
     raise BackendError("no LiteRT runtime is installed; install ai-edge-litert")
+
+
+def _import() -> Any:
+    module, distribution = _installed()
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BackendError(f"{distribution} is installed but cannot be imported: {error}") from error
 
 
 class _LiteRTStage(LoadedStage):
@@ -104,7 +112,7 @@ class LiteRT(Backend):
 
     def runtime_class(self) -> RuntimeClass:
         """LiteRT build, instruction set, CPU features and delegate."""
-        _, distribution = _interpreter_module()
+        _, distribution = _installed()
         version = f"{distribution} {importlib.metadata.version(distribution)}"
         return RuntimeClass(self.name, version, platform.machine(), cpu_features(), "xnnpack")
 
@@ -129,7 +137,7 @@ class LiteRT(Backend):
         return [tuple(int(d) for d in detail["shape"]) for detail in details]
 
     def _interpreter(self, model: Path | bytes, threads: int) -> Any:
-        module, _ = _interpreter_module()
+        module = _import()
         source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": bytes(model)}
         try:
             interpreter = module.Interpreter(num_threads=threads, **source)

@@ -131,22 +131,24 @@ class _ClientConnection(_GrpcConnection):
         super().__init__(stream, address, loopback)
         self._channel = channel
         self._closing: asyncio.Future[None] | None = None
+        self._close_lock = asyncio.Lock()
 
     async def close(self) -> None:
-        if not self._ended:
-            self._ended = self._draining = True
-            try:
-                async with timeout(_CLOSE_TIMEOUT_S):
-                    await self._finish()
-            except (*_STREAM_ERRORS, TimeoutError, asyncio.TimeoutError):
-                pass
-            except asyncio.CancelledError:
-                if is_cancelled():
-                    self.abort()
-                    raise
-        self.abort()
-        assert self._closing is not None
-        await asyncio.shield(self._closing)
+        async with self._close_lock:
+            if not self._ended:
+                self._ended = self._draining = True
+                try:
+                    async with timeout(_CLOSE_TIMEOUT_S):
+                        await self._finish()
+                except (*_STREAM_ERRORS, TimeoutError, asyncio.TimeoutError):
+                    pass
+                except asyncio.CancelledError:
+                    if is_cancelled():
+                        self.abort()
+                        raise
+            self.abort()
+            assert self._closing is not None
+            await asyncio.shield(self._closing)
 
     async def _finish(self) -> None:
         """Say that no more frames come and wait until the other end has read all."""

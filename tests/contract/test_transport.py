@@ -50,7 +50,14 @@ async def grpc() -> AsyncIterator[Network]:
         GrpcTransport(),
         "grpc://127.0.0.1:0",
         f"grpc://127.0.0.1:{unused_port()}",
-        bad=("grpc://", "grpc://127.0.0.1", "grpc://127.0.0.1:", "127.0.0.1:http", "grpc://h:65536", "grpc://::1:7"),
+        bad=(
+            "grpc://",
+            "grpc://127.0.0.1",
+            "grpc://127.0.0.1:",
+            "127.0.0.1:http",
+            "grpc://h:65536",
+            "grpc://::1:7",
+        ),
         over_tcp="grpc://127.0.0.1:{port}",
     )
 
@@ -146,7 +153,9 @@ async def lost(operation) -> bool:
 
 
 async def test_frames_arrive_whole_once_and_in_order(ends):
-    frames = [bytes([i % 251]) * size for i, size in enumerate([0, 1, 2, 127, 128, 16383, 16384, 65536, 5] * 20)]
+    frames = [
+        bytes([i % 251]) * size for i, size in enumerate([0, 1, 2, 127, 128, 16383, 16384, 65536, 5] * 20)
+    ]
 
     async def send_all():
         for frame in frames:
@@ -546,7 +555,9 @@ async def test_connections_over_loopback_say_so(network, ends):
 # --- gRPC only ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("message", [b"", b"\x12\x01x", b"\x0a\x05ab", b"\x0a\x02abc", b"\x0a" + b"\xff" * 11])
+@pytest.mark.parametrize(
+    "message", [b"", b"\x12\x01x", b"\x0a\x05ab", b"\x0a\x02abc", b"\x0a" + b"\xff" * 11]
+)
 async def test_a_grpc_message_that_is_no_frame_is_a_protocol_error(message):
     import grpc as grpc_package
 

@@ -144,6 +144,18 @@ def test_when_members_raced_the_losers_are_cancelled():
     assert sent(actions) == [("a", 0, CANCEL), ("b", 1, CANCEL), ("c", 2, CANCEL)]
 
 
+def test_after_an_absent_answer_the_nodes_are_told_since_some_may_still_be_at_it():
+    r = requester(diamond())
+    token = only(submit(r)).token
+    assert sent(r.receive("d", answer(r, token, ABSENT, reason="guard"), 10)) == [("a", 0, CANCEL)]
+
+
+def test_after_a_value_from_a_plan_without_races_nothing_more_is_sent():
+    r = requester(diamond())
+    token = only(submit(r)).token
+    assert sent(r.receive("d", answer(r, token), 10)) == []
+
+
 def test_the_payloads_are_those_of_the_entry_edges():
     with pytest.raises(InputError, match="give one for each of 0, 1, 2"):
         requester(ensemble()).submit(R, {0: "x"}, 0, LATER)

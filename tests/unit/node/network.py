@@ -310,8 +310,9 @@ class Network:
 
 
 def passes(plan: Plan, edge: int, request: bytes) -> bool:
-    """Whether an edge's guard lets a request's value through: fixed by the edge and the request."""
-    return plan.edges[edge].guard is None or bool(request[edge % 16] & 1)
+    """Whether an edge's guard lets a request's value through: one measure for each source and request."""
+    guard, source = plan.edges[edge].guard, plan.edges[edge].source
+    return guard is None or bool(request[plan.stage_index(source) % 16] & 1) == (guard.when == "at_least")
 
 
 def explain(plan: Plan, wiring: Wiring, edge: int, term: Any, request: bytes, attempt: int) -> None:

@@ -16,6 +16,7 @@ from collab.core.validate import validate
 IN = "@requester"
 GUARD = Guard(tensor="t", measure="max", when="at_least", threshold=0.5)
 """`edge` makes it measure what the edge's source makes."""
+UNSURE = replace(GUARD, when="below")
 
 
 def tensor(name: str) -> TensorSpec:
@@ -105,6 +106,6 @@ def plans(draw: Any, name: str = "p", replicas: int = 2, credits: int = 64) -> P
     made = []
     for source, target in draw(st.permutations(edges)):
         via = draw(st.lists(st.sampled_from(nodes), max_size=2, unique=True)) if draw(st.booleans()) else []
-        guarded = source != IN and draw(st.integers(0, 3)) == 0
-        made.append(edge(source, target, *via, guard=GUARD if guarded else None))
+        guard = draw(st.sampled_from([None, None, None, None, GUARD, UNSURE])) if source != IN else None
+        made.append(edge(source, target, *via, guard=guard))
     return plan(draw(st.permutations(stages)), made, name, credits=credits)

@@ -328,6 +328,13 @@ def test_a_malformed_token_is_answered_with_a_failure(broken):
     assert counted(b) == {"malformed": 1}
 
 
+@pytest.mark.parametrize("at", [9, -1, 0])
+def test_an_answer_to_a_malformed_token_may_be_undeliverable(at):
+    b = session("b", ABC)
+    send = only(b.receive("a", token(ABC, at), 0))
+    assert b.undeliverable(send.token, 0) == []
+
+
 @pytest.mark.parametrize("kind", [CANCEL, FAILED])
 def test_a_malformed_cancel_or_failure_is_not_answered(kind):
     b = session("b", ABC)

@@ -86,7 +86,7 @@ def test_without_faults_every_request_is_answered_as_the_dataflow_says(plan, oth
     net.check_empty()
 
 
-@settings(RELAXED, max_examples=120)
+@settings(RELAXED, max_examples=200)
 @given(plan=plans(credits=4, replicas=1), order=scripts("mmmjjjst"), seed=ids)
 def test_on_links_that_keep_the_order_a_tight_lease_is_never_refused(plan, order, seed):
     net = Network()
