@@ -11,7 +11,7 @@ from collab.client.requester import RetryPolicy
 from collab.core.token import Fault, Hop, Kind
 from collab.node.session import SessionLimits
 from tests.unit.node.network import Message, Network, expected_kind
-from tests.unit.node.plans import plans
+from tests.unit.node.plans import chain, plans
 
 RELAXED = settings(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], print_blob=True
@@ -38,7 +38,7 @@ def pick(items, number):
     return items[number % len(items)] if items else None
 
 
-@settings(RELAXED, max_examples=250)
+@settings(RELAXED, max_examples=200)
 @given(
     plan=plans(),
     other=plans(),
@@ -116,6 +116,51 @@ def test_on_links_that_keep_the_order_a_tight_lease_is_never_refused(plan, order
         net.advance(100_000)
     assert all(isinstance(r.outcomes[0], Answer) for r in net.requests.values())
     assert not any(session.counters["no_lease"] for session in net.up())
+    net.check_empty()
+
+
+@settings(RELAXED, max_examples=100)
+@given(
+    order=scripts("mmmjjjst"),
+    victim=st.sampled_from("abcdef"),
+    dies=st.integers(0, 60),
+    noticed=st.sampled_from([0, 0, 7, 30]),
+    far=st.booleans(),
+)
+def test_with_replicas_and_a_retry_a_node_that_dies_costs_no_answer(order, victim, dies, noticed, far):
+    # Far: the requester has no link of its own to the nodes in the middle.
+    plan = chain(("a", "b"), ("c", "d"), ("e", "f"))
+    net = Network(retry=RetryPolicy(max_attempts=2))
+    net.deploy(plan, 1)
+    client = net.requester("r", plan, 1)
+    net.lease(client, 32)
+    serial = 0
+    for at, (what, number) in enumerate([("s", 0)] * 4 + order + [("t", 1)] * 100 + [("s", 0)] * 4):
+        if at == dies:
+            net.kill(victim)
+        if at == dies + noticed:
+            ends = [*net.sessions, "r"] if not far or victim in "abef" else [*net.sessions]
+            net.cut = {frozenset((end, victim)) for end in ends}
+            for end in ends:
+                net.notice(end, victim)
+        if what == "s":
+            serial += 1
+            assert (
+                net.submit(client, bytes([serial]) * 16, LONG_US) is None or client.available(net.now_us) == 0
+            )
+        elif what == "m" and net.messages:
+            net.deliver(pick(net.messages, number))
+        elif what == "j" and net.jobs:
+            net.finish(pick(net.jobs, number))
+        elif what == "t":
+            net.advance(1000 * (number % 64))
+        net.check_consistent()
+    for _ in range(20):
+        net.settle()
+        net.advance(100_000)
+    for request in net.requests.values():
+        (outcome,) = request.outcomes
+        assert isinstance(outcome, Answer), outcome
     net.check_empty()
 
 
@@ -259,7 +304,7 @@ class Script:
         return lambda number: self.net.advance((200, 5_000, 60_000)[number % 3])
 
 
-@settings(RELAXED, max_examples=500)
+@settings(RELAXED, max_examples=400)
 @given(
     plan=plans(credits=3),
     other=plans(credits=64),
