@@ -46,8 +46,9 @@ def digits() -> tuple[list[Request], list[Request]]:
     with np.load(asset("digits_heldout.npz")) as file:
         images = file["images"][:, None].astype(np.float32) / np.float32(255)
     whole = LiteRT().load(asset("digits.tflite"), 1)
-    answers = [{"probabilities": whole.run([image])[0]} for image in images]
-    return [{"image": image} for image in images], answers
+    answers: list[Request] = [{"probabilities": whole.run([image])[0]} for image in images]
+    requests: list[Request] = [{"image": image} for image in images]
+    return requests, answers
 
 
 def resident_mb(pid: int) -> float:

@@ -15,7 +15,7 @@ class SessionLimits:
     """The same of one requester."""
     rooms_per_credit: int = 2
     """Attempts in flight of one plan, in multiples of its credits."""
-    tombstones: int = 8192
+    tombstones: int = 2048
     """Attempts that are over here and remembered, so that duplicates do not revive them."""
     routes: int = 256
     """Routes of one plan whose paths are kept worked out."""
