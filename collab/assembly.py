@@ -27,6 +27,8 @@ from collab.transport.inproc import InprocTransport
 
 ENDPOINT_ROOM: Final = 64 * 1024
 """Bytes that an envelope takes beside its largest tensor."""
+SMALLEST_LIMIT: Final = 2 << 20
+"""Bytes of a message that every node takes, however small its tensors: parts of models must fit."""
 
 TRANSPORTS: Final[dict[str, Callable[[], Transport]]] = {"grpc": GrpcTransport, "inproc": InprocTransport}
 BACKENDS: Final[dict[str, Callable[[], Backend]]] = {"litert": LiteRT}
@@ -54,7 +56,7 @@ def default_store(name: str) -> Path:
 
 
 def _link_config(max_tensor_bytes: int) -> LinkConfig:
-    limit = max_tensor_bytes + ENDPOINT_ROOM
+    limit = max(max_tensor_bytes + ENDPOINT_ROOM, SMALLEST_LIMIT)
     mux = MuxLimits()
     control, _, blobs = mux.message_bytes
     return LinkConfig(mux=MuxLimits(message_bytes=(control, limit, blobs)))

@@ -6,6 +6,7 @@ some time later, with the last.  A ``conftest.py`` whose tests use gRPC imports 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import grpc
@@ -16,7 +17,11 @@ import pytest
 @pytest.fixture(scope="session", autouse=True)
 def grpc_runtime() -> Iterator[None]:
     """Hold one idle channel, which dials nobody, and the asyncio poller."""
+
+    async def call(function):
+        function()
+
     with grpc.insecure_channel("127.0.0.1:1"):
-        grpc.aio.init_grpc_aio()
+        asyncio.run(call(grpc.aio.init_grpc_aio))
         yield
-        grpc.aio.shutdown_grpc_aio()
+        asyncio.run(call(grpc.aio.shutdown_grpc_aio))

@@ -171,7 +171,7 @@ async def _deploy(
     views = await reach(cluster, list(endpoints))
     graph = read_model(model)
     with progress("timing operators") as advance:
-        op_ms = planning.time_operators(graph, LiteRT(), progress=advance)
+        op_ms = await asyncio.to_thread(planning.time_operators, graph, LiteRT(), progress=advance)
     places = planning.choose_cuts(graph, op_ms, len(views))
     assignment = planning.default_assignment(len(places) + 1, views)
     refs = [view.ref for view in views]
@@ -214,7 +214,10 @@ async def _measure(
         )
 
     def correct(answers: Sequence[Any]) -> float:
-        hits = [a is not None and int(np.argmax(a)) == int(label) for a, label in zip(answers, labels, strict=True)]
+        hits = [
+            a is not None and int(np.argmax(a)) == int(label)
+            for a, label in zip(answers, labels, strict=True)
+        ]
         return round(float(np.mean(hits)), 4)
 
     distributed = [None if a is None else a[made.name] for a in answers]

@@ -16,7 +16,8 @@ from collab.cli.connect import (
     refresh,
     with_cluster,
 )
-from collab.cli.output import emit, progress, read_plan, say, show, size, table
+from collab.cli.files import read_plan
+from collab.cli.output import emit, progress, say, show, size, table
 
 if TYPE_CHECKING:
     from collab.coordinator.cluster import Cluster, NodeView

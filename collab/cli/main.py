@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ def _options(
     pass
 
 
+@functools.cache
 def _register() -> None:
     from collab.cli import demo, deploying, model, node, planning, running
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collab.cli.output import emit, progress, read_npz, say, show, size, table
+from collab.cli.files import read_npz
+from collab.cli.output import emit, progress, say, show, size, table
 from collab.errors import InputError, ModelError, UsageError
 
 if TYPE_CHECKING:

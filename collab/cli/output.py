@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from collab.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -79,64 +76,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
-
-
-def read_npz(path: Path, what: str) -> Mapping[str, Any]:
-    """Arrays of an ``.npz`` file; never unpickles.  Raises `InputError`."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not hasattr(arrays, "files"):
-                raise InputError(f"{what} {path}: a single array; save it by name with numpy.savez")
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError as error:
-        raise InputError(f"{what} {path}: no such file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        reason = (
-            "holds pickled objects"
-            if "pickle" in str(error).lower()
-            else "is not an .npz file of plain arrays"
-        )
-        raise InputError(f"{what} {path}: {reason}; write it with numpy.savez") from error
-
-
-def read_plan(path: Path) -> Any:
-    """A valid plan from its YAML file.  Raises `PlanError` or `InputError`."""
-    import yaml
-
-    from collab.core.validate import convert_plan
-    from collab.errors import PlanError
-
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"plan {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise PlanError(f"plan {path}: not YAML: {' '.join(str(error).split())[:160]}") from error
-    try:
-        return convert_plan(tree)
-    except PlanError as error:
-        raise PlanError(f"plan {path}: {error}") from error
-
-
-def write_plan(path: Path, plan: Any) -> None:
-    """Write a plan as YAML."""
-    import msgspec
-    import yaml
-
-    text = yaml.safe_dump(msgspec.to_builtins(plan), sort_keys=False, width=110)
-    write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; raises `InputError`."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, reach, with_cluster
-from collab.cli.output import emit, progress, say, show, table, write_plan
+from collab.cli.files import write_plan
+from collab.cli.output import emit, progress, say, show, table
 from collab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,8 +58,9 @@ def plan(
 ) -> None:
     """Cut a model, place its stages on nodes, and say what it should cost."""
     from collab.cli.settings import peers as read_peers
-    from collab.coordinator.planning import plan_name
+    from collab.coordinator.planning import open_model, plan_name
     from collab.core.ids import PlanName, check_name
+    from collab.core.validate import MAX_CREDITS
 
     if out is None and not preview and not json_:
         raise UsageError("give --out FILE to keep the plan, --preview to see it, or --json")
@@ -69,12 +72,14 @@ def plan(
         "return_by_chain": answer_by_chain,
     }
 
-    async def make(cluster: Cluster) -> Planned:
-        from collab.coordinator.planning import open_model
+    for option, value, most in (("--threads", threads, 256), ("--credits", credits_, MAX_CREDITS)):
+        if not 1 <= value <= most:
+            raise UsageError(f"{option} {value}: give 1 to {most}")
+    graph, path = open_model(model, signature), model.resolve()
 
-        graph = open_model(model, signature)
+    async def make(cluster: Cluster) -> Planned:
         views = await reach(cluster, read_peers(peers))
-        return await _plan(cluster, views, chosen, model, graph, at, assign, codecs, options)
+        return await _plan(cluster, views, chosen, path, graph, at, assign, codecs, options)
 
     planned = with_cluster(make, insecure=insecure and insecure_network)
     if out is not None:
@@ -99,26 +104,35 @@ async def _plan(
     codecs: str,
     options: dict[str, Any],
 ) -> Planned:
+    from collab.codec.tensors import CODECS
     from collab.coordinator import planning
     from collab.planner.chain import parse_assignment
     from collab.runtime.litert import LiteRT
 
     with progress("timing operators") as advance:
-        op_ms = planning.time_operators(graph, LiteRT(), options["threads"], advance)
+        # In a thread: links go on saying that they are alive.
+        op_ms = await asyncio.to_thread(
+            planning.time_operators, graph, LiteRT(), options["threads"], advance
+        )
     entries = len(assign.split(",")) if assign is not None else len(views)
-    if at is not None:
-        places = planning.parse_cuts(at)
-    else:
-        places = planning.choose_cuts(graph, op_ms, entries)
+    places = planning.choose_cuts(graph, op_ms, entries) if at is None else planning.parse_cuts(at)
     stages = len(places) + 1
     if assign is not None:
         assignment = parse_assignment(assign, stages, [view.name for view in views])
     else:
         assignment = planning.default_assignment(stages, views)
     listed = codecs.split(",")
+    for codec in listed:
+        if codec not in CODECS:
+            raise UsageError(f"--codecs: {codec!r} is not known; use one of {', '.join(CODECS)}")
+    if len(listed) not in (1, stages + 1):
+        raise UsageError(
+            f"--codecs {codecs!r}: {len(listed)} entries for {stages + 1} links; "
+            "give one for each, or one for all"
+        )
     built, _ = planning.build_chain(
         name,
-        model.resolve(),
+        model,
         graph,
         places,
         assignment,

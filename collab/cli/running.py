@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, PlanFile, refresh, with_cluster
-from collab.cli.output import emit, progress, read_npz, read_plan, say, show, table
+from collab.cli.files import read_npz, read_plan, write_npz
+from collab.cli.output import emit, progress, say, show, table
 from collab.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -54,15 +56,13 @@ def run(
     from collab.coordinator.workload import requests_of
     from collab.runtime.litert import LiteRT
 
-    for option, value in (
-        ("--repeat", repeat),
-        ("--concurrency", concurrency),
-        ("--deadline-ms", deadline_ms),
-    ):
-        if value <= 0:
-            raise UsageError(f"{option} {value:g}: give more than 0")
+    _check_options(repeat, concurrency, deadline_ms, atol, rtol, output)
     parsed = read_plan(plan)
-    requests = requests_of(parsed.inputs, read_npz(inputs, "--input"), "--input")
+    given = read_npz(inputs, "--input")
+    requests = requests_of(parsed.inputs, given, "--input")
+    if not requests:
+        raise InputError(f"--input {inputs}: holds no request; its leading axis has length 0")
+    alone = all(given[spec.name].shape == spec.shape for spec in parsed.inputs)
     expected = None
     if expect is not None:
         expected = requests_of(parsed.outputs, read_npz(expect, "--expect"), "--expect")
@@ -94,7 +94,7 @@ def run(
 
     report, answers = with_cluster(drive, role="client", insecure=insecure and insecure_network)
     if output is not None:
-        _write_answers(output, answers, parsed)
+        _write_answers(output, answers, parsed, alone)
     if json_:
         emit(report.to_json(parsed))
     else:
@@ -103,6 +103,28 @@ def run(
         say(f"error: {text}" + (f" ({count} times)" if count > 1 else ""))
     if report.failed or report.wrong:
         raise typer.Exit(1)
+
+
+def _check_options(
+    repeat: int,
+    concurrency: int,
+    deadline_ms: float,
+    atol: float | None,
+    rtol: float | None,
+    output: Path | None,
+) -> None:
+    for option, value in (
+        ("--repeat", repeat),
+        ("--concurrency", concurrency),
+        ("--deadline-ms", deadline_ms),
+    ):
+        if not 0 < value < math.inf:
+            raise UsageError(f"{option} {value:g}: give a number above 0")
+    for option, bound in (("--atol", atol), ("--rtol", rtol)):
+        if bound is not None and not 0 <= bound < math.inf:
+            raise UsageError(f"{option} {bound:g}: give a number of at least 0")
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"--output {output}: there is no directory {output.parent}")
 
 
 async def choose_comparison(
@@ -127,7 +149,8 @@ async def choose_comparison(
     )
 
 
-def _write_answers(path: Path, answers: Sequence[Mapping[str, Any] | None], plan: Plan) -> None:
+def _write_answers(path: Path, answers: Sequence[Mapping[str, Any] | None], plan: Plan, alone: bool) -> None:
+    """One answer in the model's own shapes if its request was ``alone``, else stacked."""
     import numpy as np
 
     got = [answer for answer in answers if answer is not None]
@@ -135,13 +158,9 @@ def _write_answers(path: Path, answers: Sequence[Mapping[str, Any] | None], plan
         say(f"warning: {len(answers) - len(got)} requests have no answer; {path} is not written")
         return
     arrays = {s.name: np.stack([np.asarray(a[s.name]) for a in got]) for s in plan.outputs}
-    if len(got) == 1:
+    if alone:
         arrays = {name: array[0] for name, array in arrays.items()}
-    try:
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise InputError(f"--output {path}: {error.strerror}") from error
+    write_npz(path, arrays)
 
 
 def describe(report: Report, plan: Plan) -> list[Any]:

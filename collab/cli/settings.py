@@ -6,13 +6,18 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from collab.errors import ConfigError
 
 T = TypeVar("T")
+
+_SECTIONS: Final = ("node",)
+"""Tables that the file may have; each belongs to one command."""
+_SHARED: Final = ("peers",)
+"""Names at the file's top level that are no section's."""
 
 
 def read_file(path: Path | None) -> dict[str, Any]:
@@ -30,7 +35,7 @@ def read_file(path: Path | None) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"--config {path}: not TOML: {error}") from error
 
 
@@ -41,23 +46,43 @@ def gather(kind: type[T], flags: Mapping[str, Any], file: Path | None, section: 
     under ``[section]``.
     """
     table = read_file(file)
-    values: dict[str, Any] = {k: v for k, v in table.items() if not isinstance(v, dict)}
-    values.update(table.get(section, {}))
-    fields = msgspec.structs.fields(kind)  # type: ignore[arg-type]
-    for field in fields:
+    for name, value in table.items():
+        if isinstance(value, dict) and name not in _SECTIONS:
+            raise ConfigError(f"settings: no section [{name}]; there is {', '.join(_SECTIONS)}")
+    own = table.get(section, {})
+    if not isinstance(own, dict):
+        raise ConfigError(f"settings: {section} is a value; write [{section}] and its settings below")
+    values = {k: v for k, v in table.items() if not isinstance(v, dict) and k not in _SHARED}
+    values.update(own)
+    for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
         text = os.environ.get(f"COLLAB_{field.name.upper()}")
         if text is not None:
-            values[field.name] = text.split(",") if "tuple" in str(field.type) else text
+            values[field.name] = _split(text) if "tuple" in str(field.type) else text
         if flags.get(field.name) is not None:
             values[field.name] = flags[field.name]
+        if field.required and field.name not in values:
+            option = field.name.replace("_", "-")
+            raise ConfigError(f"settings: {field.name} is missing; give --{option} or set it in a file")
     try:
-        return msgspec.convert(values, kind, strict=False)
-    except msgspec.ValidationError as error:
+        return msgspec.convert(values, kind, strict=False, dec_hook=_path)
+    except (msgspec.ValidationError, TypeError) as error:
         raise ConfigError(f"settings: {error}") from error
+
+
+def _path(kind: type[Any], value: Any) -> Any:
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value).expanduser()
+    raise TypeError(f"Expected `{kind.__name__}`, got {value!r}")
 
 
 def peers(flag: str | None, file: Path | None = None) -> list[str]:
     """Addresses of peers; an empty list if nobody gave any."""
-    text = flag or os.environ.get("COLLAB_PEERS") or read_file(file).get("peers", "")
-    entries = text.split(",") if isinstance(text, str) else list(text)
+    given = flag or os.environ.get("COLLAB_PEERS") or read_file(file).get("peers", "")
+    entries = _split(given) if isinstance(given, str) else given
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ConfigError(f"settings: peers: {given!r}: give HOST:PORT,… or a list of them")
     return [entry.strip() for entry in entries if entry.strip()]
+
+
+def _split(text: str) -> list[str]:
+    return [entry.strip() for entry in text.split(",") if entry.strip()]

@@ -65,9 +65,12 @@ class Control:
         reply: pb.PrepareReply = await self.call("Prepare", request, timeout_s=_LOAD_TIMEOUT_S)
         return reply
 
-    async def epoch(self, verb: str, plan: str, epoch: int, digest: str, holder: str) -> None:
+    async def epoch(
+        self, verb: str, plan: str, epoch: int, digest: str, holder: str, timeout_s: float | None = None
+    ) -> None:
         """Commit, Abort, Retire or Unload an epoch."""
-        await self.call(verb, pb.EpochRequest(plan=plan, epoch=epoch, digest=digest, holder=holder))
+        request = pb.EpochRequest(plan=plan, epoch=epoch, digest=digest, holder=holder)
+        await self.call(verb, request, timeout_s=timeout_s)
 
     async def lease(self, plan: str, epoch: int, want: int) -> pb.LeaseReply:
         """Ask for admission credits; fewer than wanted may be granted, even none."""

@@ -6,7 +6,7 @@ from collab.client.runner import PlanClient
 from collab.codec.envelope import EnvelopeLimits, decode_envelope
 from collab.codec.wire import Buffer
 from collab.core.ids import Epoch, PlanName
-from collab.errors import CollabError, Refused
+from collab.errors import CollabError, Refused, UsageError
 from collab.link.link import Link, now_us
 from collab.link.links import Links
 
@@ -20,8 +20,13 @@ class ClientHub:
         self._clients: dict[tuple[PlanName, Epoch], PlanClient] = {}
 
     def add(self, client: PlanClient) -> None:
-        """Hand a plan's answers to a client from now on."""
-        self._clients[client.plan.name, client.epoch] = client
+        """Hand a plan's answers to a client from now on; raises `UsageError` for a second client of it."""
+        key = (client.plan.name, client.epoch)
+        if key in self._clients:
+            raise UsageError(
+                f"plan {key[0]!r} epoch {key[1]} is open in this process already; share its client"
+            )
+        self._clients[key] = client
 
     def remove(self, client: PlanClient) -> None:
         """Forget a client; later answers are dropped."""

@@ -16,6 +16,7 @@ from collab.core.plan import NodeRef, Plan
 from collab.errors import CollabError, NotLoaded, PeerUnreachable, UsageError
 from collab.link.link import Handler, Link
 from collab.link.links import Links
+from collab.runtime.base import RuntimeClass
 
 MakeLinks = Callable[[Handler], Links]
 
@@ -44,7 +45,7 @@ class NodeView:
     def runtime_class(self) -> str:
         """The class within which results are bit-identical, as one line."""
         rc = self.description.runtime_class
-        return f"{rc.backend} {rc.version} {rc.machine} {'+'.join(rc.cpu_features)} {rc.delegate}"
+        return str(RuntimeClass(rc.backend, rc.version, rc.machine, tuple(rc.cpu_features), rc.delegate))
 
     def epoch_of(self, plan: PlanName) -> tuple[Epoch, Digest] | None:
         """The current epoch of a plan on this node."""

@@ -55,7 +55,8 @@ class LocalNode:
         listen = self.endpoint.removeprefix("grpc://") or "127.0.0.1:0"
         command = [*self._python, "-m", "collab", "node", "--name", self.name, "--listen", listen]
         command += ["--store", str(self._folder / self.name), "--json", *self._options]
-        with open(self.log, "ab") as log:
+        log = await asyncio.to_thread(open, self.log, "ab")
+        try:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -63,6 +64,8 @@ class LocalNode:
                 stderr=log,
                 env=dict(os.environ),
             )
+        finally:
+            log.close()
         assert self._process.stdout is not None
         try:
             async with timeout(self._start_s):
@@ -71,7 +74,8 @@ class LocalNode:
             line = b""
         if not line:
             await self.stop(kill=True)
-            tail = " ".join(self.log.read_text(errors="replace").split()[-40:])
+            text = await asyncio.to_thread(self.log.read_text, errors="replace")
+            tail = " ".join(text.split()[-40:])
             raise PeerUnreachable(f"node {self.name!r} did not start: {tail or 'no log'}")
         self.endpoint = json.loads(line)["endpoints"][0]
 

@@ -14,7 +14,7 @@ from collab.client.runner import PlanClient, Result
 from collab.codec.tensors import Array
 from collab.core.plan import Plan
 from collab.core.tensor import TensorSpec
-from collab.errors import CollabError, TensorError
+from collab.errors import CollabError, RequestError, TensorError
 from collab.transport.aio import BaseExceptionGroup, TaskGroup
 
 Request = Mapping[str, Array]
@@ -141,7 +141,9 @@ class Report:
             medians = np.median(np.array(parts), axis=0)
             stage = plan.stages[index]
             row = {"stage": stage.id, "nodes": list(stage.nodes)}
-            rows.append(row | {name: round(float(value), 3) for name, value in zip(names, medians, strict=True)})
+            rows.append(
+                row | {name: round(float(value), 3) for name, value in zip(names, medians, strict=True)}
+            )
         if self.wire_ms:
             rows.append(
                 {"stage": "wire", "estimated": True, "wire_ms": round(float(np.median(self.wire_ms)), 3)}
@@ -190,6 +192,8 @@ async def load(
             index = number % len(requests)
             try:
                 result = await client.run(requests[index], deadline_s)
+                if result.absent is not None:
+                    raise RequestError(f"the plan gave no answer: {result.absent or 'a guard kept it back'}")
             except TensorError:
                 raise
             except CollabError as error:

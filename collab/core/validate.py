@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from collab.core.ids import REQUESTER, EdgeId, NodeName, StageId, check_digest, check_name
-from collab.core.plan import PLAN_VERSION, Edge, FireAll, FireQuorum, Plan, StageSpec
+from collab.core.plan import PLAN_VERSION, Edge, FireAll, FireQuorum, Plan, StageSpec, to_json
 from collab.core.tensor import TensorSpec
 from collab.errors import InputError, PlanError, TensorError
 
@@ -19,12 +19,14 @@ MAX_STAGES = 256
 MAX_EDGES = 4096
 MAX_CREDITS = 4096
 
+_NO_TEXT = "plan: a text in it is not valid Unicode"
+
 
 def decode_plan(data: bytes | memoryview) -> Plan:
     """Decode JSON bytes to a valid plan; raises `PlanError` naming the field."""
     try:
         plan = msgspec.json.decode(data, type=Plan)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlanError(_readable(error)) from error
     return validate(plan)
 
@@ -35,6 +37,8 @@ def convert_plan(tree: Any) -> Plan:
         plan = msgspec.convert(tree, type=Plan)
     except (msgspec.ValidationError, RecursionError) as error:
         raise PlanError(_readable(error)) from error
+    except UnicodeEncodeError as error:
+        raise PlanError(_NO_TEXT) from error
     return validate(plan)
 
 
@@ -63,6 +67,10 @@ def validate(plan: Plan) -> Plan:
     _check_coverage(plan)
     _check_edges(plan)
     flow(plan)
+    try:
+        to_json(plan)
+    except UnicodeEncodeError as error:
+        raise PlanError(_NO_TEXT) from error
     return plan
 
 

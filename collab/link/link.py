@@ -115,7 +115,7 @@ class Link:
         self._heard_us = now_us()
         self._closing = False
         self._over = asyncio.Event()
-        self._bye_sent = asyncio.Event()
+        self._bye_sent = False
 
     @property
     def ended(self) -> CollabError | None:
@@ -174,17 +174,20 @@ class Link:
             self._calls.pop(number, None)
 
     async def close(self) -> None:
-        """Say good-bye after what is queued, then end the connection; never raises."""
+        """Say good-bye after what is queued and end the connection; never raises.
+
+        The peer ends it when it reads the good-bye, so nothing queued is lost; a peer
+        that does not within `CLOSE_TIMEOUT_S` is not waited for.
+        """
         if self._ended is None:
             self._closing = True
             self._wake.set()
             try:
                 async with timeout(CLOSE_TIMEOUT_S):
-                    await self._bye_sent.wait()
+                    await self._over.wait()
             except (TimeoutError, asyncio.TimeoutError):
-                self._end(LinkLost("closed here"))
-            else:
-                self._end(LinkLost("closed here"), abort=False)
+                pass
+        self._end(LinkLost("closed here"))
         await self.connection.close()
 
     async def wait_ended(self) -> None:
@@ -206,7 +209,7 @@ class Link:
             self._end(LinkLost("stopped here"))
             raise
         except Exception as error:
-            self._end(self._reason(error))
+            self._end(LinkLost("closed here") if self._closing else self._reason(error))
         finally:
             self._end(LinkLost("ended"))
             await self.connection.close()
@@ -288,9 +291,9 @@ class Link:
                 parts = self._mux.next_frame()
                 if parts is not None:
                     await self.connection.send(parts)
-                elif self._closing and not self._bye_sent.is_set():
+                elif self._closing and not self._bye_sent:
+                    self._bye_sent = True
                     await self.connection.send([head(Type.BYE)])
-                    self._bye_sent.set()
                 else:
                     self._wake.clear()
                     await self._wake.wait()
@@ -410,7 +413,6 @@ class Link:
         if self._ended is not None:
             return
         self._ended = error
-        self._bye_sent.set()
         self._over.set()
         if abort:
             self.connection.abort()

@@ -141,8 +141,9 @@ class Links:
 
         Raises `Refused` off loopback while links are not encrypted.
         """
+        transport = self._transport(address)
         self._check_network(address)
-        listener = await self._transport(address).listen(address, self._accepted)
+        listener = await transport.listen(address, self._accepted)
         self._listeners.append(listener)
         return listener.address
 
@@ -193,8 +194,8 @@ class Links:
         """Dial an address now, and again whenever its link ends, with jittered back-off."""
         assert self._tasks is not None
         if address not in self._keepers:
-            self._check_network(address)
             self._transport(address)
+            self._check_network(address)
             self._keepers[address] = self._tasks.create_task(self._keep(address, on_failure))
 
     async def _keep(self, address: str, on_failure: Callable[[str, CollabError], None] | None) -> None:
@@ -212,8 +213,9 @@ class Links:
             delay_s = min(delay_s * 2, self._dial.backoff_limit_s)
 
     async def _greeted(self, address: str, name: NodeName | None) -> Link:
+        transport = self._transport(address)
         self._check_network(address)
-        connection = await self._transport(address).dial(address, self._dial.timeout_s)
+        connection = await transport.dial(address, self._dial.timeout_s)
         link = Link(connection, self.identity, self._handler, self._config)
         await link.greet()
         if self._closing:

@@ -28,7 +28,7 @@ SERVICE: Final = "collab.v1.Control"
 LINK_SERVICE: Final = "collab.v1.Link"
 _TOOL: Final = Caller(NodeName("grpc-tool"), "operator")
 
-_STATUS: Final = (
+_STATUS: Final[tuple[tuple[type[CollabError], grpc.StatusCode], ...]] = (
     (LimitExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (Refused, grpc.StatusCode.PERMISSION_DENIED),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),

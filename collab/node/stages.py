@@ -90,9 +90,7 @@ class Stages:
         finally:
             del self._loading[key]
         loop = asyncio.get_running_loop()
-        workers = {
-            plan.stage_index(p.stage.id): Worker(p, loop, self._done, self._wanted) for p in programs
-        }
+        workers = {plan.stage_index(p.stage.id): Worker(p, loop, self._done, self._wanted) for p in programs}
         self._loaded[key] = _LoadedEpoch(plan, workers)
 
     def _program(self, plan: Plan, stage: StageSpec) -> Program:

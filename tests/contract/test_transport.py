@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -572,7 +572,7 @@ async def test_a_grpc_message_that_is_no_frame_is_a_protocol_error(message):
 
         listener = await network.transport.listen(network.free, accept)
         async with grpc_package.aio.insecure_channel(listener.address.removeprefix("grpc://")) as channel:
-            stream = channel.stream_stream("/collab.v1.Link/Connect")()
+            stream: Any = channel.stream_stream("/collab.v1.Link/Connect")()
             await stream.write(message)
             async with timeout(WITHIN_S):
                 assert "Frame" in str(await caught.get()) or message == b"\x0a" + b"\xff" * 11

@@ -154,9 +154,10 @@ class Raw:
 
 @asynccontextmanager
 async def raw_listener(
-    transport: Transport, free: str, serve: Callable[[Raw], Awaitable[None]]
+    network: tuple[Transport, str], serve: Callable[[Raw], Awaitable[None]]
 ) -> AsyncIterator[str]:
     """A listener whose connections are served by hand; gives its address."""
+    transport, free = network
 
     async def accept(connection: Connection) -> None:
         await serve(Raw(connection))
@@ -210,10 +211,12 @@ class Mutable(Transport):
         self.scheme = inner.scheme
         self.mute = False
         self.dialled = 0
+        self.dials = asyncio.Semaphore(0)
 
     async def listen(self, address: str, accept: Accept) -> Listener:
         return await self._inner.listen(address, lambda connection: accept(Muted(connection, self)))
 
     async def dial(self, address: str, timeout_s: float) -> Connection:
         self.dialled += 1
+        self.dials.release()
         return Muted(await self._inner.dial(address, timeout_s), self)

@@ -78,7 +78,7 @@ async def test_another_version_of_the_protocol_is_refused_with_both_named(networ
         await raw.is_ended()
 
     recorder = Recorder()
-    async with links("a", network[0], recorder) as mine, raw_listener(*network, strange) as address:
+    async with links("a", network[0], recorder) as mine, raw_listener(network, strange) as address:
         with pytest.raises(ProtocolError, match=message):
             await eventually(mine.connect(address))
     assert not recorder.ups
@@ -90,7 +90,7 @@ async def test_versions_that_overlap_are_accepted(network):
         await raw.is_ended()
 
     recorder = Recorder()
-    async with links("a", network[0], recorder) as mine, raw_listener(*network, newer) as address:
+    async with links("a", network[0], recorder) as mine, raw_listener(network, newer) as address:
         assert (await eventually(mine.connect(address))).peer.name == "raw"
     assert recorder.balanced
 
@@ -143,7 +143,7 @@ async def test_a_bad_answer_is_a_protocol_error_for_the_dialler(network, opening
         await opening(raw)
         await raw.is_ended()
 
-    async with links("a", network[0], Recorder()) as mine, raw_listener(*network, strange) as address:
+    async with links("a", network[0], Recorder()) as mine, raw_listener(network, strange) as address:
         with pytest.raises(ProtocolError):
             await eventually(mine.connect(address))
 
@@ -154,7 +154,7 @@ async def test_a_listener_that_says_no_hello_is_unreachable_in_time(network):
 
     async with (
         links("a", network[0], Recorder(), link=QUICK) as mine,
-        raw_listener(*network, silent) as address,
+        raw_listener(network, silent) as address,
     ):
         with pytest.raises(PeerUnreachable, match=r"connected, but no hello within 0\.1 s"):
             await eventually(mine.connect(address))
@@ -552,7 +552,7 @@ async def test_a_peer_that_falls_silent_is_taken_for_dead_and_its_calls_fail(net
         assert dialler.get("b") is None
 
 
-async def test_an_idle_link_lives_on_pings_alone(network):
+async def test_an_idle_link_lives_on_pings_alone(network, monkeypatch):
     transport, free = network
     a, b = Recorder(), Recorder()
     async with (
@@ -560,9 +560,8 @@ async def test_an_idle_link_lives_on_pings_alone(network):
         links("b", transport, b, link=replace(IMPATIENT, silence_limit_s=0.5)) as listener,
     ):
         link = await dialler.connect(await listener.listen(free))
-        seen: asyncio.Queue[float] = asyncio.Queue()
-        take = link._take_rtt
-        link._take_rtt = lambda sample_us: (take(sample_us), seen.put_nowait(sample_us))
+        seen: asyncio.Queue[int] = asyncio.Queue()
+        monkeypatch.setattr(link, "_take_rtt", seen.put_nowait)
         for _ in range(40):  # more pongs than fit into the limit
             await eventually(seen.get())
         assert link.alive

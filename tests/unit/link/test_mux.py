@@ -58,9 +58,9 @@ class Pair:
         """Take one frame and check that it is the one that should go now."""
         parts = self.sender.next_frame()
         if parts is None:
-            for channel in Channel:
-                full = self.windows[channel] and self.in_flight(channel) == self.windows[channel]
-                assert full or not self.left[channel], f"channel {channel} has something to send"
+            for lane in Channel:
+                full = self.windows[lane] and self.in_flight(lane) == self.windows[lane]
+                assert full or not self.left[lane], f"channel {lane} has something to send"
             return False
         frame = frame_of(parts)
         assert len(frame) <= self.max_frame_bytes
@@ -341,7 +341,9 @@ def test_an_old_window_takes_nothing_back():
     assert mux.next_frame() is None
     mux.window(TENSORS, 64 * 1024)
     mux.window(TENSORS, 1000)
-    assert len(mux.next_frame()[1]) == 64 * 1024
+    parts = mux.next_frame()
+    assert parts is not None
+    assert len(parts[1]) == 64 * 1024
 
 
 def peak_of(work) -> int:

@@ -1,0 +1,183 @@
+"""What README and docs name exists: commands, options, settings, error codes, files and headings."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import typer.main
+
+from collab import errors
+from collab.cli import main, settings
+from collab.client.requester import RetryPolicy
+from collab.codec.envelope import EnvelopeLimits
+from collab.codec.wire import MAX_HEADER_BYTES
+from collab.core import validate
+from collab.link.link import LinkConfig
+from collab.link.links import MAX_LINKS
+from collab.node.config import NodeConfig
+from collab.node.limits import SessionLimits
+
+ROOT = Path(__file__).parents[3]
+DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = [*DOCS, ROOT / "CONTRIBUTING.md"]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OTHERS = {"--heavy", "--quick", "--full"}
+"""Options of pytest and of the benchmarks."""
+
+
+def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command by the words that call it, groups included."""
+    yield words, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*words, name))
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[tuple[str, ...], set[str]]:
+    """The options of every command."""
+    main._register()
+    found = dict(commands(typer.main.get_command(main.app)))
+    return {
+        words: {
+            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        | {"-h", "--help"}
+        for words, command in found.items()
+    }
+
+
+def code(text: str) -> Iterator[str]:
+    """Lines of fenced blocks that are not another language, and code spans."""
+    for language, body in FENCE.findall(text):
+        if language in ("", "sh", "console", "toml"):
+            yield from body.splitlines()
+    yield from SPAN.findall(FENCE.sub("", text))
+
+
+def calls(text: str) -> Iterator[list[str]]:
+    """The words behind ``collab`` wherever it is called."""
+    for line in code(text):
+        found = re.match(r"(?:\$ |# \S+: |\.venv/bin/)?collab ((?:[a-z]|--?[a-z]).*)", line.strip())
+        if found:
+            yield found[1].split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_command_and_its_options_exist(page, known):
+    for words in calls(page.read_text("utf-8")):
+        command = max((tuple(words[:n]) for n in range(3) if tuple(words[:n]) in known), key=len)
+        assert command or words[0].startswith("-"), f"collab {words[0]}: no such command"
+        options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert options <= known[command], f"collab {' '.join(command)}: {options - known[command]}"
+
+
+def test_every_row_of_the_command_table_names_options_of_its_command(known):
+    text = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `collab ([a-z ]+?)(?: [A-Z]+)?` \|(.*)$", text, re.MULTILINE)
+    described = set()
+    for name, rest in rows:
+        command = tuple(name.split())
+        described.add(command)
+        assert set(OPTION.findall(rest)) <= known[command], name
+    assert described == {words for words in known if words and not any(w[:-1] == words for w in known)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_option_exists_somewhere(page, known):
+    named = {option for line in code(page.read_text("utf-8")) for option in OPTION.findall(line)}
+    assert named <= OTHERS.union(*known.values())
+
+
+def test_the_sample_settings_work_and_are_complete(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("COLLAB_")]:
+        monkeypatch.delenv(name)
+    text = (ROOT / "README.md").read_text("utf-8")
+    (sample,) = [body for language, body in FENCE.findall(text) if language == "toml"]
+    file = tmp_path / "collab.toml"
+    file.write_text(sample, "utf-8")
+    assert settings.gather(NodeConfig, {}, file, "node").name == "pi-1"
+    assert settings.peers(None, file) == ["10.0.0.7:7070", "10.0.0.8:7070"]
+    named = set(re.findall(r"^(\w+) =", sample, re.MULTILINE))
+    assert named == {"peers", *(field.name for field in msgspec.structs.fields(NodeConfig))}
+
+
+def test_the_table_of_errors_is_complete():
+    text = (ROOT / "docs/protocol.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([a-z_]+)` \| (\d) \|", text.partition("## Errors")[2], re.MULTILINE)
+    assert {code: int(status) for code, status in rows} == {c: e.exit_code for c, e in errors.BY_CODE.items()}
+
+
+def test_the_bounds_in_the_tables_are_those_of_the_code():
+    text = (ROOT / "docs/architecture.md").read_text("utf-8").partition("## Memory and bounds")[2]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|", text, re.MULTILINE))
+    link, session, envelope, retry = LinkConfig(), SessionLimits(), EnvelopeLimits(), RetryPolicy()
+    mux, node = link.mux, NodeConfig(name="n")
+    whole, partial, window = (
+        tuple(size >> 20 for size in sizes)
+        for sizes in (mux.message_bytes, mux.partial_bytes, mux.window_bytes)
+    )
+    expected = {
+        "stages, edges": f"{validate.MAX_STAGES}, {validate.MAX_EDGES:,}",
+        "message: control, tensors, blobs": "{} MiB, {} MiB, {} MiB".format(*whole),
+        "unfinished messages of a peer: control, tensors, blobs": "{} MiB, {} MiB, {} MiB".format(*partial)
+        + f", {mux.partial_messages:,} messages",
+        "window: control, tensors, blobs": f"none, {window[1]} MiB, {window[2]} MiB",
+        "links from which on no more are accepted": f"{MAX_LINKS:,}",
+        "calls of a peer served at a time": f"{link.calls_at_once}; ",
+        "a call": f"{link.call_timeout_s:g} s",
+        "ping, silence after which a peer is dead": f"{link.ping_interval_s:g} s, {link.silence_limit_s:g} s",
+        "header": f"{MAX_HEADER_BYTES >> 10} KiB",
+        "tensors, nodes of a route, hops": f"{envelope.tensors:,}, {envelope.route}, {envelope.hops}",
+        "attempts in flight on the node, and of one requester": f"{session.attempts:,}, "
+        f"{session.attempts_per_requester:,}",
+        "finished attempts that are remembered": f"{session.tombstones:,}, ",
+        "plans: names, and loaded epochs": f"{session.plans}",
+        "routes of a plan that are kept worked out": f"{session.routes}",
+        "lease of credits": f"{session.lease_us // 1_000_000} s",
+        "reservation": f"{node.reservation_s:g} s by default",
+        "epochs of one plan in memory": f"{node.max_epochs} by default",
+        "store": f"{node.store_bytes >> 30} GiB",
+    }
+    assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}
+    assert f"{retry.max_requests:,} requests under way" in text
+    assert f"{retry.grace_us // 1000} ms between" in text
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings as links name them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_link_leads_somewhere(page):
+    for target in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", DOCS, ids=NAMES[: len(DOCS)])
+def test_every_file_named_in_code_exists(page):
+    text = FENCE.sub("", page.read_text("utf-8"))
+    named = re.findall(r"`((?:collab|docs|protos|tests|scripts|requirements)/[\w./-]*)`", text)
+    in_package = re.findall(
+        r"`((?:cli|client|codec|coordinator|core|graph|link|node|planner|runtime|transport)/\w+\.py)`", text
+    )
+    missing = [name for name in named if not (ROOT / name).exists()]
+    missing += [name for name in in_package if not (ROOT / "collab" / name).exists()]
+    assert not missing
