@@ -31,7 +31,7 @@ log = logging.getLogger("collab.node")
 
 _NEVER_US = 1 << 62
 _QUIET_US = 300_000
-"""A draining node stays this long after the last token, for requests that are still on their way to it."""
+"""A draining node stays this long after the last token that it took: others may be on their way."""
 
 MakeLinks = Callable[[Handler], Links]
 
@@ -229,12 +229,15 @@ class NodeService:
 
     def tensors(self, link: Link, message: Buffer) -> None:
         """An envelope arrived."""
-        now = self._heard_us = monotonic_us()
+        now = monotonic_us()
         token = decode_envelope(message, now, link.rtt_us // 2, self._envelope_limits)
         if token.kind is Kind.VALUE and not self._fits(token):
             self._count("payload_mismatch")
             raise ProtocolError(f"edge {token.edge} of plan {token.key.plan!r} does not carry these tensors")
-        self._perform(self.session.receive(link.peer.name, token, now))
+        actions = self.session.receive(link.peer.name, token, now)
+        if not self.draining or any(not _is_refusal(action) for action in actions):
+            self._heard_us = now
+        self._perform(actions)
 
     def _fits(self, token: Token) -> bool:
         """Whether a value carries exactly the tensors that the plan puts on its edge."""
@@ -317,6 +320,10 @@ class NodeService:
     def counters(self) -> dict[str, int]:
         """Everything counted on this node, by name."""
         return {**self.session.counters, **self._counters}
+
+
+def _is_refusal(action: Action) -> bool:
+    return isinstance(action, Send) and action.token.kind is Kind.FAILED
 
 
 def neighbours(plan: Plan, node: NodeName) -> set[NodeName]:

@@ -90,9 +90,10 @@ class Store:
     def put(
         self, sha256: Digest, total: int, offset: int, data: bytes | memoryview, keep: Iterable[Digest]
     ) -> int:
-        """Add a part that starts where the last one ended; returns the bytes held then.
+        """Add a part that starts where the last one ended, or before; returns the bytes held then.
 
-        The part that completes the blob is checked against the digest.  Blobs that are
+        So several may send one blob at a time.  The part that completes it is checked
+        against the digest.  Blobs that are
         not in ``keep`` make room, the least recently used first.  Raises
         `LimitExceeded`, `IntegrityError`, `ProtocolError` or `StoreError`.
         """
@@ -105,10 +106,11 @@ class Store:
             with _translated(f"remove a part of blob {sha256[:12]}"):
                 path.unlink(missing_ok=True)
             raise IntegrityError(f"blob {sha256[:12]}: {size} bytes were held of {total}; send it again")
-        if offset != size or offset + len(data) > total:
+        if offset > size or offset + len(data) > total:
             raise ProtocolError(
                 f"blob {sha256[:12]}: a part at {offset} of {total}, but {size} bytes are held"
             )
+        data = memoryview(data)[size - offset :]
         with _translated(f"write blob {sha256[:12]}"):
             self._make_room(total, total - size, {*keep, sha256})
             with open(path, "ab") as file:
@@ -150,8 +152,10 @@ class Store:
         path = self._blobs / sha256
         try:
             found = _sha256(path)
-        except OSError as error:
+        except FileNotFoundError as error:
             raise StoreError(f"blob {sha256[:12]}: not in the store; deploy the plan again") from error
+        except OSError as error:
+            raise StoreError(f"store: cannot read blob {sha256[:12]}: {error.strerror}") from error
         if found != sha256:
             with _translated(f"remove corrupted blob {sha256[:12]}"):
                 path.unlink(missing_ok=True)

@@ -29,6 +29,8 @@ _UNKNOWN_OPERATOR: Final = re.compile(
     r"|Op builtin_code out of range: (\d+)"
 )
 
+_CLOSED: Final = "LiteRT: the stage is closed"
+
 
 def _installed() -> tuple[str, str]:
     """Module and distribution of the runtime, found without importing it: an idle node does not need it."""
@@ -56,13 +58,10 @@ class _LiteRTStage(LoadedStage):
         self._from = tuple(detail["index"] for detail in outputs)
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        if len(inputs) != len(self.inputs):
-            raise TensorError(f"stage takes {len(self.inputs)} tensors, got {len(inputs)}")
-        for spec, array in zip(self.inputs, inputs, strict=True):
-            check_array(spec, array)
+        _check(self.inputs, inputs)
         interpreter = self._interpreter
         if interpreter is None:
-            raise BackendError("LiteRT: the stage is closed")
+            raise BackendError(_CLOSED)
         try:
             for index, array in zip(self._into, inputs, strict=True):
                 interpreter.set_tensor(index, array)
@@ -84,8 +83,9 @@ class _SignatureStage(LoadedStage):
         self._into, self._from = tuple(inputs), tuple(outputs)
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        for spec, array in zip(self.inputs, inputs, strict=True):
-            check_array(spec, array)
+        _check(self.inputs, inputs)
+        if self._runner is None:
+            raise BackendError(_CLOSED)
         try:
             made = self._runner(**dict(zip(self._into, inputs, strict=True)))
         except (RuntimeError, ValueError) as error:
@@ -94,6 +94,13 @@ class _SignatureStage(LoadedStage):
 
     def close(self) -> None:
         self._runner = None
+
+
+def _check(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> None:
+    if len(arrays) != len(specs):
+        raise TensorError(f"stage takes {len(specs)} tensors, got {len(arrays)}")
+    for spec, array in zip(specs, arrays, strict=True):
+        check_array(spec, array)
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:
