@@ -42,7 +42,8 @@ class Cluster:
         self._cluster = cluster
         self._names = list(names)
         self._credits = credits
-        self._clients: dict[str, PlanClient] = {}
+        self._clients: dict[int, tuple[Plan, PlanClient]] = {}
+        """By the plan's identity: computing its digest for every request would cost more than sending one."""
         self._opening = asyncio.Lock()
 
     @classmethod
@@ -105,9 +106,10 @@ class Cluster:
 
     async def undeploy(self, plan: Plan) -> None:
         """Let requests finish, then free the plan on all of its nodes."""
-        client = self._clients.pop(plan.digest, None)
-        if client is not None:
-            await self._cluster.release(client)
+        for key, (known, client) in tuple(self._clients.items()):
+            if known == plan:
+                del self._clients[key]
+                await self._cluster.release(client)
         await undeploy(self._cluster, plan)
 
     async def run(
@@ -130,13 +132,14 @@ class Cluster:
         return await client.run(inputs, deadline_s)
 
     async def _client(self, plan: Plan) -> PlanClient:
-        digest = plan.digest
-        if digest not in self._clients:
+        known = self._clients.get(id(plan))
+        if known is None:
             async with self._opening:
-                if digest not in self._clients:
+                known = self._clients.get(id(plan))
+                if known is None:
                     await self.deploy(plan)
-                    self._clients[digest] = await self._cluster.open(plan, self._credits)
-        return self._clients[digest]
+                    known = self._clients[id(plan)] = (plan, await self._cluster.open(plan, self._credits))
+        return known[1]
 
 
 class BlockingCluster:

@@ -9,8 +9,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from collab.cli.output import say
 from collab.coordinator.cluster import Cluster, NodeView
 from collab.core.plan import NodeRef, Plan
+from collab.errors import PeerUnreachable, UsageError
 
 T = TypeVar("T")
 
@@ -36,6 +38,13 @@ def with_cluster(
     return asyncio.run(run())
 
 
+def confirmed(insecure: bool, insecure_network: bool) -> bool:
+    """Whether unencrypted links off loopback were asked for and confirmed; `UsageError` for half of it."""
+    if insecure_network and not insecure:
+        raise UsageError("--insecure-network: confirms --insecure; give both or none")
+    return insecure and insecure_network
+
+
 async def reach(cluster: Cluster, peers: list[str]) -> list[NodeView]:
     """Views of the peers, in the order given."""
     names = await cluster.reach(peers)
@@ -47,7 +56,13 @@ async def refresh(cluster: Cluster, plan: Plan, peers: list[str]) -> Plan:
     """The plan with the endpoints of the peers given, where they name its nodes."""
     if not peers:
         return plan
-    views = {view.name: view for view in await reach(cluster, peers)}
+    views: dict[str, NodeView] = {}
+    for peer in peers:
+        try:
+            views.update((view.name, view) for view in await reach(cluster, [peer]))
+        except PeerUnreachable as error:
+            # It may be none of the plan's; if the plan needs it, that is said then.
+            say(f"warning: {error}")
     refs = [
         NodeRef(name=r.name, endpoints=views[r.name].endpoints) if r.name in views else r for r in plan.nodes
     ]

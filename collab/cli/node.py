@@ -41,6 +41,7 @@ def node(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links and deployments.")] = False,
 ) -> None:
     """Run a node until SIGTERM or SIGINT: it stores models, runs stages, and answers control verbs."""
+    from collab.cli.connect import confirmed
     from collab.cli.settings import gather
     from collab.node.config import NodeConfig
 
@@ -50,13 +51,9 @@ def node(
         "join": join.split(",") if join else None,
         "store": store,
         "max_tensor_bytes": max_tensor_bytes,
-        "insecure_networks": (insecure and insecure_network) or None,
+        "insecure_networks": confirmed(insecure, insecure_network) or None,
     }
     settings = gather(NodeConfig, flags, config, "node")
-    if insecure_network and not insecure:
-        from collab.errors import UsageError
-
-        raise UsageError("--insecure-network: confirms --insecure; give both or none")
     _prepare_process(verbose)
     asyncio.run(_run(settings, json_))
 

@@ -33,10 +33,8 @@ def emit(document: Any) -> None:
 
 
 def show(*renderables: RenderableType) -> None:
-    """Tables and pictures for people; on standard output when that is what was asked for."""
-    from rich.console import Console
-
-    out = Console(highlight=False)
+    """Tables and pictures for people, on standard error: standard output is for scripts."""
+    out = console()
     for renderable in renderables:
         out.print(renderable)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, reach, with_cluster
+from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, confirmed, reach, with_cluster
 from collab.cli.files import write_plan
 from collab.cli.output import emit, progress, say, show, table
 from collab.errors import UsageError
@@ -81,7 +81,7 @@ def plan(
         views = await reach(cluster, read_peers(peers))
         return await _plan(cluster, views, chosen, path, graph, at, assign, codecs, options)
 
-    planned = with_cluster(make, insecure=insecure and insecure_network)
+    planned = with_cluster(make, insecure=confirmed(insecure, insecure_network))
     if out is not None:
         write_plan(out, planned.plan)
         say(f"wrote {out}")
@@ -111,9 +111,7 @@ async def _plan(
 
     with progress("timing operators") as advance:
         # In a thread: links go on saying that they are alive.
-        op_ms = await asyncio.to_thread(
-            planning.time_operators, graph, LiteRT(), options["threads"], advance
-        )
+        op_ms = await asyncio.to_thread(planning.time_operators, graph, LiteRT(), options["threads"], advance)
     entries = len(assign.split(",")) if assign is not None else len(views)
     places = planning.choose_cuts(graph, op_ms, entries) if at is None else planning.parse_cuts(at)
     stages = len(places) + 1

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, PlanFile, refresh, with_cluster
+from collab.cli.connect import (
+    AsJson,
+    Insecure,
+    InsecureNetwork,
+    Peers,
+    PlanFile,
+    confirmed,
+    refresh,
+    with_cluster,
+)
 from collab.cli.files import read_npz, read_plan, write_npz
 from collab.cli.output import emit, progress, say, show, table
 from collab.errors import InputError, UsageError
@@ -92,7 +101,7 @@ def run(
                 keep=output is not None,
             )
 
-    report, answers = with_cluster(drive, role="client", insecure=insecure and insecure_network)
+    report, answers = with_cluster(drive, role="client", insecure=confirmed(insecure, insecure_network))
     if output is not None:
         _write_answers(output, answers, parsed, alone)
     if json_:

@@ -144,11 +144,11 @@ class Cluster:
     # --- running -------------------------------------------------------------------
 
     async def deployed_epoch(self, plan: Plan) -> Epoch:
-        """The epoch under which exactly this plan is current on all of its nodes.
+        """The epoch under which exactly this plan is current on all of its nodes that are linked.
 
         Raises `NotLoaded` naming the node that has something else, or nothing.
         """
-        views = await self.describe(ref.name for ref in plan.nodes)
+        views = await self.describe(ref.name for ref in plan.nodes if self.links.get(ref.name))
         digest, epochs = plan.digest, set()
         for view in views.values():
             current = view.epoch_of(plan.name)
@@ -169,14 +169,20 @@ class Cluster:
         return epochs.pop()
 
     async def open(self, plan: Plan, credits: int = 1) -> PlanClient:
-        """A client of a deployed plan with up to ``credits`` requests under way at a time."""
-        await self.reach_plan(plan)
+        """A client of a deployed plan with up to ``credits`` requests under way at a time.
+
+        A node that cannot be reached is done without where every stage has another replica.
+        Raises `PeerUnreachable`, `NotLoaded` or `Overloaded`.
+        """
+        missing = await self._reach_enough(plan)
         epoch = await self.deployed_epoch(plan)
         for ref in plan.nodes:
             link = self.links.get(ref.name)
             addresses = [link.connection.address] if link is not None and not ref.endpoints else ref.endpoints
             self.links.keep_peer(ref.name, addresses)
         client = PlanClient(self.links, plan, epoch)
+        for name in missing:
+            client.node_down(name)
         self._hub.add(client)
         try:
             await client.open(credits)
@@ -185,6 +191,19 @@ class Cluster:
             raise
         self._clients.append(client)
         return client
+
+    async def _reach_enough(self, plan: Plan) -> set[NodeName]:
+        """Link to a plan's nodes; those that could not be reached and need not be."""
+        missing: dict[NodeName, PeerUnreachable] = {}
+        for ref in plan.nodes:
+            try:
+                await self.reach_plan(plan, [ref.name])
+            except PeerUnreachable as error:
+                missing[ref.name] = error
+        for stage in plan.stages:
+            if missing.keys() >= set(stage.nodes):
+                raise missing[stage.nodes[0]]
+        return set(missing)
 
     async def release(self, client: PlanClient) -> None:
         """Close a client that `open` made."""

@@ -179,7 +179,18 @@ class Plan(Frozen, frozen=True, kw_only=True):
             nodes=tuple(msgspec.structs.replace(n, endpoints=()) for n in self.nodes),
             models=tuple(msgspec.structs.replace(m, path=None) for m in self.models),
         )
-        return Digest(hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest())
+        canonical = msgspec.json.encode(_explicit(bare), order="deterministic")
+        return Digest(hashlib.sha256(canonical).hexdigest())
+
+
+def _explicit(value: Any) -> Any:
+    """The value with every field written out, so that a default given by hand changes no digest."""
+    if isinstance(value, msgspec.Struct):
+        fields = {name: _explicit(getattr(value, name)) for name in value.__struct_fields__}
+        return fields | ({"rule": value.__struct_config__.tag} if value.__struct_config__.tag else {})
+    if isinstance(value, tuple):
+        return [_explicit(item) for item in value]
+    return value
 
 
 def to_json(plan: Plan) -> bytes:

@@ -72,6 +72,8 @@ class MuxLimits:
     partial_bytes: tuple[int, int, int] = (32 << 20, 512 << 20, 32 << 20)
     """Memory reserved for unfinished messages, by channel."""
     partial_messages: int = 4096
+    queued_bytes: int = 512 << 20
+    """Bytes that may wait to be sent, on all channels; a peer that reads nothing cannot pile up more."""
     window_bytes: tuple[int, int, int] = (0, 8 << 20, 1 << 20)
     """Bytes in flight by channel; 0 means unbounded."""
 
@@ -120,6 +122,7 @@ class Mux:
         self._lanes = tuple(_Lane() for _ in Channel)
         self._urgent: dict[bytes, bytes] = {}
         self._peer_limit = limits.message_bytes
+        self._queued = 0
 
     def accept_hello(self, max_message_bytes: int, tensor_window: int, blob_window: int) -> None:
         """Keep to what the peer's hello allows."""
@@ -141,6 +144,9 @@ class Mux:
             raise LimitExceeded(
                 f"message of {total} bytes is over the {self._peer_limit[channel]} bytes that this link takes"
             )
+        if self._queued + total > self._limits.queued_bytes:
+            raise LimitExceeded(f"{self._queued} bytes wait for this link already; it is too slow or stuck")
+        self._queued += total
         lane = self._lanes[channel]
         lane.queue.append(_Outgoing(lane.next_number, total, views, sent))
         lane.next_number += 1
@@ -156,7 +162,7 @@ class Mux:
     @property
     def queued_bytes(self) -> int:
         """Bytes that wait to be sent."""
-        return sum(len(part) for lane in self._lanes for out in lane.queue for part in out.parts)
+        return self._queued
 
     def next_frame(self) -> list[Buffer] | None:
         """Buffers of the next frame to send, or None if nothing may be sent now."""
@@ -183,6 +189,7 @@ class Mux:
             taken.append(part)
             size += len(part)
         lane.sent += size
+        self._queued -= size
         if not out.parts:
             flags |= _LAST
             if out.sent is not None:

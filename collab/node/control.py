@@ -20,7 +20,7 @@ from collab.runtime.sample import zero_inputs
 if TYPE_CHECKING:
     from collab.node.service import NodeService
 
-_MAX_PROBE_BYTES = 16 << 20
+_MAX_PROBE_BYTES = 4 << 20
 _MAX_PROFILE_RUNS = 1000
 
 

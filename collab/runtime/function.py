@@ -50,7 +50,14 @@ class Functions(Backend):
 
     def load(self, model: Path | bytes, threads: int = 1) -> LoadedStage:
         """Find the function that the bytes name."""
-        key = model.read_bytes() if isinstance(model, Path) else bytes(model)
+        key = _read(model) if isinstance(model, Path) else bytes(model)
         if key not in self._stages:
             raise ModelError(f"no function is registered under {key[:40]!r}")
         return _FunctionStage(*self._stages[key])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error

@@ -24,7 +24,7 @@ _PACKAGES: Final = (
     ("tflite_runtime", "tflite-runtime"),
 )
 _UNKNOWN_OPERATOR: Final = re.compile(
-    r"unresolved custom op: (\S+)"
+    r"unresolved custom op: (\S+?)\.?(?:\s|$)"
     r"|Didn't find op for builtin opcode '(\w+)'"
     r"|Op builtin_code out of range: (\d+)"
 )

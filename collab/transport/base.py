@@ -8,6 +8,7 @@ nodes, tensors or identities; sessions over it are `collab.link`'s.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
@@ -126,7 +127,13 @@ def split_host_port(place: str) -> tuple[str, int]:
 
 def is_loopback(host: str) -> bool:
     """Whether a host names this machine's loopback interface."""
-    return host in ("localhost", "::1", "inproc") or host.startswith("127.")
+    if host in ("localhost", "inproc"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def contact_host(host: str) -> str:

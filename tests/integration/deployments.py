@@ -49,14 +49,16 @@ async def run_all(
     async def one(inputs: Mapping[str, object]) -> Result | CollabError:
         async with free:
             try:
-                return await client.run(inputs, deadline_s)  # type: ignore[arg-type]
+                return await client.run(inputs, deadline_s)
             except CollabError as error:
                 return error
 
     return list(await asyncio.gather(*map(one, reference.requests)))
 
 
-async def assert_equal_answers(client: PlanClient, reference: Reference, concurrency: int = 8) -> list[Result]:
+async def assert_equal_answers(
+    client: PlanClient, reference: Reference, concurrency: int = 8
+) -> list[Result]:
     """Every request is answered with the whole model's bytes."""
     results = await run_all(client, reference, concurrency)
     answers = [result for result in results if isinstance(result, Result)]

@@ -10,10 +10,10 @@ import numpy as np
 
 from collab.assets import path as asset
 from collab.codec.tensors import Array
-from collab.core.ids import NodeName, PlanName
-from collab.core.plan import NodeRef, Plan
 from collab.coordinator.deploy import Blobs
 from collab.coordinator.planning import build_chain
+from collab.core.ids import NodeName, PlanName
+from collab.core.plan import NodeRef, Plan
 from collab.graph import Graph, read_model
 from collab.planner.chain import Assignment
 from collab.runtime.litert import LiteRT
@@ -72,7 +72,7 @@ class Reference:
             at,
             Assignment(tuple(tuple(map(NodeName, nodes)) for nodes in assign)),
             [NodeRef(name=NodeName(n), endpoints=(e,)) for n, e in endpoints.items()],
-            **options,  # type: ignore[arg-type]
+            **options,
         )
 
     def same(self, index: int, answer: Mapping[str, Array]) -> bool:

@@ -90,7 +90,12 @@ class NodeProcess:
     """``collab node`` as a child process, ended by its own handle."""
 
     def __init__(
-        self, name: str, folder: Path, *options: str, wrapper: Sequence[str] = (), python: str = sys.executable
+        self,
+        name: str,
+        folder: Path,
+        *options: str,
+        wrapper: Sequence[str] = (),
+        python: str = sys.executable,
     ) -> None:
         self.name = name
         self.store = folder / name

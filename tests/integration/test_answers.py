@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 
 from collab.codec.tensors import Array
-from collab.coordinator.deploy import Blobs
-from collab.core.ids import REQUESTER, Digest, NodeName, PlanName
-from collab.core.plan import Edge, FireAny, Guard, ModelRef, NodeRef, Plan, StageSpec
+from collab.core.ids import REQUESTER, NodeName
+from collab.core.plan import FireAny, Guard
 from collab.core.token import Token
-from collab.core.validate import validate
-from collab.graph import split
 from collab.runtime.guards import measure
 from tests.integration.deployments import assert_equal_answers, deployed_plan, endpoints
+from tests.integration.ensembles import combiner, edge, twins, whole, written
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess
 
@@ -86,51 +84,6 @@ async def test_an_answer_goes_back_through_the_chain(trio: list[NodeProcess], di
 # --- ensembles and cascades, written by hand -------------------------------------------
 
 
-def whole(reference: Reference, stage: str, model: str, nodes: Sequence[str]) -> tuple[StageSpec, ModelRef, Blobs]:
-    """A whole model as one stage."""
-    (only,) = split(reference.graph, ())
-    digest = Digest(only.sha256)
-    spec = StageSpec(
-        id=stage,
-        nodes=tuple(nodes),
-        inputs=only.inputs,
-        outputs=only.outputs,
-        model=model,
-        ops=(0, reference.graph.op_count),
-        sha256=digest,
-        bytes=len(only.data),
-    )
-    ref = ModelRef(id=model, sha256=Digest(reference.graph.sha256), ops=reference.graph.op_count, path=str(reference.path))
-    return spec, ref, {digest: only.data}
-
-
-def combiner(reference: Reference, node: str, **options: object) -> StageSpec:
-    outputs = reference.graph.outputs
-    return StageSpec(id="answer", nodes=(node,), inputs=outputs, outputs=outputs, **options)  # type: ignore[arg-type]
-
-
-def written(
-    reference: Reference, name: str, members: Sequence[tuple[StageSpec, ModelRef, Blobs]], last: StageSpec,
-    edges: Sequence[Edge], nodes: Sequence[NodeProcess],
-) -> tuple[Plan, Blobs]:
-    plan = Plan(
-        name=PlanName(name),
-        models=tuple(ref for _, ref, _ in members),
-        inputs=reference.graph.inputs,
-        outputs=reference.graph.outputs,
-        stages=(*(spec for spec, _, _ in members), last),
-        edges=tuple(edges),
-        nodes=tuple(NodeRef(name=node.name, endpoints=(node.endpoint,)) for node in nodes),
-    )
-    # As a person's file would arrive.
-    plan = validate(msgspec.json.decode(msgspec.json.encode(plan), type=Plan))
-    return plan, {digest: data for _, _, blobs in members for digest, data in blobs.items()}
-
-
-def edge(source: str, target: str, tensor: str, guard: Guard | None = None) -> Edge:
-    return Edge(source=source, target=target, tensors=(tensor,), guard=guard)
-
-
 def answered(reference: Reference, expected: Sequence[Array]) -> Reference:
     return replace(reference, expected=[{"probabilities": array} for array in expected])
 
@@ -148,7 +101,9 @@ async def test_an_ensemble_answers_the_mean_of_its_members(
         edge("answer", REQUESTER, "probabilities"),
     ]
     plan, blobs = written(digits, "mean", members, combiner(digits, "c", combine="mean"), edges, trio)
-    pairs = [(x["probabilities"], y["probabilities"]) for x, y in zip(digits.expected, other.expected, strict=True)]
+    pairs = [
+        (x["probabilities"], y["probabilities"]) for x, y in zip(digits.expected, other.expected, strict=True)
+    ]
     assert any(x.tobytes() != y.tobytes() for x, y in pairs), "members must differ"
     means = [((x.astype(np.float64) + y.astype(np.float64)) / 2).astype(np.float32) for x, y in pairs]
     async with deployed_plan(plan, blobs) as (_, client):
@@ -156,14 +111,7 @@ async def test_an_ensemble_answers_the_mean_of_its_members(
 
 
 async def test_one_model_may_be_a_member_twice(trio: list[NodeProcess], digits: Reference):
-    members = [whole(digits, "one", "m1", ["a"]), whole(digits, "two", "m2", ["b"])]
-    edges = [
-        *(edge(REQUESTER, member, "image") for member in ("one", "two")),
-        *(edge(member, "answer", "probabilities") for member in ("one", "two")),
-        edge("answer", REQUESTER, "probabilities"),
-    ]
-    last = combiner(digits, "a", combine="mean")
-    plan, blobs = written(digits, "twins", members, last, edges, trio[:2])
+    plan, blobs = twins(digits, "ab", "a", trio[:2])
     assert len(blobs) == 1
     async with deployed_plan(plan, blobs) as (_, client):
         await assert_equal_answers(client, digits)

@@ -51,16 +51,14 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(
-    trio: list[NodeProcess], tmp_path_factory: pytest.TempPathFactory, digits: Reference
-) -> Iterator[Scene]:
+def scene(trio: list[NodeProcess], tmp_path_factory: pytest.TempPathFactory, digits: Reference) -> Scene:
     folder = tmp_path_factory.mktemp("scene")
     plan = folder / "plan.yaml"
     arguments = ("--at", "12,25", "--assign", "a,b,c", "--name", "digits", "--out", plan)
     collab("plan", digits.path, "--peers", peers(trio), *arguments)
     collab("deploy", plan)
     inputs, _ = digits.save(folder, 2)
-    yield Scene(trio, folder, plan, inputs, digits.path)
+    return Scene(trio, folder, plan, inputs, digits.path)
 
 
 @pytest.fixture(autouse=True)
@@ -268,13 +266,15 @@ def test_a_plan_file_that_is_none_is_refused(scene: Scene, fault: str):
 
 
 def test_a_plan_file_that_is_missing_is_refused_by_every_command(scene: Scene):
-    for command in (("deploy",), ("undeploy",), ("run", "--input", scene.inputs)):
-        refused(FAILED, "nowhere.yaml", command[0], scene.folder / "nowhere.yaml", *command[1:], "--json")
+    for words in (("deploy",), ("undeploy",), ("run", "--input", scene.inputs)):
+        refused(FAILED, "nowhere.yaml", words[0], scene.folder / "nowhere.yaml", *words[1:], "--json")
 
 
 def test_a_plan_that_is_not_deployed_cannot_be_run(scene: Scene):
     other = scene.changed_plan(lambda tree: tree.update(name="other"))
-    refused(FAILED, "'other' is not deployed … collab deploy", "run", other, "--input", scene.inputs, "--json")
+    refused(
+        FAILED, "'other' is not deployed … collab deploy", "run", other, "--input", scene.inputs, "--json"
+    )
     changed = scene.changed_plan(lambda tree: tree.update(credits=5))
     refused(FAILED, "another version … collab deploy", "run", changed, "--input", scene.inputs, "--json")
 
@@ -398,7 +398,9 @@ def _npy(array: Any) -> bytes:
 def test_inputs_that_do_not_fit_are_refused(scene: Scene, fault: str):
     make, words = INPUT_FAULTS[fault]
     path = make(scene)
-    refused(FAILED, f"--input … {words}", "run", scene.plan, "--input", path, "--json", process=fault == "pickled")
+    refused(
+        FAILED, f"--input … {words}", "run", scene.plan, "--input", path, "--json", process=fault == "pickled"
+    )
 
 
 def test_expected_answers_that_do_not_fit_are_refused(scene: Scene):
@@ -455,7 +457,9 @@ def test_a_tensor_over_the_nodes_limit_is_refused_before_anything_is_deployed(
             assert deployed(nodes) == before
 
 
-def test_a_node_restarted_with_a_smaller_limit_refuses_each_request_by_name(tmp_path: Path, digits: Reference):
+def test_a_node_restarted_with_a_smaller_limit_refuses_each_request_by_name(
+    tmp_path: Path, digits: Reference
+):
     inputs, _ = digits.save(tmp_path, 2)
     plan = tmp_path / "plan.yaml"
     with NodeProcess("n", tmp_path) as node:
@@ -472,9 +476,7 @@ def test_a_node_restarted_with_a_smaller_limit_refuses_each_request_by_name(tmp_
 # --- one node of several ---------------------------------------------------------------
 
 
-def test_a_plan_that_one_node_cannot_prepare_leaves_nothing_on_the_others(
-    scene: Scene, digits: Reference
-):
+def test_a_plan_that_one_node_cannot_prepare_leaves_nothing_on_the_others(scene: Scene, digits: Reference):
     """Node c's store takes no write: its part of the new plan cannot be kept."""
     import resource
 

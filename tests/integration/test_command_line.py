@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from pathlib import Path
@@ -55,7 +56,7 @@ def _plan_as_assigned(nodes: list[NodeProcess], digits: Reference, plan: Path) -
     bounds = [stage["ops"] for stage in even["stages"]]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == 30
-    assert all(left[1] == right[0] for left, right in zip(bounds, bounds[1:], strict=False))
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(bounds))
     chosen = collab(*arguments, "--at", "12,25", "--assign", "a,b+c,c", "--name", "digits").json
     assert chosen["stages"] == [
         {"ops": [0, 12], "nodes": ["a"]},
@@ -80,7 +81,9 @@ def _deploy_twice(nodes: list[NodeProcess], plan: Path) -> None:
     assert all(first["sent_bytes"][node.name] > 10_000 for node in nodes)
     again = collab("deploy", plan, "--peers", peers(nodes), "--json").json
     assert again == {"plan": "digits", "epoch": 1, "changed": False, "sent_bytes": {"a": 0, "b": 0, "c": 0}}
-    held = {entry["name"]: entry["models"] for entry in collab("nodes", "--peers", peers(nodes), "--json").json}
+    held = {
+        entry["name"]: entry["models"] for entry in collab("nodes", "--peers", peers(nodes), "--json").json
+    }
     assert [len(held[name]) for name in "abc"] == [1, 1, 2]
     assert held["b"][0] in held["c"]
 
@@ -135,13 +138,16 @@ def _status(nodes: list[NodeProcess], plan: Path) -> None:
         assert entry["resident_bytes"] > 1 << 20
         assert entry["counters"]["forged"] == entry["counters"]["malformed"] == 0
         assert {peer["name"] for peer in entry["peers"]} >= {"a", "b", "c"} - {entry["name"]} - {"a"}
-    text = collab("status", "--peers", peers(nodes)).out
+    text = collab("status", "--peers", peers(nodes)).err
     assert "stage-1" in text
     assert "serving" in text
 
 
 def _undeploy(nodes: list[NodeProcess], plan: Path) -> None:
-    assert collab("undeploy", plan, "--json").json == {"plan": "digits", "unloaded": {n.name: [1] for n in nodes}}
+    assert collab("undeploy", plan, "--json").json == {
+        "plan": "digits",
+        "unloaded": {n.name: [1] for n in nodes},
+    }
     assert collab("undeploy", plan, "--json").json["unloaded"] == {node.name: [] for node in nodes}
     for entry in collab("status", "--peers", peers(nodes), "--json").json["nodes"]:
         assert [(p["plan"], p["epoch"], p["state"]) for p in entry["plans"]] == [("digits", 1, "unloaded")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,15 @@ import pytest
 from collab.assembly import build_cluster
 from collab.client.runner import PlanClient, Result
 from collab.coordinator.deploy import deploy
-from collab.core.ids import REQUESTER
 from collab.errors import CollabError, NodeLost, NotLoaded, Overloaded
 from collab.transport.aio import timeout
 from tests.integration.deployments import endpoints
+from tests.integration.ensembles import twins
 from tests.integration.models import IMAGES, Reference
 from tests.integration.processes import NodeProcess, collab, running
-from tests.integration.test_answers import combiner, edge, whole, written
 
 
-async def submitted(client: PlanClient, digits: Reference) -> list[asyncio.Future[Result]]:
+async def submitted(client: PlanClient, digits: Reference) -> list[asyncio.Task[Result]]:
     """All requests at once; returns when the first is answered."""
     requests = [asyncio.ensure_future(client.run(inputs, 20.0)) for inputs in digits.requests]
     async with timeout(20):
@@ -28,7 +28,9 @@ async def submitted(client: PlanClient, digits: Reference) -> list[asyncio.Futur
     return requests
 
 
-async def finished(requests: list[asyncio.Future[Result]], digits: Reference, *, may_refuse: bool) -> None:
+async def finished(
+    requests: Sequence[asyncio.Future[Result]], digits: Reference, *, may_refuse: bool
+) -> None:
     """All are answered; some may have been refused by name, where the signal was quicker than they were."""
     results = await asyncio.gather(*requests, return_exceptions=True)
     for i, result in enumerate(results):
@@ -96,13 +98,7 @@ async def test_a_node_waits_no_longer_than_it_may(tmp_path: Path, digits: Refere
     nodes = [NodeProcess("a", tmp_path), NodeProcess("b", tmp_path)]
     nodes.append(NodeProcess("c", tmp_path, "--config", str(settings)))
     with running(nodes):
-        members = [whole(digits, "one", "m1", ["a"]), whole(digits, "two", "m2", ["b"])]
-        edges = [
-            *(edge(REQUESTER, member, "image") for member in ("one", "two")),
-            *(edge(member, "answer", "probabilities") for member in ("one", "two")),
-            edge("answer", REQUESTER, "probabilities"),
-        ]
-        plan, blobs = written(digits, "twins", members, combiner(digits, "c", combine="mean"), edges, nodes)
+        plan, blobs = twins(digits, "ab", "c", nodes)
         async with build_cluster() as cluster:
             await deploy(cluster, plan, blobs)
             client = await cluster.open(plan, 4)

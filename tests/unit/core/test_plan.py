@@ -160,14 +160,31 @@ def test_the_digest_ignores_endpoints_and_paths_and_nothing_else():
     assert seen >= IGNORED
 
 
-def test_the_digest_is_that_of_this_release():
+@pytest.mark.parametrize(
+    ("tree", "digest"),
+    [
+        (chain(), "a58868f88381f7ec1a3dce3f085b8248f28b285a9005a8690f614155c71786ed"),
+        (cascade(), "f9189d75326f4dda87abaecbe8061fcce2d15d7e4d661ebb317e9481e55120da"),
+    ],
+    ids=["chain", "cascade"],
+)
+def test_the_digest_is_that_of_this_release(tree, digest):
     """Nodes of different releases compare digests; a change here needs a new plan version."""
-    assert convert_plan(chain()).digest == (
-        "f5bf632ac5d0ee2784ff781d906c6b94141d946f174f12a32ad582d519b7d7ac"
-    )
-    assert (
-        convert_plan(cascade()).digest == "84fa7e8f20a5b759a3b1807cd12603915c71229847d26e22ac2f089e0eddbed7"
-    )
+    assert convert_plan(tree).digest == digest
+
+
+def test_a_default_given_by_hand_changes_no_digest():
+    by_hand = chain()
+    by_hand |= {"version": 1, "credits": 64, "tolerance": {"atol": 1e-4, "rtol": 1e-3}}
+    by_hand["stages"][0] |= {
+        "fires": {"rule": "all"},
+        "threads": 1,
+        "model": "model",
+        "state": [],
+        "bytes": 0,
+    }
+    by_hand["edges"][0] |= {"codec": "raw", "via": [], "guard": None}
+    assert convert_plan(by_hand).digest == convert_plan(chain()).digest
 
 
 @given(st.permutations(range(3)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 
@@ -246,6 +247,10 @@ async def test_keep_dials_again_when_the_listener_comes_back_at_its_address(netw
     assert a.balanced
 
 
+def _has_seen(recorder: Recorder, count: int) -> bool:
+    return len(recorder.ups) == count
+
+
 @pytest.mark.parametrize("how", ["close", "abort"])
 async def test_keep_dials_again_after_its_link_was_ended_here(network, how):
     transport, free = network
@@ -253,7 +258,7 @@ async def test_keep_dials_again_after_its_link_was_ended_here(network, how):
     async with links("a", transport, a) as one, links("b", transport, b) as other:
         one.keep(await other.listen(free))
         for count in (1, 2, 3):
-            await a.until(lambda count=count: len(a.ups) == count)
+            await a.until(partial(_has_seen, a, count))
             if how == "close":
                 await eventually(a.ups[-1].close())
             else:

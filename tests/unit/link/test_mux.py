@@ -267,6 +267,25 @@ def test_a_message_that_the_peer_does_not_take_is_refused_when_it_is_sent():
         mux.send(CONTROL, [bytes(16 * MIB + 1)])
 
 
+def test_what_waits_is_bounded_over_all_channels_and_room_comes_back():
+    mux = Mux(HEAD_BYTES + 1000, MuxLimits(queued_bytes=5000))
+    mux.accept_hello(256 * MIB, 0, 0)
+    mux.send(TENSORS, [bytes(3000)])
+    mux.send(BLOBS, [bytes(2000)])
+    for channel in Channel:
+        with pytest.raises(LimitExceeded, match="5000 bytes wait for this link already"):
+            mux.send(channel, [b"x"])
+    assert mux.next_frame() is not None
+    mux.send(CONTROL, [bytes(1000)])
+    with pytest.raises(LimitExceeded):
+        mux.send(CONTROL, [b"x"])
+    taken = 0
+    while (parts := mux.next_frame()) is not None:
+        taken += sum(map(len, parts[1:]))
+    assert taken == 5000
+    mux.send(TENSORS, [bytes(5000)])
+
+
 # --- what a peer may send ----------------------------------------------------
 
 SMALL = MuxLimits(

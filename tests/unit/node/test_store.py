@@ -212,7 +212,7 @@ def test_a_full_disk_is_named_and_what_was_written_is_resumed(store: Store, monk
     sha256, data = blob(300)
     store.put(sha256, 300, 0, data[:100], ())
     with monkeypatch.context() as patch:
-        patch.setattr(module, "open", lambda *a, **k: Full(open(*a, **k), 50), raising=False)
+        patch.setattr(module, "open", lambda *a, **k: Full(open(*a, **k), 50), raising=False)  # noqa: SIM115
         with pytest.raises(StoreError, match=f"cannot write blob {sha256[:12]}: No space left"):
             store.put(sha256, 300, 100, data[100:], ())
     assert store.held(sha256) == (150, False)
@@ -221,7 +221,12 @@ def test_a_full_disk_is_named_and_what_was_written_is_resumed(store: Store, monk
 
 @pytest.mark.parametrize(
     ("call", "what"),
-    [("replace", "write blob"), ("unlink", "forget plan"), ("iterdir", "list the blobs"), ("fsync", "keep plan")],
+    [
+        ("replace", "write blob"),
+        ("unlink", "forget plan"),
+        ("iterdir", "list the blobs"),
+        ("fsync", "keep plan"),
+    ],
 )
 def test_every_error_of_the_disk_leaves_as_ours(
     store: Store, monkeypatch: pytest.MonkeyPatch, call: str, what: str
@@ -293,7 +298,9 @@ def test_a_plan_that_was_not_committed_can_be_taken_back(store: Store, tmp_path:
     assert not list((tmp_path / "plans").iterdir())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"epoch":1}', b'{"epoch":1,"plan":{"name":5}}', b"\xff\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"epoch":1}', b'{"epoch":1,"plan":{"name":5}}', b"\xff\x00"]
+)
 def test_a_kept_plan_that_cannot_be_read_is_named_and_harms_no_other(
     store: Store, tmp_path: Path, content: bytes
 ):

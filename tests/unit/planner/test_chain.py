@@ -61,8 +61,8 @@ def stages(*placed: tuple[str, ...]) -> list[StageSpec]:
     last = len(placed) - 1
     return [
         StageSpec(
-            id=f"s{i}",  # type: ignore[arg-type]
-            nodes=nodes,  # type: ignore[arg-type]
+            id=f"s{i}",
+            nodes=nodes,
             ops=(i, i + 1),
             sha256=SHA,
             inputs=(spec("x" if i == 0 else f"t{i}"),),
@@ -76,7 +76,7 @@ def make(*placed: tuple[str, ...], **more: Any) -> Any:
     count = len(placed)
     more.setdefault("boundaries", [[f"t{i}"] for i in range(1, count)])
     return chain(
-        "p",  # type: ignore[arg-type]
+        "p",
         ModelRef(sha256=SHA, ops=count),
         stages(*placed),
         inputs=[spec("x")],

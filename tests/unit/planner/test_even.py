@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
@@ -12,9 +12,9 @@ from collab.errors import CutError
 from collab.planner.even import even_cuts
 
 
-def slowest(op_ms, cuts) -> float:
+def slowest(op_ms, cuts):
     bounds = (0, *cuts, len(op_ms))
-    return max(sum(op_ms[a:b]) for a, b in zip(bounds, bounds[1:], strict=False))
+    return max(sum(op_ms[a:b]) for a, b in pairwise(bounds))
 
 
 @st.composite

@@ -16,7 +16,7 @@ MEASURES = ("max", "margin", "entropy")
 
 
 def guard(kind: str, when: str = "below", threshold: float = 0.5) -> Guard:
-    return Guard(tensor="p", measure=kind, when=when, threshold=threshold)  # type: ignore[arg-type]
+    return Guard(tensor="p", measure=kind, when=when, threshold=threshold)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def with_operator(kind: str, **more) -> bytes:
 
 def test_an_unknown_custom_operator_is_named():
     with pytest.raises(
-        ModelError, match="^operator 'Mystery' is not known to this LiteRT; update it or convert"
+        ModelError, match=r"^operator 'Mystery' is not known to this LiteRT; update it or convert"
     ):
         BACKEND.load(with_operator("Mystery", custom=b"options"))
 
@@ -76,7 +76,7 @@ def test_an_operator_that_fails_when_it_runs_is_a_backend_error():
     b.main.output(y)
     stage = BACKEND.load(b.build())
     assert stage.run([np.array([2], np.int32)])[0].tolist() == [[1, 1]]
-    with pytest.raises(BackendError, match="^LiteRT: .*"):
+    with pytest.raises(BackendError, match=r"^LiteRT: \S"):
         stage.run([np.array([7], np.int32)])
     assert stage.run([np.array([0], np.int32)])[0].tolist() == [[1, 1]]
     stage.close()
@@ -151,7 +151,7 @@ def test_a_signature_refuses_wrong_inputs_and_says_when_it_is_closed():
 
 
 def test_a_signature_that_is_not_there_is_a_model_error():
-    with pytest.raises(ModelError, match="^LiteRT cannot run signature 'train': .*"):
+    with pytest.raises(ModelError, match=r"^LiteRT cannot run signature 'train': \S"):
         BACKEND.load_signature(signed(), "train")
 
 
