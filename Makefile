@@ -55,7 +55,7 @@ clean: ## remove the environment and everything that tools left behind
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find collab tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
-core:
+core: ## install what running needs, into .venv
 	@scripts/setup core
 
 dev:

@@ -11,7 +11,6 @@ from typing import Final
 
 from collab.coordinator.cluster import Cluster
 from collab.core.ids import NodeName, check_name
-from collab.errors import UsageError
 from collab.link.link import Handler, Identity, LinkConfig
 from collab.link.links import Links
 from collab.link.mux import MuxLimits
@@ -23,14 +22,12 @@ from collab.runtime.base import Backend
 from collab.runtime.litert import LiteRT
 from collab.transport.base import Transport
 from collab.transport.grpc import GrpcTransport
-from collab.transport.inproc import InprocTransport
 
 ENDPOINT_ROOM: Final = 64 * 1024
 """Bytes that an envelope takes beside its largest tensor."""
 SMALLEST_LIMIT: Final = 2 << 20
 """Bytes of a message that every node takes, however small its tensors: parts of models must fit."""
 
-TRANSPORTS: Final[dict[str, Callable[[], Transport]]] = {"grpc": GrpcTransport, "inproc": InprocTransport}
 BACKENDS: Final[dict[str, Callable[[], Backend]]] = {"litert": LiteRT}
 
 
@@ -42,11 +39,12 @@ def backends() -> dict[str, Backend]:
     return found
 
 
-def transports(scheme: str = "grpc") -> Transport:
-    """A transport by its scheme; raises `UsageError`."""
-    if scheme not in TRANSPORTS:
-        raise UsageError(f"transport {scheme!r} is not known; use one of {', '.join(TRANSPORTS)}")
-    return TRANSPORTS[scheme]()
+def transports(inproc: Transport | None = None, facade: Facade | None = None) -> dict[str, Transport]:
+    """Transports by scheme; ``inproc`` is one that others of this process share."""
+    table: dict[str, Transport] = {"grpc": GrpcTransport(facade)}
+    if inproc is not None:
+        table[inproc.scheme] = inproc
+    return table
 
 
 def default_store(name: str) -> Path:
@@ -74,12 +72,9 @@ def build_node(config: NodeConfig, inproc: Transport | None = None) -> NodeServi
         assert isinstance(service, NodeService)
         facade = Facade(service)
         service.on_serving = facade.serving
-        table: dict[str, Transport] = {"grpc": GrpcTransport(facade)}
-        if inproc is not None:
-            table["inproc"] = inproc
         return Links(
             Identity(NodeName(config.name), "node"),
-            table,
+            transports(inproc, facade),
             service,
             link=_link_config(config.max_tensor_bytes),
             insecure_networks=config.insecure_networks,
@@ -102,10 +97,7 @@ def build_cluster(
     """A coordinator or client that has not dialled anybody yet."""
 
     def make_links(handler: Handler) -> Links:
-        table: dict[str, Transport] = {"grpc": GrpcTransport()}
-        if inproc is not None:
-            table["inproc"] = inproc
         identity = Identity(NodeName(name or f"{role}-{secrets.token_hex(6)}"), role)
-        return Links(identity, table, handler, insecure_networks=insecure_networks)
+        return Links(identity, transports(inproc), handler, insecure_networks=insecure_networks)
 
     return Cluster(make_links)
