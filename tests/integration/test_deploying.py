@@ -113,9 +113,9 @@ async def test_two_plans_run_side_by_side_on_the_same_nodes(
 
 @pytest.fixture
 def quick_to_forget(tmp_path: Path):
-    """Three nodes that unload an old epoch after a second."""
+    """Three nodes that unload an old epoch soon."""
     settings = tmp_path / "node.toml"
-    settings.write_text("[node]\nretire_s = 2\n")
+    settings.write_text("[node]\nretire_s = 12\n")
     with running([NodeProcess(name, tmp_path, "--config", str(settings)) for name in "abc"]) as nodes:
         yield nodes
 
@@ -139,7 +139,7 @@ async def test_a_new_version_under_load_costs_no_request(
         await assert_equal_answers(client, digits)
         newer = await cluster.open(new, 8)
         await assert_equal_answers(newer, digits)
-        async with timeout(20):
+        async with timeout(40):
             while any(1 in view.holds(old.name) for view in (await cluster.describe("abc")).values()):
                 pass
         with pytest.raises(NotLoaded, match="epoch 1 is not loaded on node 'a'; epoch 2 is"):

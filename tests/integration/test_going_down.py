@@ -45,7 +45,7 @@ async def finished(
 
 @pytest.mark.parametrize(
     ("number", "going"),
-    [(signal.SIGINT, "a"), (signal.SIGTERM, "a"), (signal.SIGTERM, "b"), (signal.SIGTERM, "abc")],
+    [(signal.SIGINT, "a"), (signal.SIGTERM, "b"), (signal.SIGTERM, "abc")],
 )
 async def test_what_is_under_way_is_finished_before_a_node_goes(
     tmp_path: Path, digits: Reference, number: int, going: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -555,15 +554,20 @@ async def test_a_peer_that_falls_silent_is_taken_for_dead_and_its_calls_fail(net
 async def test_an_idle_link_lives_on_pings_alone(network, monkeypatch):
     transport, free = network
     a, b = Recorder(), Recorder()
+    config = LinkConfig(ping_interval_s=0.01, silence_limit_s=10.0)
+    clock_us = 0
+    monkeypatch.setattr(link_module, "now_us", lambda: clock_us)
     async with (
-        links("a", transport, a, link=replace(IMPATIENT, silence_limit_s=0.5)) as dialler,
-        links("b", transport, b, link=replace(IMPATIENT, silence_limit_s=0.5)) as listener,
+        links("a", transport, a, link=config) as dialler,
+        links("b", transport, b, link=config) as listener,
     ):
         link = await dialler.connect(await listener.listen(free))
-        seen: asyncio.Queue[int] = asyncio.Queue()
-        monkeypatch.setattr(link, "_take_rtt", seen.put_nowait)
-        for _ in range(40):  # more pongs than fit into the limit
-            await eventually(seen.get())
+        pongs: asyncio.Queue[int] = asyncio.Queue()
+        monkeypatch.setattr(link, "_take_rtt", pongs.put_nowait)
+        for _ in range(10):
+            await eventually(pongs.get())
+            clock_us += 9_000_000  # nearly the limit: without the next ping both ends would give up
+        await eventually(pongs.get())
         assert link.alive
         assert not a.downs
         assert not b.downs
