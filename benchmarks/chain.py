@@ -40,6 +40,9 @@ from collab.runtime.litert import LiteRT
 NODES = ("a", "b", "c")
 SIZES = {"4 kB": 1_000, "64 kB": 16_000, "256 kB": 64_000, "1 MB": 250_000, "5 MB": 1_250_000}
 """Message sizes, in float32 elements."""
+PIPELINE_MS = 60
+"""Least time of the pipelined model on one thread."""
+IN_FLIGHT = 6
 
 
 def back_to_back(graph: Graph, cuts: Sequence[int]) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -177,8 +180,8 @@ async def pipeline(cluster: Cluster, views: Sequence[NodeView], seconds: float, 
     """Throughput of two balanced nodes with one thread each beside the whole model on one thread."""
     layers = 8
     data = convolutions(layers)
-    while (whole_ms := _whole_ms(data)) < 25:
-        layers += 4
+    while (whole_ms := _whole_ms(data)) < PIPELINE_MS:
+        layers += 8
         data = convolutions(layers)
     graph = parse_model(data)
     whole = LiteRT().load(data, 1)
@@ -229,7 +232,7 @@ async def _pipelined_rate(client: PlanClient, inputs: dict[str, Any], seconds: f
             await client.run(inputs)
             count += 1
 
-    await asyncio.gather(*(worker() for _ in range(4)))
+    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
     return count / (time.perf_counter() - start)
 
 

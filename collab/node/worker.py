@@ -49,11 +49,11 @@ class Worker:
         run, take, done, wanted = self._program.run, self._jobs.get, self._done, self._wanted
         while (job := take()) is not None and not self._closing:
             work, inputs, queued_us, deadline_us = job
-            if not wanted(work):
-                continue
-            result = run(inputs, queued_us, deadline_us, monotonic_us)
+            result = run(inputs, queued_us, deadline_us, monotonic_us) if wanted(work) else None
             # Do not keep the payload alive until the next job.
             del job, inputs
+            if result is None:
+                continue
             try:
                 self._loop.call_soon_threadsafe(done, work, result)
             except RuntimeError:  # the loop is closed: the node is going down
