@@ -116,7 +116,8 @@ class Stages:
         """Unload everything and let go of the store."""
         for name, epoch in tuple(self._loaded):
             await self.unload(name, epoch)
-        self._disk.shutdown(wait=True)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._disk.shutdown)
         self.store.close()
 
 
