@@ -10,11 +10,50 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from collab.codec.wire import Buffer
+from collab.core.identity import Principal
 from collab.errors import UsageError
+
+
+class Pem(NamedTuple):
+    """An identity in the form that libraries take, PEM each."""
+
+    key: bytes
+    certificate: bytes
+    authority: bytes
+    """Certificate of the cluster's authority."""
+
+
+class Security(Protocol):
+    """What proves this end's identity and checks the other's."""
+
+    @property
+    def principal(self) -> Principal:
+        """Who this end is."""
+        ...
+
+    def context(self, *, server_side: bool) -> ssl.SSLContext:
+        """Mutual TLS 1.3 with the cluster's authority as the only root.
+
+        No host name is checked by it: `check` says who the other end is.
+        """
+        ...
+
+    def check(self, certificate: bytes) -> Principal:
+        """Who a certificate (DER) names, once the handshake has verified its chain.
+
+        Raises `Refused` if it is revoked, expired or names nobody of this cluster.
+        """
+        ...
+
+    def pem(self) -> Pem:
+        """Key and certificates for libraries that make contexts of their own."""
+        ...
 
 
 class Connection(ABC):
@@ -29,8 +68,11 @@ class Connection(ABC):
     """Longest frame that `send` takes."""
     address: str
     """Where the other end is, for people."""
-    secure: bool = False
-    """Whether both ends are authenticated and the bytes encrypted by the transport."""
+    principal: Principal | None = None
+    """Who the other end is, where the transport itself authenticates both ends and encrypts
+    everything between them; None where it does not."""
+    kind: str = ""
+    """Name of the transport that plans use for this connection, such as ``grpc``."""
     loopback: bool = False
     """Whether the bytes stay on this machine."""
 
@@ -88,6 +130,7 @@ class Transport(ABC):
     """Makes connections over one protocol."""
 
     scheme: str
+    """Of its addresses; the name that plans use for it unless its connections say otherwise."""
 
     @abstractmethod
     async def listen(self, address: str, accept: Accept) -> Listener:

@@ -67,6 +67,7 @@ def _unpack(message: bytes) -> memoryview:
 class _GrpcConnection(Connection):
     """Either end: a client's call and a server's context read and write alike."""
 
+    kind = "grpc"
     max_frame_bytes = MAX_FRAME_BYTES
 
     def __init__(self, stream: Any, address: str, loopback: bool) -> None:

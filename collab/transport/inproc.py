@@ -63,6 +63,7 @@ class _Pipe:
 
 
 class _InprocConnection(Connection):
+    kind = "inproc"
     loopback = True
 
     def __init__(self, address: str, max_frame_bytes: int, inbound: _Pipe, outbound: _Pipe) -> None:

@@ -548,7 +548,7 @@ async def test_many_connections_at_once_keep_apart(network):
 async def test_connections_over_loopback_say_so(network, ends):
     for end in ends:
         assert end.loopback
-        assert not end.secure
+        assert end.principal is None
         assert end.address
 
 
