@@ -11,7 +11,8 @@ from typing import Final
 
 from collab.coordinator.cluster import Cluster
 from collab.core.ids import NodeName, check_name
-from collab.link.link import Handler, Identity, LinkConfig
+from collab.link.hello import Identity
+from collab.link.link import Handler, LinkConfig
 from collab.link.links import Links
 from collab.link.mux import MuxLimits
 from collab.node.config import NodeConfig

@@ -26,8 +26,8 @@ from collab.errors import LimitExceeded, ProtocolError
 REQUEST_ID_BYTES: Final = 16
 MAX_TEXT: Final = 4096
 """Characters of a message or a reason."""
-MAX_ID: Final = 64
-"""Characters of a name; `collab.core.ids.check_name` allows 63."""
+MAX_ID: Final = 80
+"""Characters of a name; `collab.core.ids.check_name` allows 63, requesters add a suffix."""
 MAX_TRACE_BYTES: Final = 512
 MAX_BUDGET_US: Final = 24 * 3600 * 1_000_000
 

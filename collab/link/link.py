@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -12,27 +11,25 @@ from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
 
-from collab import __version__
 from collab.codec.envelope import MAX_TEXT
 from collab.codec.pb import link_pb2 as pb
 from collab.codec.wire import Buffer, clean_text, frame, unframe
-from collab.core.ids import NodeName, check_name
+from collab.core.ids import NodeName
 from collab.core.token import Fault
 from collab.errors import (
     CollabError,
-    InputError,
     LimitExceeded,
     LinkLost,
     Overloaded,
     PeerUnreachable,
     ProtocolError,
+    Refused,
 )
+from collab.link.hello import Identity, decode_hello, encode_hello, refusal_text
 from collab.link.mux import Channel, Mux, MuxLimits, Type, head, parse
 from collab.transport.aio import TaskGroup, timeout
 from collab.transport.base import Connection
 
-VERSION: Final = 1
-MAX_HELLO_BYTES: Final = 64 * 1024
 MAX_REFUSALS: Final = 4096
 """Replies to refused calls that may wait to be sent."""
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -52,17 +49,6 @@ class LinkConfig:
     calls_at_once: int = 256
     """Calls of the peer that are served at a time; a reply counts until it is sent."""
     mux: MuxLimits = MuxLimits()
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who an end of a link says it is."""
-
-    name: NodeName
-    role: str
-    """``node``, ``client`` or ``operator``."""
-    endpoints: tuple[str, ...] = ()
-    software: str = f"collab/{__version__}"
 
 
 class Handler(Protocol):
@@ -96,8 +82,16 @@ class Link:
     """
 
     def __init__(
-        self, connection: Connection, identity: Identity, handler: Handler, config: LinkConfig
+        self,
+        connection: Connection,
+        identity: Identity,
+        handler: Handler,
+        config: LinkConfig,
+        *,
+        dialled: bool = False,
     ) -> None:
+        self.dialled = dialled
+        """Whether this end dialled the peer's own address."""
         self.peer = Identity(NodeName(""), "")
         self.connection = connection
         self.rtt_us = 0
@@ -126,6 +120,11 @@ class Link:
     def alive(self) -> bool:
         """Whether the peer has said hello and the link has not ended."""
         return bool(self.peer.name) and self._ended is None
+
+    @property
+    def kind(self) -> str:
+        """Name of the transport that plans use for this link."""
+        return self.connection.kind
 
     @property
     def queued_bytes(self) -> int:
@@ -190,6 +189,16 @@ class Link:
         self._end(LinkLost("closed here"))
         await self.connection.close()
 
+    async def refuse(self, reason: str) -> None:
+        """Tell a peer that was greeted why it gets no session, and end the connection; never raises."""
+        try:
+            async with timeout(CLOSE_TIMEOUT_S):
+                await self.connection.send([head(Type.BYE), reason.encode()])
+        except (CollabError, TimeoutError, asyncio.TimeoutError):
+            pass
+        self._end(Refused(reason), abort=False)
+        await self.connection.close()
+
     async def wait_ended(self) -> None:
         """Return when the link has ended."""
         await self._over.wait()
@@ -224,7 +233,7 @@ class Link:
         """
         try:
             await self._hello()
-        except ProtocolError as error:
+        except (ProtocolError, Refused) as error:
             # Not aborted: this end's hello shall arrive, so that the other end sees why.
             self._end(error, abort=False)
             await self.connection.close()
@@ -234,54 +243,21 @@ class Link:
             raise
 
     async def _hello(self) -> None:
-        limits, me = self._config.mux, self._me
-        hello = pb.Hello(
-            version_min=VERSION,
-            version_max=VERSION,
-            name=me.name,
-            role=me.role,
-            session=os.urandom(16),
-            max_message_bytes=limits.message_bytes[Channel.TENSORS],
-            tensor_window_bytes=limits.window_bytes[Channel.TENSORS],
-            blob_window_bytes=limits.window_bytes[Channel.BLOBS],
-            endpoints=me.endpoints,
-            software=me.software,
-        )
         try:
             async with timeout(self._config.hello_timeout_s):
-                await self.connection.send([head(Type.HELLO), hello.SerializeToString()])
+                hello = encode_hello(self._me, self._config.mux)
+                await self.connection.send([head(Type.HELLO), hello])
                 data = await self.connection.receive()
         except (TimeoutError, asyncio.TimeoutError) as error:
             limit_s = self._config.hello_timeout_s
             raise PeerUnreachable(
                 f"{self.connection.address}: connected, but no hello within {limit_s:g} s"
             ) from error
-        type_, _, _, _, _, body = parse(data)
-        if type_ is not Type.HELLO or len(body) > MAX_HELLO_BYTES:
-            raise ProtocolError(f"{self.connection.address}: the first frame is not a hello")
-        try:
-            self._accept_hello(pb.Hello.FromString(bytes(body)))
-        except (DecodeError, UnicodeDecodeError) as error:
-            raise ProtocolError(f"{self.connection.address}: the hello cannot be read") from error
-
-    def _accept_hello(self, hello: pb.Hello) -> None:
-        if not hello.version_min <= VERSION <= hello.version_max:
-            raise ProtocolError(
-                f"{self.connection.address}: speaks versions {hello.version_min} to {hello.version_max} "
-                f"of the protocol, this end {VERSION}; upgrade the older one"
-            )
-        try:
-            name = NodeName(check_name(hello.name, "hello.name:"))
-        except InputError as error:
-            raise ProtocolError(str(error)) from error
-        if name == self._me.name:
-            raise ProtocolError(
-                f"{self.connection.address}: is named {name!r} like this end; give it another name"
-            )
-        self.peer = Identity(
-            name, hello.role[:16], tuple(e[:256] for e in hello.endpoints[:16]), hello.software[:64]
+        greeting = decode_hello(data, self.connection.address, self._me, self.connection.principal)
+        self.peer = greeting.peer
+        self._mux.accept_hello(
+            greeting.max_message_bytes, greeting.tensor_window_bytes, greeting.blob_window_bytes
         )
-        self._mux.accept_hello(hello.max_message_bytes, hello.tensor_window_bytes, hello.blob_window_bytes)
 
     # --- loops ---------------------------------------------------------------
 
@@ -321,7 +297,9 @@ class Link:
             elif type_ is Type.PONG:
                 self._take_rtt(self._heard_us - value)
             elif type_ is Type.BYE:
-                raise LinkLost("the peer said good-bye")
+                raise LinkLost(
+                    f"the peer said good-bye: {refusal_text(body)}" if len(body) else "the peer said good-bye"
+                )
             else:
                 raise ProtocolError("frame: a second hello")
 

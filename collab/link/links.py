@@ -1,8 +1,9 @@
-"""All links of one process: listening, dialling, redialling, finding by name."""
+"""All links of one process: listening, dialling, redialling, finding by name and transport."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,20 +11,18 @@ from types import TracebackType
 from typing import Final
 
 from collab.core.ids import NodeName
-from collab.errors import (
-    CollabError,
-    LinkLost,
-    PeerUnreachable,
-    ProtocolError,
-    Refused,
-    UsageError,
-)
-from collab.link.link import Handler, Identity, Link, LinkConfig
+from collab.errors import CollabError, LinkLost, PeerUnreachable
+from collab.link.establish import Establisher
+from collab.link.hello import Identity
+from collab.link.link import Handler, Link, LinkConfig
+from collab.link.relay import MAX_RELAYED, Relay, RelayingHandler, split_relay
 from collab.transport.aio import TaskGroup
-from collab.transport.base import Connection, Listener, Transport, is_loopback, split_address, split_host_port
+from collab.transport.base import Connection, Listener, Security, Transport, split_address
+
+log = logging.getLogger("collab.link")
 
 MAX_UNGREETED: Final = 64
-"""Accepted connections that may be without a hello at a time."""
+"""Accepted connections that may be without a hello at a time; a newer one ends the oldest."""
 MAX_LINKS: Final = 1024
 """Links from which on no more are accepted."""
 
@@ -42,9 +41,9 @@ class DialConfig:
 class Links:
     """The links of one process, as an asynchronous context manager.
 
-    Several links to one peer may exist (both dialled at once, or an old one is not
-    yet known to be dead); the newest one is used.  ``insecure_networks`` allows
-    unencrypted links off loopback.
+    Several links to one peer may exist: over several transports, or when both ends
+    dialled at once, or when an old one is not yet known to be dead.  ``insecure_networks``
+    allows unencrypted links off loopback where there is no ``security``.
     """
 
     def __init__(
@@ -55,22 +54,31 @@ class Links:
         *,
         link: LinkConfig = LinkConfig(),
         dial: DialConfig = DialConfig(),
+        security: Security | None = None,
         insecure_networks: bool = False,
         rng: random.Random | None = None,
     ) -> None:
         self.identity = identity
-        self._transports = transports
         self._handler = handler
-        self._config = link
         self._dial = dial
-        self._insecure_networks = insecure_networks
+        self._establish = Establisher(
+            transports,
+            RelayingHandler(handler, self._called_by_relay),
+            link,
+            me=lambda: self.identity,
+            security=security,
+            insecure_networks=insecure_networks,
+            dial_timeout_s=dial.timeout_s,
+        )
+        self._relay = Relay(self._establish.open, self.get, dial.timeout_s)
         self._rng = rng or random.Random()
         self._links: dict[NodeName, list[Link]] = {}
         self._listeners: list[Listener] = []
         self._keepers: dict[str, asyncio.Task[None]] = {}
-        self._peer_keepers: dict[NodeName, asyncio.Task[None]] = {}
+        self._peer_keepers: dict[tuple[NodeName, str], asyncio.Task[None]] = {}
         self._waiters: set[asyncio.Future[None]] = set()
-        self._ungreeted = 0
+        self._ungreeted: dict[Connection, None] = {}
+        self._meeting = 0
         self._tasks: TaskGroup | None = None
         self._closing = False
 
@@ -104,7 +112,7 @@ class Links:
     @property
     def schemes(self) -> list[str]:
         """Transports that can be used here."""
-        return sorted(self._transports)
+        return sorted({transport.scheme for transport in self._establish.transports.values()})
 
     def set_endpoints(self, endpoints: tuple[str, ...]) -> None:
         """Where this end can be dialled; told to peers from the next hello on."""
@@ -112,16 +120,31 @@ class Links:
 
     # --- finding -------------------------------------------------------------
 
-    def get(self, name: NodeName) -> Link | None:
-        """The link to use for a peer, the newest that lives; or None."""
-        for link in reversed(self._links.get(name, ())):
+    def get(self, name: NodeName, kind: str = "") -> Link | None:
+        """The link to use for a peer, or None: the newest that lives, one that no relay carries first.
+
+        With a kind, one of that transport; if there is none, any.
+        """
+        best, best_rank = None, -1
+        for link in self._links.get(name, ()):
             if link.ended is None:
-                return link
-        return None
+                rank = 2 * (link.kind == kind) + (not link.connection.relayed)
+                if rank >= best_rank:
+                    best, best_rank = link, rank
+        return best
+
+    def _has(self, name: NodeName, kind: str) -> Link | None:
+        link = self.get(name, kind)
+        return link if link is None or not kind or link.kind == kind else None
 
     def all(self) -> list[Link]:
-        """One live link for each peer."""
-        return [link for name in self._links if (link := self.get(name)) is not None]
+        """One live link for each peer and transport."""
+        found: dict[tuple[NodeName, str], Link] = {}
+        for name, links in self._links.items():
+            for link in links:
+                if link.ended is None:
+                    found[name, link.kind] = link
+        return list(found.values())
 
     async def wait_for(self, name: NodeName) -> Link:
         """The link to a peer, as soon as there is one; the caller bounds the wait."""
@@ -139,11 +162,10 @@ class Links:
     async def listen(self, address: str) -> str:
         """Accept links at an address; returns the contact address.
 
-        Raises `Refused` off loopback while links are not encrypted.
+        Raises `Refused` off loopback when nothing proves who the peers are.
         """
-        transport = self._transport(address)
-        self._check_network(address)
-        listener = await transport.listen(address, self._accepted)
+        self._establish.check(address)
+        listener = await self._establish.transport(address).listen(address, self._accepted)
         self._listeners.append(listener)
         return listener.address
 
@@ -157,27 +179,37 @@ class Links:
 
     async def connect_any(self, addresses: Sequence[str], name: NodeName | None = None) -> Link:
         """Dial addresses in their order and return the first link that comes up."""
-        errors: list[str] = []
+        errors: list[CollabError] = []
         for address in addresses:
             try:
                 return await self.connect(address, name)
             except CollabError as error:
-                errors.append(str(error))
+                errors.append(error)
         what = f"node {name!r}: " if name else ""
-        raise PeerUnreachable(what + ("; ".join(errors) or "no endpoint is known; give --peers"))
+        if len(errors) == 1:
+            raise errors[0]
+        raise PeerUnreachable(what + ("; ".join(map(str, errors)) or "no endpoint is known; give --peers"))
 
-    def keep_peer(self, name: NodeName, addresses: Sequence[str]) -> None:
-        """Have a link to a peer from now on: dial whenever there is none, with jittered back-off."""
+    def keep_peer(self, name: NodeName, addresses: Sequence[str], kind: str = "") -> None:
+        """Have a link to a peer from now on: dial whenever there is none, with jittered back-off.
+
+        With a kind, a link of that transport, by the addresses that are of it; by all of them
+        if none is.
+        """
         assert self._tasks is not None
-        old = self._peer_keepers.pop(name, None)
+        if kind:
+            own = tuple(dialled_as(address, kind) for address in addresses if is_kind(address, kind))
+            kind, addresses = (kind, own) if own else ("", addresses)
+        old = self._peer_keepers.pop((name, kind), None)
         if old is not None:
             old.cancel()
-        self._peer_keepers[name] = self._tasks.create_task(self._keep_peer(name, tuple(addresses)))
+        keeper = self._keep_peer(name, tuple(addresses), kind)
+        self._peer_keepers[name, kind] = self._tasks.create_task(keeper)
 
-    async def _keep_peer(self, name: NodeName, addresses: Sequence[str]) -> None:
+    async def _keep_peer(self, name: NodeName, addresses: Sequence[str], kind: str) -> None:
         delay_s = self._dial.backoff_s
         while not self._closing:
-            link = self.get(name)
+            link = self._has(name, kind)
             if link is not None:
                 delay_s = self._dial.backoff_s
                 await link.wait_ended()
@@ -194,8 +226,7 @@ class Links:
         """Dial an address now, and again whenever its link ends, with jittered back-off."""
         assert self._tasks is not None
         if address not in self._keepers:
-            self._transport(address)
-            self._check_network(address)
+            self._establish.check(address)
             self._keepers[address] = self._tasks.create_task(self._keep(address, on_failure))
 
     async def _keep(self, address: str, on_failure: Callable[[str, CollabError], None] | None) -> None:
@@ -213,43 +244,82 @@ class Links:
             delay_s = min(delay_s * 2, self._dial.backoff_limit_s)
 
     async def _greeted(self, address: str, name: NodeName | None) -> Link:
-        transport = self._transport(address)
-        self._check_network(address)
-        connection = await transport.dial(address, self._dial.timeout_s)
-        link = Link(connection, self.identity, self._handler, self._config)
-        await link.greet()
+        link = await self._establish.dial(address, name)
         if self._closing:
             link.abort()
             raise LinkLost(f"{address}: this end is closing")
-        if name is not None and link.peer.name != name:
-            link.abort()
-            raise ProtocolError(
-                f"{address}: node {link.peer.name!r} answers there, not {name!r}; correct the address"
-            )
         return link
 
     async def _accepted(self, connection: Connection) -> None:
-        if self._full():
+        if self._closing or sum(map(len, self._links.values())) >= MAX_LINKS:
             connection.abort()
             return
-        link = Link(connection, self.identity, self._handler, self._config)
-        self._ungreeted += 1
+        if len(self._ungreeted) >= MAX_UNGREETED:
+            # Whoever opens connections and says nothing must not keep others out.
+            oldest = next(iter(self._ungreeted))
+            del self._ungreeted[oldest]
+            oldest.abort()
+        self._ungreeted[connection] = None
         try:
-            await link.greet()
-        except CollabError:
+            link = await self._establish.accept(connection)
+        except CollabError as error:
             # The dialler sees why; a stranger's bad hello is no failure of this end.
+            log.warning("a connection from %s is refused: %s", connection.address, error)
             return
         finally:
-            self._ungreeted -= 1
+            self._ungreeted.pop(connection, None)
+        await self._admit(link)
+
+    async def _admit(self, link: Link) -> None:
+        """Serve what was greeted: a session, or a connection that this end relays or is met over."""
         if self._closing:
             link.abort()
+        elif link.peer.relay_to:
+            await self._relay.serve(link)
+        elif link.peer.relay_ticket:
+            await self._with_ticket(link)
+        else:
+            self._add(link)
+            await self._serve(link)
+
+    async def _with_ticket(self, link: Link) -> None:
+        """A connection that belongs to a relayed one: this end is the relay, or is called by it."""
+        try:
+            if not await self._relay.arrived(link):
+                await self._serve_met(await self._relay.met(link))
+        except CollabError as error:
+            log.warning("a relayed connection from %s is refused: %s", link.peer.name, error)
+            link.abort()
+
+    def _called_by_relay(self, link: Link, ticket: bytes) -> None:
+        assert self._tasks is not None
+        if self._meeting < MAX_RELAYED and not self._closing:
+            self._meeting += 1
+            self._tasks.create_task(self._meet(link, ticket))
+
+    async def _meet(self, link: Link, ticket: bytes) -> None:
+        try:
+            connection = await self._relay.meet(link, ticket)
+        except CollabError as error:
+            log.warning("a connection that relay %s offers is not taken: %s", link.peer.name, error)
+            return
+        finally:
+            self._meeting -= 1
+        await self._serve_met(connection)
+
+    async def _serve_met(self, connection: Connection) -> None:
+        try:
+            link = await self._establish.accept(connection)
+        except CollabError as error:
+            log.warning("a relayed connection at %s is refused: %s", connection.address, error)
             return
         self._add(link)
         await self._serve(link)
 
-    def _full(self) -> bool:
-        links = sum(map(len, self._links.values()))
-        return self._closing or self._ungreeted >= MAX_UNGREETED or links >= MAX_LINKS
+    def drop(self, name: NodeName, reason: CollabError) -> None:
+        """End all links with a peer, as when its certificate was revoked."""
+        for link in tuple(self._links.get(name, ())):
+            link.abort(reason)
 
     def _add(self, link: Link) -> None:
         """Let others find a greeted link; `_serve` has to follow."""
@@ -270,23 +340,19 @@ class Links:
                 del self._links[name]
             self._handler.link_down(link, link.ended or LinkLost("ended"))
 
-    def _transport(self, address: str) -> Transport:
-        scheme, _ = split_address(address)
-        try:
-            return self._transports[scheme]
-        except KeyError:
-            known = ", ".join(sorted(self._transports))
-            raise UsageError(
-                f"address {address!r}: scheme {scheme!r} is not known here; use one of {known}"
-            ) from None
 
-    def _check_network(self, address: str) -> None:
-        scheme, place = split_address(address)
-        if scheme == "inproc" or self._insecure_networks:
-            return
-        host, _ = split_host_port(place)
-        if not is_loopback(host):
-            raise Refused(
-                f"{address}: links are not encrypted yet and this is not loopback; on a network that you "
-                "trust, confirm with --insecure --insecure-network"
-            )
+def is_kind(address: str, kind: str) -> bool:
+    """Whether an address leads to a link of that kind; ``mqtt-qos0`` is dialled at ``mqtt://``."""
+    relay = split_relay(address)
+    scheme, _ = split_address(address if relay is None else relay[0])
+    return _KIND_OF.get(scheme, scheme) == kind.partition("-qos")[0]
+
+
+def dialled_as(address: str, kind: str) -> str:
+    """The address to dial for a link of that kind."""
+    _, mark, qos = kind.partition("-qos")
+    return f"{address}?qos={qos}" if mark and "?" not in address else address
+
+
+_KIND_OF: Final = {"mqtts": "mqtt", "coaps+tcp": "coap+tcp"}
+"""Schemes whose links have another name in plans."""

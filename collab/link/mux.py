@@ -7,14 +7,15 @@ bytes in flight per channel: what is not yet in flight can still be overtaken.
 
 Frame layout (little-endian)::
 
-    0  u8   type: 1 hello, 2 data, 3 window, 4 ping, 5 pong, 6 bye
+    0  u8   type: 1 hello, 2 data, 3 window, 4 ping, 5 pong, 6 bye,
+          7 joined (by a relay)
     1  u8   channel: 0 control, 1 tensors, 2 blobs
     2  u8   flags of data: 1 first, 2 last
     3  u8   zero
     4  u32  message number, per channel and direction
     8  u64  data: total bytes of the message; window: bytes received so far;
-            ping and pong: opaque
-    16      hello, data: bytes
+            ping and pong: opaque; joined: longest frame that is handed on
+    16      hello, data: bytes; bye: reason for people, or nothing
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Type(IntEnum):
     PING = 4
     PONG = 5
     BYE = 6
+    JOINED = 7
 
 
 class Channel(IntEnum):

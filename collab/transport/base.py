@@ -75,6 +75,8 @@ class Connection(ABC):
     """Name of the transport that plans use for this connection, such as ``grpc``."""
     loopback: bool = False
     """Whether the bytes stay on this machine."""
+    relayed: bool = False
+    """Whether a third node hands the frames on."""
 
     @abstractmethod
     async def send(self, parts: Sequence[Buffer]) -> None:
@@ -166,6 +168,12 @@ def split_host_port(place: str) -> tuple[str, int]:
     if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
         raise UsageError(f"address {place!r}: put an IPv6 address into brackets, as in [::1]:7070")
     return host.strip("[]"), int(port)
+
+
+def place_host(place: str) -> str:
+    """The host in ``[user[:password]@]HOST[:PORT][/path][?query]``; raises `UsageError`."""
+    authority = place.partition("?")[0].partition("/")[0].rpartition("@")[2]
+    return split_host_port(authority)[0]
 
 
 def is_loopback(host: str) -> bool:

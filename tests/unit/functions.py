@@ -20,7 +20,8 @@ from collab.core.ids import REQUESTER, Digest, NodeName, PlanName, StageId
 from collab.core.plan import Edge, ModelRef, NodeRef, Plan, StageSpec
 from collab.core.tensor import TensorSpec
 from collab.core.validate import validate
-from collab.link.link import Handler, Identity
+from collab.link.hello import Identity
+from collab.link.link import Handler
 from collab.link.links import DialConfig, Links
 from collab.node.config import NodeConfig
 from collab.node.service import NodeService

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from collab.codec.pb import envelope_pb2 as collab_dot_v1_dot_envelope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63ollab/v1/link.proto\x12\tcollab.v1\x1a\x18\x63ollab/v1/envelope.proto\"\x15\n\x05\x46rame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xe8\x01\n\x05Hello\x12\x13\n\x0bversion_min\x18\x01 \x01(\r\x12\x13\n\x0bversion_max\x18\x02 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\x12\x0f\n\x07session\x18\x06 \x01(\x0c\x12\x19\n\x11max_message_bytes\x18\x07 \x01(\x04\x12\x1b\n\x13tensor_window_bytes\x18\x08 \x01(\x04\x12\x19\n\x11\x62lob_window_bytes\x18\t \x01(\x04\x12\x11\n\tendpoints\x18\n \x03(\t\x12\x10\n\x08software\x18\x0b \x01(\t\"V\n\nCallHeader\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04verb\x18\x02 \x01(\t\x12\r\n\x05reply\x18\x03 \x01(\x08\x12\x1f\n\x05\x66\x61ult\x18\x04 \x01(\x0b\x32\x10.collab.v1.Fault29\n\x04Link\x12\x31\n\x07\x43onnect\x12\x10.collab.v1.Frame\x1a\x10.collab.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63ollab/v1/link.proto\x12\tcollab.v1\x1a\x18\x63ollab/v1/envelope.proto\"\x15\n\x05\x46rame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x85\x02\n\x05Hello\x12\x13\n\x0bversion_min\x18\x01 \x01(\r\x12\x13\n\x0bversion_max\x18\x02 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\x12\x19\n\x11max_message_bytes\x18\x07 \x01(\x04\x12\x1b\n\x13tensor_window_bytes\x18\x08 \x01(\x04\x12\x19\n\x11\x62lob_window_bytes\x18\t \x01(\x04\x12\x11\n\tendpoints\x18\n \x03(\t\x12\x10\n\x08software\x18\x0b \x01(\t\x12\x10\n\x08relay_to\x18\x0c \x01(\t\x12\x14\n\x0crelay_ticket\x18\r \x01(\x0cJ\x04\x08\x06\x10\x07\"V\n\nCallHeader\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04verb\x18\x02 \x01(\t\x12\r\n\x05reply\x18\x03 \x01(\x08\x12\x1f\n\x05\x66\x61ult\x18\x04 \x01(\x0b\x32\x10.collab.v1.Fault29\n\x04Link\x12\x31\n\x07\x43onnect\x12\x10.collab.v1.Frame\x1a\x10.collab.v1.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FRAME']._serialized_start=61
   _globals['_FRAME']._serialized_end=82
   _globals['_HELLO']._serialized_start=85
-  _globals['_HELLO']._serialized_end=317
-  _globals['_CALLHEADER']._serialized_start=319
-  _globals['_CALLHEADER']._serialized_end=405
-  _globals['_LINK']._serialized_start=407
-  _globals['_LINK']._serialized_end=464
+  _globals['_HELLO']._serialized_end=346
+  _globals['_CALLHEADER']._serialized_start=348
+  _globals['_CALLHEADER']._serialized_end=434
+  _globals['_LINK']._serialized_start=436
+  _globals['_LINK']._serialized_end=493
 # @@protoc_insertion_point(module_scope)

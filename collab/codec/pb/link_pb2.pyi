@@ -14,30 +14,32 @@ class Frame(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("version_min", "version_max", "features", "name", "role", "session", "max_message_bytes", "tensor_window_bytes", "blob_window_bytes", "endpoints", "software")
+    __slots__ = ("version_min", "version_max", "features", "name", "role", "max_message_bytes", "tensor_window_bytes", "blob_window_bytes", "endpoints", "software", "relay_to", "relay_ticket")
     VERSION_MIN_FIELD_NUMBER: _ClassVar[int]
     VERSION_MAX_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
-    SESSION_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TENSOR_WINDOW_BYTES_FIELD_NUMBER: _ClassVar[int]
     BLOB_WINDOW_BYTES_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    RELAY_TO_FIELD_NUMBER: _ClassVar[int]
+    RELAY_TICKET_FIELD_NUMBER: _ClassVar[int]
     version_min: int
     version_max: int
     features: _containers.RepeatedScalarFieldContainer[str]
     name: str
     role: str
-    session: bytes
     max_message_bytes: int
     tensor_window_bytes: int
     blob_window_bytes: int
     endpoints: _containers.RepeatedScalarFieldContainer[str]
     software: str
-    def __init__(self, version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., session: _Optional[bytes] = ..., max_message_bytes: _Optional[int] = ..., tensor_window_bytes: _Optional[int] = ..., blob_window_bytes: _Optional[int] = ..., endpoints: _Optional[_Iterable[str]] = ..., software: _Optional[str] = ...) -> None: ...
+    relay_to: str
+    relay_ticket: bytes
+    def __init__(self, version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., tensor_window_bytes: _Optional[int] = ..., blob_window_bytes: _Optional[int] = ..., endpoints: _Optional[_Iterable[str]] = ..., software: _Optional[str] = ..., relay_to: _Optional[str] = ..., relay_ticket: _Optional[bytes] = ...) -> None: ...
 
 class CallHeader(_message.Message):
     __slots__ = ("id", "verb", "reply", "fault")

@@ -11,7 +11,8 @@ from collab.codec.pb import link_pb2 as pb
 from collab.codec.wire import Buffer, frame, unframe
 from collab.core.ids import NodeName
 from collab.errors import CollabError, LinkLost
-from collab.link.link import Identity, Link, LinkConfig
+from collab.link.hello import Identity
+from collab.link.link import Link, LinkConfig
 from collab.link.links import DialConfig, Links
 from collab.link.mux import Type, head, parse
 from collab.transport.aio import timeout
@@ -111,9 +112,7 @@ class Raw:
 
     async def hello(self, name: str = "raw", **changes: Any) -> None:
         """Say hello; ``changes`` to it make it a bad one."""
-        hello = pb.Hello(
-            version_min=1, version_max=1, name=name, role="node", session=bytes(16), max_message_bytes=1 << 28
-        )
+        hello = pb.Hello(version_min=1, version_max=1, name=name, role="node", max_message_bytes=1 << 28)
         for field, value in changes.items():
             setattr(hello, field, value)
         await self.send(Type.HELLO, hello.SerializeToString())

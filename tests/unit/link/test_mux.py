@@ -434,7 +434,7 @@ def test_any_bytes_parse_or_are_a_protocol_error(data):
     assert head(type_, channel, flags, number, value)[4:] + body == data[4:]
 
 
-@pytest.mark.parametrize("data", [b"", b"\x02" * 15, b"\x00" * 16, b"\x07" + bytes(15), b"\xff" * 40])
+@pytest.mark.parametrize("data", [b"", b"\x02" * 15, b"\x00" * 16, b"\x08" + bytes(15), b"\xff" * 40])
 def test_a_frame_that_is_too_short_or_of_no_type_is_a_protocol_error(data):
     with pytest.raises(ProtocolError, match=r"^frame"):
         parse(data)
