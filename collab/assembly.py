@@ -7,10 +7,13 @@ import secrets
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from collab.coordinator.cluster import Cluster
 from collab.core.ids import NodeName, check_name
+from collab.errors import ConfigError, Refused, UsageError
 from collab.link.hello import Identity
 from collab.link.link import Handler, LinkConfig
 from collab.link.links import Links
@@ -21,8 +24,12 @@ from collab.node.service import NodeService
 from collab.node.store import Store
 from collab.runtime.base import Backend
 from collab.runtime.litert import LiteRT
-from collab.transport.base import Transport
+from collab.transport.base import Security, Transport
 from collab.transport.grpc import GrpcTransport
+from collab.transport.lazy import LazyTransport
+
+if TYPE_CHECKING:
+    from collab.security.identity import Credentials
 
 ENDPOINT_ROOM: Final = 64 * 1024
 """Bytes that an envelope takes beside its largest tensor."""
@@ -40,12 +47,59 @@ def backends() -> dict[str, Backend]:
     return found
 
 
-def transports(inproc: Transport | None = None, facade: Facade | None = None) -> dict[str, Transport]:
-    """Transports by scheme; ``inproc`` is one that others of this process share."""
-    table: dict[str, Transport] = {"grpc": GrpcTransport(facade)}
+def transports(
+    inproc: Transport | None = None,
+    facade: Facade | None = None,
+    *,
+    name: NodeName = NodeName(""),
+    security: Security | None = None,
+) -> dict[str, Transport]:
+    """Transports by scheme; ``inproc`` is one that others of this process share.
+
+    ``name`` is what this end is called where the transport itself has names.
+    """
+
+    def mqtt() -> Transport:
+        from collab.transport.mqtt.transport import MqttTransport
+
+        return MqttTransport(name, security)
+
+    def coap_tcp() -> Transport:
+        from collab.transport.coap.tcp import CoapTcpTransport
+
+        return CoapTcpTransport(security)
+
+    def coap_udp() -> Transport:
+        from collab.transport.coap.udp import CoapUdpTransport
+
+        return CoapUdpTransport()
+
+    over_broker = LazyTransport("mqtt", mqtt, ("mqtt", "mqtt-qos0", "mqtt-qos2"))
+    over_tcp = LazyTransport("coap+tcp", coap_tcp)
+    table: dict[str, Transport] = {
+        "grpc": GrpcTransport(facade, security),
+        "mqtt": over_broker,
+        "mqtts": over_broker,
+        "coap+tcp": over_tcp,
+        "coaps+tcp": over_tcp,
+        "coap+udp": LazyTransport("coap+udp", coap_udp),
+    }
     if inproc is not None:
         table[inproc.scheme] = inproc
     return table
+
+
+def load_identity(directory: Path | None) -> Credentials | None:
+    """The key and certificates in a directory; None stays None.
+
+    Raises `Refused` for a key that others can read or a certificate that is not valid,
+    `ConfigError` for a directory that holds no identity.
+    """
+    if directory is None:
+        return None
+    from collab.security.identity import Credentials
+
+    return Credentials.load(directory)
 
 
 def default_store(name: str) -> Path:
@@ -61,31 +115,53 @@ def _link_config(max_tensor_bytes: int) -> LinkConfig:
     return LinkConfig(mux=MuxLimits(message_bytes=(control, limit, blobs)))
 
 
-def build_node(config: NodeConfig, inproc: Transport | None = None) -> NodeService:
+def build_node(
+    config: NodeConfig, inproc: Transport | None = None, security: Credentials | None = None
+) -> NodeService:
     """A node that is not yet started; ``inproc`` lets several share one process.
 
-    Raises `StoreError` if the store cannot be used, `UsageError` for a bad name.
+    Raises `StoreError` if the store cannot be used, `UsageError` for a bad name, `Refused`
+    for an identity that is not this node's.
     """
-    check_name(config.name, "--name")
-    store = Store(config.store or default_store(config.name), config.store_bytes)
+    name = NodeName(_node_name(config, security))
+    store = Store(config.store or default_store(name), config.store_bytes)
 
     def make_links(service: Handler) -> Links:
         assert isinstance(service, NodeService)
         facade = Facade(service)
         service.on_serving = facade.serving
         return Links(
-            Identity(NodeName(config.name), "node"),
-            transports(inproc, facade),
+            Identity(name, "node"),
+            transports(inproc, facade, name=name, security=security),
             service,
             link=_link_config(config.max_tensor_bytes),
+            security=security,
             insecure_networks=config.insecure_networks,
         )
 
     try:
-        return NodeService(config, store, backends(), make_links)
+        return NodeService(
+            msgspec.structs.replace(config, name=name), store, backends(), make_links, security=security
+        )
     except BaseException:
         store.close()
         raise
+
+
+def _node_name(config: NodeConfig, security: Credentials | None) -> str:
+    if security is not None:
+        who = security.principal
+        if who.role != "node":
+            raise Refused(
+                f"the identity is {who}'s, which is no node; enrol this one with 'collab cluster "
+                "invite NAME' and give it --identity DIR, or use --insecure on loopback"
+            )
+        if config.name not in ("", who.name):
+            raise UsageError(f"--name {config.name!r}: the identity's certificate names {who.name!r}")
+        return who.name
+    if not config.name:
+        raise ConfigError("settings: name is missing; give --name or set it in a file")
+    return check_name(config.name, "--name")
 
 
 def build_cluster(
@@ -94,11 +170,28 @@ def build_cluster(
     insecure_networks: bool = False,
     inproc: Transport | None = None,
     name: str | None = None,
+    security: Security | None = None,
 ) -> Cluster:
-    """A coordinator or client that has not dialled anybody yet."""
+    """A coordinator or client that has not dialled anybody yet.
+
+    With ``security``, its certificate says who this end is and what it may do.
+    """
 
     def make_links(handler: Handler) -> Links:
-        identity = Identity(NodeName(name or f"{role}-{secrets.token_hex(6)}"), role)
-        return Links(identity, transports(inproc), handler, insecure_networks=insecure_networks)
+        suffix = secrets.token_hex(6)
+        own, as_role = NodeName(name or f"{role}-{suffix}"), role
+        full = own
+        if security is not None:
+            own, as_role, _ = security.principal
+            full = NodeName(f"{own}~{suffix}")
+        if as_role == "node":
+            raise Refused(f"the identity is {own!r}, a node's; commands need a client's or an operator's")
+        return Links(
+            Identity(full, as_role),
+            transports(inproc, name=own, security=security),
+            handler,
+            security=security,
+            insecure_networks=insecure_networks,
+        )
 
     return Cluster(make_links)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
@@ -25,24 +25,36 @@ InsecureNetwork = Annotated[
 Insecure = Annotated[bool, typer.Option("--insecure", help="Use unencrypted links.", show_default=False)]
 
 
+class Trust(NamedTuple):
+    """What the security flags of a command ask for."""
+
+    insecure: bool = False
+    """Unencrypted links, even where this device has an identity."""
+    networks: bool = False
+    """Those off loopback too."""
+
+
 def with_cluster(
-    action: Callable[[Cluster], Coroutine[Any, Any, T]], *, role: str = "operator", insecure: bool = False
+    action: Callable[[Cluster], Coroutine[Any, Any, T]], *, role: str = "operator", trust: Trust = Trust()
 ) -> T:
     """Run an action on a cluster that nothing is dialled in yet."""
-    from collab.assembly import build_cluster
+    from collab.assembly import build_cluster, load_identity
+    from collab.cli.settings import identity_directory
+
+    security = load_identity(None if trust.insecure else identity_directory())
 
     async def run() -> T:
-        async with build_cluster(role=role, insecure_networks=insecure) as cluster:
+        async with build_cluster(role=role, insecure_networks=trust.networks, security=security) as cluster:
             return await action(cluster)
 
     return asyncio.run(run())
 
 
-def confirmed(insecure: bool, insecure_network: bool) -> bool:
-    """Whether unencrypted links off loopback were asked for and confirmed; `UsageError` for half of it."""
+def confirmed(insecure: bool, insecure_network: bool) -> Trust:
+    """What the two flags ask for together; `UsageError` for the second without the first."""
     if insecure_network and not insecure:
         raise UsageError("--insecure-network: confirms --insecure; give both or none")
-    return insecure and insecure_network
+    return Trust(insecure, insecure_network)
 
 
 async def reach(cluster: Cluster, peers: list[str]) -> list[NodeView]:

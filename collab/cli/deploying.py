@@ -45,7 +45,7 @@ def nodes(
     async def look(cluster: Cluster) -> list[NodeView]:
         return await reach(cluster, read_peers(peers))
 
-    views = with_cluster(look, insecure=confirmed(insecure, insecure_network))
+    views = with_cluster(look, trust=confirmed(insecure, insecure_network))
     if json_:
         emit([_node(view) for view in views])
         return
@@ -101,7 +101,7 @@ def status(
         names = await cluster.reach(read_peers(peers))
         return {name: await cluster.control(name).status() for name in names}
 
-    replies = with_cluster(look, insecure=confirmed(insecure, insecure_network))
+    replies = with_cluster(look, trust=confirmed(insecure, insecure_network))
     if json_:
         emit({"nodes": [_status(name, reply) for name, reply in replies.items()]})
         return
@@ -166,7 +166,7 @@ def deploy(
         with progress("sending stages", "bytes") as advance:
             return await deploy_plan(cluster, current, blobs, sent)
 
-    result = with_cluster(bring_up, insecure=confirmed(insecure, insecure_network))
+    result = with_cluster(bring_up, trust=confirmed(insecure, insecure_network))
     if json_:
         emit(
             {
@@ -200,7 +200,7 @@ def undeploy(
     async def take_down(cluster: Cluster) -> dict[Any, Any]:
         return await undeploy_plan(cluster, await refresh(cluster, parsed, read_peers(peers)), drain_s)
 
-    held = with_cluster(take_down, insecure=confirmed(insecure, insecure_network))
+    held = with_cluster(take_down, trust=confirmed(insecure, insecure_network))
     if json_:
         emit({"plan": parsed.name, "unloaded": {name: list(epochs) for name, epochs in held.items()}})
     else:

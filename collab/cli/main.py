@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -34,8 +35,13 @@ def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
+    identity: Path | None = typer.Option(
+        None, help="Directory with this device's key and certificate [env: COLLAB_IDENTITY]."
+    ),
 ) -> None:
-    pass
+    from collab.cli.settings import choose_identity
+
+    choose_identity(identity)
 
 
 @functools.cache

@@ -31,7 +31,25 @@ def node(
     listen: Annotated[
         str | None, typer.Option(help="HOST:PORT,… to accept links at; port 0 takes a free one.")
     ] = None,
-    join: Annotated[str | None, typer.Option(help="URI,… of nodes to dial and stay linked with.")] = None,
+    no_listen: Annotated[bool, typer.Option("--no-listen", help="Only dial out, as behind NAT.")] = False,
+    join: Annotated[
+        str | None,
+        typer.Option(help="URI,… of nodes to dial and stay linked with; they relay links to this one."),
+    ] = None,
+    broker: Annotated[
+        str | None, typer.Option(help="MQTT broker to be reached and found through: mqtt[s]://HOST:PORT.")
+    ] = None,
+    discovery: Annotated[
+        str | None, typer.Option(help="How to find others: mdns,mqtt,coap,directory; or none.")
+    ] = None,
+    directory: Annotated[str | None, typer.Option(help="CoAP resource directory: coap://HOST:PORT.")] = None,
+    coap: Annotated[
+        str | None, typer.Option(help="HOST:PORT at which to serve foreign CoAP clients.")
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(help="Directory with this node's key and certificate [env: COLLAB_IDENTITY]."),
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="Directory for models; kept over restarts.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     max_tensor_bytes: Annotated[int | None, typer.Option(help="Largest tensor that is accepted.")] = None,
@@ -42,20 +60,28 @@ def node(
 ) -> None:
     """Run a node until SIGTERM or SIGINT: it stores models, runs stages, and answers control verbs."""
     from collab.cli.connect import confirmed
-    from collab.cli.settings import gather
+    from collab.cli.settings import gather, identity_directory
     from collab.node.config import NodeConfig
 
+    trust = confirmed(insecure, insecure_network)
     flags = {
         "name": name,
         "listen": listen.split(",") if listen else None,
+        "no_listen": no_listen or None,
         "join": join.split(",") if join else None,
+        "broker": broker,
+        "discovery": discovery.split(",") if discovery else None,
+        "directory": directory,
+        "coap": coap,
+        "insecure": trust.insecure or None,
         "store": store,
         "max_tensor_bytes": max_tensor_bytes,
-        "insecure_networks": confirmed(insecure, insecure_network) or None,
+        "insecure_networks": trust.networks or None,
     }
     settings = gather(NodeConfig, flags, config, "node")
+    chosen = None if settings.insecure else identity_directory(identity or settings.identity, config)
     _prepare_process(verbose)
-    asyncio.run(_run(settings, json_))
+    asyncio.run(_run(settings, chosen, json_))
 
 
 def _prepare_process(verbose: bool) -> None:
@@ -70,16 +96,17 @@ def _prepare_process(verbose: bool) -> None:
     keep_large_buffers()
 
 
-async def _run(settings: NodeConfig, as_json: bool) -> None:
-    from collab.assembly import build_node
+async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> None:
+    from collab.assembly import build_node, load_identity
 
+    security = await asyncio.to_thread(load_identity, identity)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if settings.insecure_networks:
         print("warning: links are not encrypted; anybody on this network can read and forge", file=sys.stderr)
-    async with build_node(settings) as service:
+    async with build_node(settings, security=security) as service:
         event = {"event": "ready", "name": service.name, "endpoints": service.endpoints}
         if as_json:
             print(json.dumps(event), flush=True)

@@ -81,7 +81,7 @@ def plan(
         views = await reach(cluster, read_peers(peers))
         return await _plan(cluster, views, chosen, path, graph, at, assign, codecs, options)
 
-    planned = with_cluster(make, insecure=confirmed(insecure, insecure_network))
+    planned = with_cluster(make, trust=confirmed(insecure, insecure_network))
     if out is not None:
         write_plan(out, planned.plan)
         say(f"wrote {out}")

@@ -101,7 +101,7 @@ def run(
                 keep=output is not None,
             )
 
-    report, answers = with_cluster(drive, role="client", insecure=confirmed(insecure, insecure_network))
+    report, answers = with_cluster(drive, role="client", trust=confirmed(insecure, insecure_network))
     if output is not None:
         _write_answers(output, answers, parsed, alone)
     if json_:

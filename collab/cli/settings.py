@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _SECTIONS: Final = ("node",)
 """Tables that the file may have; each belongs to one command."""
-_SHARED: Final = ("peers",)
+_SHARED: Final = ("peers", "identity")
 """Names at the file's top level that are no section's."""
 
 
@@ -82,6 +82,30 @@ def peers(flag: str | None, file: Path | None = None) -> list[str]:
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ConfigError(f"settings: peers: {given!r}: give HOST:PORT,… or a list of them")
     return [entry.strip() for entry in entries if entry.strip()]
+
+
+_chosen_identity: Path | None = None
+
+
+def choose_identity(directory: Path | None) -> None:
+    """Keep the ``--identity`` that was given before the command's name."""
+    global _chosen_identity
+    _chosen_identity = directory
+
+
+def default_directory(name: str) -> Path:
+    """Where this user's identity or authority is kept."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "collab" / name
+
+
+def identity_directory(given: Path | None = None, file: Path | None = None) -> Path | None:
+    """The identity to use: flag, ``COLLAB_IDENTITY``, the file's, or this user's own if there is one."""
+    named = given or _chosen_identity or os.environ.get("COLLAB_IDENTITY") or read_file(file).get("identity")
+    if named:
+        return Path(named).expanduser()
+    own = default_directory("identity")
+    return own if own.is_dir() else None
 
 
 def _split(text: str) -> list[str]:

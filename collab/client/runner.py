@@ -79,6 +79,7 @@ class PlanClient:
         self._links = links
         self._limits = limits
         self._requester = Requester(links.identity.name, plan, epoch, retry)
+        self._kinds = [edge.transport for edge in plan.edges]
         self._edges = [(i, plan.edges[i].codec, plan.edges[i].tensors) for i in plan.edges_from(REQUESTER)]
         self._inputs = {spec.name: spec for spec in plan.inputs}
         self._pending: dict[RequestId, asyncio.Future[tuple[Answer, int]]] = {}
@@ -224,7 +225,7 @@ class PlanClient:
             if isinstance(action, Resolve):
                 self._resolve(action)
                 continue
-            link = self._links.get(action.peer)
+            link = self._links.get(action.peer, self._kinds[action.token.edge])
             try:
                 if link is None:
                     raise PeerError("no link")

@@ -176,10 +176,12 @@ class Cluster:
         """
         missing = await self._reach_enough(plan)
         epoch = await self.deployed_epoch(plan)
+        kinds = plan.requester_kinds()
         for ref in plan.nodes:
             link = self.links.get(ref.name)
             addresses = [link.connection.address] if link is not None and not ref.endpoints else ref.endpoints
-            self.links.keep_peer(ref.name, addresses)
+            for kind in kinds.get(ref.name, {""}):
+                self.links.keep_peer(ref.name, addresses, kind)
         client = PlanClient(self.links, plan, epoch)
         for name in missing:
             client.node_down(name)

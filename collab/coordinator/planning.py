@@ -90,6 +90,7 @@ def build_chain(
     signature: str | None = None,
     threads: int = 1,
     codecs: Sequence[str] = (),
+    transports: Sequence[str] = (),
     credits: int = 64,
     return_by_chain: bool = False,
 ) -> tuple[Plan, dict[Digest, bytes]]:
@@ -104,6 +105,7 @@ def build_chain(
         graph.outputs,
         nodes,
         codecs=codecs,
+        transports=transports,
         credits=credits,
         return_by_chain=return_by_chain,
     )

@@ -9,11 +9,12 @@ guards.
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import Any, Literal, Union
 
 import msgspec
 
-from collab.core.ids import Digest, EdgeId, NodeName, PlanName, StageId
+from collab.core.ids import REQUESTER, Digest, EdgeId, NodeName, PlanName, StageId
 from collab.core.tensor import TensorSpec
 
 PLAN_VERSION = 1
@@ -163,6 +164,30 @@ class Plan(Frozen, frozen=True, kw_only=True):
     def stages_on(self, node: NodeName) -> tuple[StageSpec, ...]:
         """Stages that a node holds, in plan order."""
         return tuple(stage for stage in self.stages if node in stage.nodes)
+
+    def neighbours(self, node: NodeName) -> dict[NodeName, set[str]]:
+        """Nodes that exchange tokens with a node in some attempt, with the transports between them."""
+        found: dict[NodeName, set[str]] = {}
+        placed = {stage.id: stage.nodes for stage in self.stages}
+        for edge in self.edges:
+            way = [placed.get(edge.source, ()), *((name,) for name in edge.via), placed.get(edge.target, ())]
+            for one, other in pairwise(way):
+                for near, far in ((one, other), (other, one)):
+                    for name in far if node in near else ():
+                        found.setdefault(name, set()).add(edge.transport)
+        found.pop(node, None)
+        return found
+
+    def requester_kinds(self) -> dict[NodeName, set[str]]:
+        """Nodes that exchange tokens with the requester itself, with the transports between them."""
+        found: dict[NodeName, set[str]] = {}
+        placed = {stage.id: stage.nodes for stage in self.stages}
+        for edge in self.edges:
+            if REQUESTER in (edge.source, edge.target):
+                near = placed.get(edge.target if edge.source == REQUESTER else edge.source, ())
+                for name in edge.via[-1:] if edge.via and edge.target == REQUESTER else near:
+                    found.setdefault(name, set()).add(edge.transport)
+        return found
 
     def endpoints(self) -> dict[NodeName, tuple[str, ...]]:
         """Last known endpoints by node."""

@@ -112,7 +112,7 @@ class Links:
     @property
     def schemes(self) -> list[str]:
         """Transports that can be used here."""
-        return sorted({transport.scheme for transport in self._establish.transports.values()})
+        return sorted({kind for transport in self._establish.transports.values() for kind in transport.kinds})
 
     def set_endpoints(self, endpoints: tuple[str, ...]) -> None:
         """Where this end can be dialled; told to peers from the next hello on."""

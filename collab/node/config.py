@@ -14,11 +14,26 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one node; the command line, ``COLLAB_*`` variables and a TOML file fill it."""
 
-    name: str
+    name: str = ""
+    """Empty takes that of the identity's certificate."""
     listen: tuple[str, ...] = ()
-    """Addresses to accept links at."""
+    """Addresses to accept links at; none takes a free port: on loopback, or anywhere with an identity."""
+    no_listen: bool = False
+    """Whether this node only dials out, as behind network address translation."""
     join: tuple[str, ...] = ()
-    """Addresses to dial and keep."""
+    """Addresses to dial and keep; nodes there hand on links to this one."""
+    identity: Path | None = None
+    """Directory with the node's key and certificate."""
+    insecure: bool = False
+    """Whether to go without an identity even where there is one."""
+    discovery: tuple[str, ...] = ("mdns",)
+    """Ways by which this node finds others and is found: mdns, mqtt, coap, directory, or none."""
+    broker: str | None = None
+    """MQTT broker at which this node listens and announces itself: ``mqtt://HOST:PORT``."""
+    directory: str | None = None
+    """CoAP resource directory to register at: ``coap://HOST:PORT``."""
+    coap: str | None = None
+    """HOST:PORT at which foreign CoAP clients are served."""
     store: Path | None = None
     store_bytes: Bytes = 4 << 30
     max_tensor_bytes: Bytes = 64 << 20

@@ -23,6 +23,7 @@ from collab.errors import (
 )
 from collab.node.service import NodeService
 from collab.node.verbs import Caller
+from collab.transport.grpc import peer_principal
 
 SERVICE: Final = "collab.v1.Control"
 LINK_SERVICE: Final = "collab.v1.Link"
@@ -55,7 +56,9 @@ class _ControlService(grpc.GenericRpcHandler):
 
         async def call(body: bytes, context: Any) -> bytes:
             try:
-                return await self._service.dispatcher.call(_TOOL, verb, body)
+                proven = peer_principal(context, self._service.security)
+                caller = _TOOL if proven is None else Caller(proven.name, proven.role)
+                return await self._service.dispatcher.call(caller, verb, body)
             except CollabError as error:
                 code = next(status for kind, status in _STATUS if isinstance(error, kind))
                 await context.abort(code, f"{error.code}: {error}")

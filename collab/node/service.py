@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from collab.codec.envelope import EnvelopeLimits, decode_envelope, encode_envelope
 from collab.codec.wire import Buffer
@@ -14,9 +14,10 @@ from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
 from collab.core.token import Fault, Kind, Token
 from collab.core.validate import flow
-from collab.errors import CollabError, LimitExceeded, NotLoaded, ProtocolError, StoreError
+from collab.errors import CollabError, LimitExceeded, NotLoaded, ProtocolError, StoreError, UsageError
 from collab.link.link import Handler, Link
 from collab.link.links import Links
+from collab.link.relay import relay_address
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.device import Device, describe_device
@@ -26,6 +27,9 @@ from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.verbs import Caller, Dispatcher
 from collab.runtime.base import Backend
+
+if TYPE_CHECKING:
+    from collab.security.identity import Credentials
 
 log = logging.getLogger("collab.node")
 
@@ -40,9 +44,15 @@ class NodeService:
     """Performs what the session decides.  Use as an asynchronous context manager."""
 
     def __init__(
-        self, config: NodeConfig, store: Store, backends: Mapping[str, Backend], make_links: MakeLinks
+        self,
+        config: NodeConfig,
+        store: Store,
+        backends: Mapping[str, Backend],
+        make_links: MakeLinks,
+        security: Credentials | None = None,
     ) -> None:
         self.name = NodeName(config.name)
+        self.security = security
         self.config = config
         self.endpoints: list[str] = []
         self.draining = False
@@ -83,8 +93,9 @@ class NodeService:
         try:
             self.device = await self.stages.off_loop(describe_device, self.default_backend)
             await self._restore()
-            for address in self.config.listen:
+            for address in self._addresses():
                 self.endpoints.append(await self.links.listen(address))
+            self.endpoints += [relay_address(address, self.name) for address in self.config.join]
             self.links.set_endpoints(tuple(self.endpoints))
             if self.on_serving is not None:
                 await self.on_serving(True)
@@ -97,6 +108,15 @@ class NodeService:
 
     async def __aexit__(self, *error: object) -> None:
         await self._stop()
+
+    def _addresses(self) -> tuple[str, ...]:
+        """Where to listen."""
+        config = self.config
+        if config.no_listen and config.listen:
+            raise UsageError("--no-listen: --listen is given as well; choose one of them")
+        anywhere = "127.0.0.1:0" if self.security is None else "0.0.0.0:0"
+        listen = config.listen or (() if config.no_listen else (anywhere,))
+        return (*listen, config.broker) if config.broker else listen
 
     async def _stop(self) -> None:
         for task in self._background:
@@ -216,9 +236,9 @@ class NodeService:
     def _reach(self, plan: Plan) -> None:
         """Keep links to the nodes that this node's edges lead to or come from."""
         endpoints = plan.endpoints()
-        for name in neighbours(plan, self.name):
-            if endpoints.get(name):
-                self.links.keep_peer(name, endpoints[name])
+        for name, kinds in plan.neighbours(self.name).items():
+            for kind in kinds if endpoints.get(name) else ():
+                self.links.keep_peer(name, endpoints[name], kind)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -264,7 +284,8 @@ class NodeService:
         self._arm()
 
     def _send(self, peer: NodeName, token: Token) -> bool:
-        link = self.links.get(peer)
+        key = token.key
+        link = self.links.get(peer, self.stages.kind(key.plan, key.epoch, token.edge))
         if link is None:
             return False
         try:
@@ -324,17 +345,3 @@ class NodeService:
 
 def _is_refusal(action: Action) -> bool:
     return isinstance(action, Send) and action.token.kind is Kind.FAILED
-
-
-def neighbours(plan: Plan, node: NodeName) -> set[NodeName]:
-    """Nodes that exchange tokens with a node in some attempt of a plan."""
-    found: set[NodeName] = set()
-    ids = {stage.id: stage.nodes for stage in plan.stages}
-    for edge in plan.edges:
-        hops = [set(ids.get(edge.source, ())), *({name} for name in edge.via), set(ids.get(edge.target, ()))]
-        for near, far in pairwise(hops):
-            if node in near:
-                found |= far
-            if node in far:
-                found |= near
-    return found - {node}

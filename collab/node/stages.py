@@ -28,6 +28,7 @@ class _LoadedEpoch:
         self.plan = plan
         self.workers = workers
         on_edge = flow(plan)
+        self.edge_kinds = tuple(edge.transport for edge in plan.edges)
         self.edge_specs: tuple[Specs, ...] = tuple(tuple(on_edge[i].values()) for i in sorted(on_edge))
 
 
@@ -69,6 +70,11 @@ class Stages:
         """The tensors that an edge of a loaded plan carries; None if there is no such edge here."""
         loaded = self._loaded.get((name, epoch))
         return loaded.edge_specs[edge] if loaded and edge < len(loaded.edge_specs) else None
+
+    def kind(self, name: PlanName, epoch: Epoch, edge: int) -> str:
+        """The transport of an edge; empty where the plan is not loaded here."""
+        loaded = self._loaded.get((name, epoch))
+        return loaded.edge_kinds[edge] if loaded and edge < len(loaded.edge_kinds) else ""
 
     async def load(self, plan: Plan, epoch: Epoch) -> None:
         """Load this node's stages of a plan; nothing is kept if one of them fails.

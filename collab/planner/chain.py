@@ -52,6 +52,7 @@ def chain(
     nodes: Sequence[NodeRef],
     *,
     codecs: Sequence[str] = (),
+    transports: Sequence[str] = (),
     credits: int = 64,
     return_by_chain: bool = False,
     tolerance: Tolerance = Tolerance(),
@@ -78,6 +79,7 @@ def chain(
                 source=StageId(source),
                 target=StageId(target),
                 tensors=tuple(tensors[i]),
+                transport=transports[i] if i < len(transports) else "grpc",
                 codec=codec,
                 via=back if last else (),
             )

@@ -134,6 +134,11 @@ class Transport(ABC):
     scheme: str
     """Of its addresses; the name that plans use for it unless its connections say otherwise."""
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of its connections in plans."""
+        return (self.scheme,)
+
     @abstractmethod
     async def listen(self, address: str, accept: Accept) -> Listener:
         """Accept connections at an address, each served by its own call of ``accept``.

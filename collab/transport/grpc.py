@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -16,12 +17,22 @@ import grpc
 import grpc.aio
 
 from collab.codec.wire import Buffer, read_varint, varint
-from collab.errors import CollabError, LimitExceeded, LinkLost, PeerUnreachable, ProtocolError, UsageError
+from collab.core.identity import Principal
+from collab.errors import (
+    CollabError,
+    LimitExceeded,
+    LinkLost,
+    PeerUnreachable,
+    ProtocolError,
+    Refused,
+    UsageError,
+)
 from collab.transport.aio import is_cancelled, timeout
 from collab.transport.base import (
     Accept,
     Connection,
     Listener,
+    Security,
     Transport,
     contact_host,
     is_loopback,
@@ -43,6 +54,8 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
+    # Connections that never finish their handshake are dropped (slow loris).
+    ("grpc.server_handshake_timeout_ms", 5_000),
 )
 _STREAM_ERRORS: Final = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
 """What reading and writing a stream raises once it has ended."""
@@ -70,10 +83,11 @@ class _GrpcConnection(Connection):
     kind = "grpc"
     max_frame_bytes = MAX_FRAME_BYTES
 
-    def __init__(self, stream: Any, address: str, loopback: bool) -> None:
+    def __init__(self, stream: Any, address: str, loopback: bool, principal: Principal | None) -> None:
         self._stream = stream
         self.address = address
         self.loopback = loopback
+        self.principal = principal
         self._ended = False
         self._reading = False
         self._draining = False
@@ -127,9 +141,11 @@ class _GrpcConnection(Connection):
 
 
 class _ClientConnection(_GrpcConnection):
-    def __init__(self, channel: grpc.aio.Channel, address: str, loopback: bool) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, address: str, loopback: bool, principal: Principal | None
+    ) -> None:
         stream: Any = channel.stream_stream(METHOD)(wait_for_ready=False)
-        super().__init__(stream, address, loopback)
+        super().__init__(stream, address, loopback, principal)
         self._channel = channel
         self._closing: asyncio.Future[None] | None = None
         self._close_lock = asyncio.Lock()
@@ -170,8 +186,8 @@ class _ClientConnection(_GrpcConnection):
 class _ServerConnection(_GrpcConnection):
     """The stream ends with its handler, so ending it is telling the handler."""
 
-    def __init__(self, context: Any, address: str, loopback: bool) -> None:
-        super().__init__(context, address, loopback)
+    def __init__(self, context: Any, address: str, loopback: bool, principal: Principal | None) -> None:
+        super().__init__(context, address, loopback, principal)
         self.ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when this end wants the stream to end."""
         self.over = asyncio.Event()
@@ -214,8 +230,9 @@ class _GrpcListener(Listener):
 class _LinkHandler(grpc.GenericRpcHandler):
     """Turns each stream into a connection and keeps it open while it is served."""
 
-    def __init__(self, accept: Accept) -> None:
+    def __init__(self, accept: Accept, security: Security | None) -> None:
         self._accept = accept
+        self._security = security
         self._open: dict[_ServerConnection, asyncio.Future[None]] = {}
 
     def service(self, handler_call_details: Any) -> Any:
@@ -232,7 +249,12 @@ class _LinkHandler(grpc.GenericRpcHandler):
         peer = context.peer()
         family, _, host = peer.partition(":")
         local = family == "unix" or is_loopback(host.rpartition(":")[0].replace("%5B", "").replace("%5D", ""))
-        connection = _ServerConnection(context, peer, local)
+        try:
+            principal = peer_principal(context, self._security)
+        except Refused as error:
+            log.warning("a connection from %s is refused: %s", peer, error)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        connection = _ServerConnection(context, peer, local, principal)
         self._open[connection] = serving = asyncio.ensure_future(self._accept(connection))
         try:
             await asyncio.wait((serving, connection.ending), return_when=asyncio.FIRST_COMPLETED)
@@ -261,29 +283,48 @@ async def _wait_to_end(serving: asyncio.Future[None]) -> None:
         log.error("serving a connection failed", exc_info=error)
 
 
+def peer_principal(context: Any, security: Security | None) -> Principal | None:
+    """Who calls a servicer, by the certificate of the call's connection; None without security.
+
+    Raises `Refused` for a certificate that TLS took but the cluster does not, such as a revoked one.
+    """
+    if security is None:
+        return None
+    shown = context.auth_context().get("x509_pem_cert", ())
+    if not shown:
+        raise Refused("no certificate was shown")
+    return security.check(ssl.PEM_cert_to_DER_cert(shown[0].decode("ascii")))
+
+
 class GrpcTransport(Transport):
     """Connections as streams of ``collab.v1.Link/Connect``.
 
     ``configure`` may add further services to the server before it starts, for tools.
+    With ``security`` every connection is mutual TLS.
     """
 
     scheme = "grpc"
 
-    def __init__(self, configure: Callable[[grpc.aio.Server], None] | None = None) -> None:
+    def __init__(
+        self,
+        configure: Callable[[grpc.aio.Server], None] | None = None,
+        security: Security | None = None,
+    ) -> None:
         self._configure = configure
+        self._security = security
 
     async def listen(self, address: str, accept: Accept) -> Listener:
         """Listen at ``grpc://HOST:PORT``; port 0 takes a free one."""
         _, place = split_address(address)
         host, port = split_host_port(place)
         server = grpc.aio.server(options=_OPTIONS)
-        handler = _LinkHandler(accept)
+        handler = _LinkHandler(accept, self._security)
         server.add_generic_rpc_handlers((handler,))
         if self._configure is not None:
             self._configure(server)
         shown = f"[{host}]" if ":" in host else host
         try:
-            bound = server.add_insecure_port(f"{shown}:{port}")
+            bound = self._add_port(server, f"{shown}:{port}")
         except RuntimeError as error:
             raise UsageError(
                 f"cannot listen on {shown}:{port}: is the port taken, the address this device's?"
@@ -291,23 +332,72 @@ class GrpcTransport(Transport):
         await server.start()
         return _GrpcListener(server, f"grpc://{contact_host(host)}:{bound}", handler)
 
+    def _add_port(self, server: grpc.aio.Server, place: str) -> int:
+        if self._security is None:
+            return server.add_insecure_port(place)
+        security = self._security
+
+        def current() -> Any:
+            # Asked at every handshake, so that a renewed certificate is shown at once.
+            pem = security.pem()
+            return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.authority)
+
+        credentials = grpc.dynamic_ssl_server_credentials(
+            current(), current, require_client_authentication=True
+        )
+        return server.add_secure_port(place, credentials)
+
     async def dial(self, address: str, timeout_s: float) -> Connection:
         """Open a channel of its own and a stream over it."""
         _, place = split_address(address)
-        host, _ = split_host_port(place)
-        channel = grpc.aio.insecure_channel(place, options=_OPTIONS)
+        host, port = split_host_port(place)
+        channel: grpc.aio.Channel | None = None
+        principal = None
         try:
             async with timeout(timeout_s):
+                if self._security is not None:
+                    principal = await _who_is_there(self._security, address, host, port)
+                channel = self._channel(place, principal)
                 await _ready(channel, address)
-        except (TimeoutError, asyncio.TimeoutError) as error:
-            await channel.close(None)
-            raise PeerUnreachable(
-                f"{address}: no answer within {timeout_s:g} s; is a node listening there?"
-            ) from error
-        except BaseException:
-            await channel.close(None)
+        except BaseException as error:
+            if channel is not None:
+                await channel.close(None)
+            if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+                raise PeerUnreachable(
+                    f"{address}: no answer within {timeout_s:g} s; is a node listening there?"
+                ) from error
             raise
-        return _ClientConnection(channel, address, is_loopback(host))
+        return _ClientConnection(channel, address, is_loopback(host), principal)
+
+    def _channel(self, place: str, principal: Principal | None) -> grpc.aio.Channel:
+        if self._security is None:
+            return grpc.aio.insecure_channel(place, options=_OPTIONS)
+        pem = self._security.pem()
+        credentials = grpc.ssl_channel_credentials(pem.authority, pem.key, pem.certificate)
+        # gRPC shows no certificate of the server, so it is pinned to the name that was found there.
+        pinned = ("grpc.ssl_target_name_override", str(principal))
+        return grpc.aio.secure_channel(place, credentials, options=(*_OPTIONS, pinned))
+
+
+async def _who_is_there(security: Security, address: str, host: str, port: int) -> Principal:
+    """Who answers at a place, by a TLS handshake of its own."""
+    context = security.context(server_side=False)
+    context.set_alpn_protocols(["h2"])
+    try:
+        _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname="")
+    except ssl.SSLCertVerificationError as error:
+        raise Refused(f"{address}: its certificate is refused: {error.verify_message}") from error
+    except ssl.SSLError as error:
+        raise Refused(
+            f"{address}: no TLS handshake: {error.reason or error}; does it run with certificates?"
+        ) from error
+    except OSError as error:
+        raise PeerUnreachable(f"{address}: {error.strerror or error}; is a node listening there?") from error
+    try:
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return security.check(certificate)
+    finally:
+        writer.transport.abort()
 
 
 async def _ready(channel: grpc.aio.Channel, address: str) -> None:

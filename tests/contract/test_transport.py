@@ -17,6 +17,8 @@ from collab.transport.aio import timeout
 from collab.transport.base import Connection, Listener, Transport
 from collab.transport.grpc import GrpcTransport
 from collab.transport.inproc import InprocTransport
+from collab.transport.mqtt.transport import MqttTransport
+from tests.mosquitto import mosquitto
 
 WITHIN_S = 20.0
 """Deadline of everything that is awaited here; what must be fast has a limit of its own."""
@@ -62,9 +64,28 @@ async def grpc() -> AsyncIterator[Network]:
     )
 
 
+@asynccontextmanager
+async def mqtt() -> AsyncIterator[Network]:
+    with mosquitto(acl=False) as broker:
+        at = f"mqtt://127.0.0.1:{broker.port}"
+        yield _mqtt_network(MqttTransport("near"), at)
+
+
+def _mqtt_network(transport: MqttTransport, at: str) -> Network:
+    scheme = transport.scheme
+    return Network(
+        transport,
+        f"{at}/near/0",
+        f"{at}/nobody",
+        bad=(f"{scheme}://", f"{scheme}://h:65536/n", f"{scheme}://::1:7/n", f"{at}/n/p/q", f"{at}/n?qos=3"),
+        over_tcp=f"{scheme}://127.0.0.1:{{port}}/peer",
+    )
+
+
 NETWORKS: dict[str, Callable[[], AbstractAsyncContextManager[Network]]] = {
     "inproc": inproc,
     "grpc": grpc,
+    "mqtt": mqtt,
 }
 
 
