@@ -55,6 +55,8 @@ def _register() -> None:
 
 def main() -> None:
     """Run the command line; errors of this package become one line and an exit code."""
+    # gRPC's core writes refused handshakes to standard error; ours are logged and said in one line.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     _register()
     try:
         app()

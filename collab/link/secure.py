@@ -27,6 +27,8 @@ _RECORD_OVERHEAD: Final = 32
 _HANDSHAKE_FRAMES: Final = 16
 _HANDSHAKE_BYTES: Final = 64 * 1024
 """Most that a peer may send before it has proven who it is."""
+_NO_TLS: Final = bytes((21, 3, 3, 0, 2, 2, 70))
+"""A fatal alert, protocol_version (RFC 8446 6.2)."""
 _ALERT: Final = 21
 """Content type of an alert (RFC 8446 5.1)."""
 
@@ -151,8 +153,8 @@ async def _handshake(
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            if outgoing.pending:  # the alert tells the other end why
-                await connection.send([outgoing.read()])
+            # The alert tells the other end why; OpenSSL has none for what is no TLS at all.
+            await connection.send([outgoing.read() or _NO_TLS])
             raise _refusal(connection.address, error) from error
         else:
             if outgoing.pending:

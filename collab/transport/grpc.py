@@ -358,7 +358,8 @@ class GrpcTransport(Transport):
                 if self._security is not None:
                     principal = await _who_is_there(self._security, address, host, port)
                 channel = self._channel(place, principal)
-                await _ready(channel, address)
+                if not await _ready(channel):
+                    raise PeerUnreachable(f"{address}: {await _why_not(host, port)}")
         except BaseException as error:
             if channel is not None:
                 await channel.close(None)
@@ -400,11 +401,25 @@ async def _who_is_there(security: Security, address: str, host: str, port: int) 
         writer.transport.abort()
 
 
-async def _ready(channel: grpc.aio.Channel, address: str) -> None:
-    """Wait for the first successful connection; do not sit out gRPC's own back-off."""
+async def _ready(channel: grpc.aio.Channel) -> bool:
+    """Whether the first connection succeeds; does not sit out gRPC's own back-off."""
     state = channel.get_state(try_to_connect=True)
     while state is not grpc.ChannelConnectivity.READY:
         if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
-            raise PeerUnreachable(f"{address}: connection refused or no route; is a node listening there?")
+            return False
         await channel.wait_for_state_change(state)
         state = channel.get_state()
+    return True
+
+
+async def _why_not(host: str, port: int) -> str:
+    """What gRPC does not tell: whether anything listens at a place."""
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return "connection refused or no route; is a node listening there?"
+    writer.transport.abort()
+    return (
+        "something listens there, but no node that goes without certificates; if it has some, enrol this "
+        "device with 'collab cluster join TOKEN'"
+    )
