@@ -26,6 +26,15 @@ class Principal(NamedTuple):
         return f"{self.name}.{self.role}.{self.cluster}"
 
 
+class Pem(NamedTuple):
+    """An identity in the form that libraries take, PEM each."""
+
+    key: bytes
+    certificate: bytes
+    authority: bytes
+    """Certificate of the cluster's authority."""
+
+
 def check_cluster(value: str, what: str) -> str:
     """Return ``value`` if it can name a cluster; else raise `InputError`."""
     if not _CLUSTER.fullmatch(value):
@@ -49,5 +58,7 @@ def parse_principal(text: str) -> Principal:
     name, _, role = name.rpartition(".")
     what = f"identity {text[:120]!r}: it is no name.role.cluster:"
     return Principal(
-        NodeName(check_name(name, f"{what} name")), check_role(role, f"{what} role"), check_cluster(rest, what)
+        NodeName(check_name(name, f"{what} name")),
+        check_role(role, f"{what} role"),
+        check_cluster(rest, what),
     )

@@ -13,20 +13,11 @@ import socket
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from collab.codec.wire import Buffer
-from collab.core.identity import Principal
+from collab.core.identity import Pem, Principal
 from collab.errors import UsageError
-
-
-class Pem(NamedTuple):
-    """An identity in the form that libraries take, PEM each."""
-
-    key: bytes
-    certificate: bytes
-    authority: bytes
-    """Certificate of the cluster's authority."""
 
 
 class Security(Protocol):
