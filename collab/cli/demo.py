@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from collab.coordinator.workload import Report
     from collab.core.plan import Plan
 
-TRANSPORTS = ("grpc",)
+LISTEN = {"mqtt": "", "coap+tcp": "coap+tcp://127.0.0.1:0", "coap+udp": "coap+udp://127.0.0.1:0"}
+"""Where nodes listen for a transport besides gRPC; at the broker for MQTT."""
+TRANSPORTS = ("grpc", "mqtt", "mqtt-qos0", "coap+tcp", "coap+udp", "mixed")
+MIXED = ("mqtt", "coap+tcp", "grpc", "coap+udp")
+"""Transports of the links of a mixed plan, in turn."""
 NAMES = tuple("abcdefgh")
 THROUGHPUT_REPEAT = 2
 
@@ -36,7 +41,9 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     nodes: Annotated[int, typer.Option(help="Node processes to start.")] = 3,
-    transport: Annotated[str, typer.Option(help="How nodes exchange tensors.")] = "grpc",
+    transport: Annotated[
+        str, typer.Option(help=f"How tensors travel: {', '.join(TRANSPORTS)} (a different one each link).")
+    ] = "grpc",
     images: Annotated[int, typer.Option(help="Held-out images to answer.")] = 500,
     json_: AsJson = False,
 ) -> None:
@@ -47,7 +54,7 @@ def demo(
         raise UsageError(f"--transport {transport!r}: use one of {', '.join(TRANSPORTS)}")
     if images < 2:
         raise UsageError(f"--images {images}: give at least 2")
-    outcome = asyncio.run(_demo(nodes, images, quiet=json_))
+    outcome = asyncio.run(_demo(nodes, images, transport, quiet=json_))
     if json_:
         emit(outcome.to_json())
     else:
@@ -83,6 +90,7 @@ class Outcome:
             "throughput_rps_one_at_a_time": round(self.one_by_one.throughput_rps, 2),
             "hops": self.one_by_one.hops(self.plan),
             "nodes": [ref.name for ref in self.plan.nodes],
+            "transports": [edge.transport for edge in self.plan.edges],
         }
 
     def describe(self) -> list[Any]:
@@ -113,18 +121,27 @@ class Outcome:
         ]
 
 
-async def _demo(count: int, images: int, quiet: bool) -> Outcome:
+async def _demo(count: int, images: int, transport: str, quiet: bool) -> Outcome:
     from collab.assembly import build_cluster
+    from collab.coordinator.broker import LocalBroker
     from collab.coordinator.local import LocalNodes
+
+    links = list(islice(cycle(MIXED if transport == "mixed" else (transport,)), count + 1))
+    kinds = {kind.partition("-qos")[0] for kind in links}
 
     model, inputs, labels = _held_out(images)
     whole, whole_ms = _whole_model(model, inputs)
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="collab-demo-")))
+        listen = ["127.0.0.1:0", *(LISTEN[kind] for kind in sorted(kinds & LISTEN.keys()))]
+        if "mqtt" in kinds:
+            broker = await stack.enter_async_context(LocalBroker(folder))
+            listen = [address or broker.address for address in listen]
         if not quiet:
             say(f"starting {count} node processes")
-        async with LocalNodes(NAMES[:count], folder) as local, build_cluster() as cluster:
-            plan, client = await _deploy(cluster, local.endpoints, model, quiet)
+        nodes = LocalNodes(NAMES[:count], folder, ("--discovery", "none"), listen)
+        async with nodes as local, build_cluster() as cluster:
+            plan, client = await _deploy(cluster, local.endpoints, model, links, quiet)
             return await _measure(plan, client, inputs, labels, whole, whole_ms)
 
 
@@ -158,7 +175,7 @@ def _whole_model(model: Path, inputs: npt.NDArray[Any]) -> tuple[list[npt.NDArra
 
 
 async def _deploy(
-    cluster: Cluster, endpoints: Sequence[str], model: Path, quiet: bool
+    cluster: Cluster, endpoints: Sequence[str], model: Path, links: Sequence[str], quiet: bool
 ) -> tuple[Plan, PlanClient]:
     from collab.cli.connect import reach
     from collab.cli.draw import draw_plan
@@ -175,7 +192,9 @@ async def _deploy(
     places = planning.choose_cuts(graph, op_ms, len(views))
     assignment = planning.default_assignment(len(places) + 1, views)
     refs = [view.ref for view in views]
-    plan, blobs = planning.build_chain(PlanName("demo"), model, graph, places, assignment, refs)
+    plan, blobs = planning.build_chain(
+        PlanName("demo"), model, graph, places, assignment, refs, transports=links
+    )
     await deploy(cluster, plan, blobs)
     if not quiet:
         show(draw_plan(plan))

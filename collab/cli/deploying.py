@@ -134,7 +134,19 @@ def _status(name: str, reply: Any) -> dict[str, Any]:
             for p in reply.plans
         ],
         "counters": {c.name: c.value for c in reply.counters},
-        "peers": [{"name": p.name, "address": p.address, "rtt_ms": p.rtt_us / 1000} for p in reply.peers],
+        "peers": [
+            {
+                "name": p.name,
+                "address": p.address,
+                "rtt_ms": p.rtt_us / 1000,
+                "transport": p.kind,
+                "role": p.role,
+                "relayed": p.relayed,
+                "sent_bytes": p.sent_bytes,
+                "received_bytes": p.received_bytes,
+            }
+            for p in reply.peers
+        ],
         "resident_bytes": reply.resident_bytes,
         "uptime_ms": reply.uptime_ms,
     }

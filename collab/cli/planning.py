@@ -47,6 +47,9 @@ def plan(
     threads: Annotated[int, typer.Option(help="Threads of each stage.")] = 1,
     credits_: Annotated[int, typer.Option("--credits", help="Requests admitted at a time.")] = 64,
     codecs: Annotated[str, typer.Option(help="Tensor codec of each link, or one for all.")] = "raw",
+    transport: Annotated[
+        str, typer.Option(help="Transport of each link, or one for all: grpc, mqtt, coap+tcp, coap+udp.")
+    ] = "grpc",
     answer_by_chain: Annotated[
         bool, typer.Option("--answer-by-chain", help="The answer goes back through the chain's nodes.")
     ] = False,
@@ -79,7 +82,7 @@ def plan(
 
     async def make(cluster: Cluster) -> Planned:
         views = await reach(cluster, read_peers(peers))
-        return await _plan(cluster, views, chosen, path, graph, at, assign, codecs, options)
+        return await _plan(cluster, views, chosen, path, graph, at, assign, codecs, transport, options)
 
     planned = with_cluster(make, trust=confirmed(insecure, insecure_network))
     if out is not None:
@@ -102,6 +105,7 @@ async def _plan(
     at: str | None,
     assign: str | None,
     codecs: str,
+    transport: str,
     options: dict[str, Any],
 ) -> Planned:
     from collab.codec.tensors import CODECS
@@ -136,8 +140,10 @@ async def _plan(
         assignment,
         [view.ref for view in views],
         codecs=listed * (stages + 1) if len(listed) == 1 else listed,
+        transports=planning.per_link(transport, stages + 1, "--transport"),
         **options,
     )
+    planning.check_transports(built, cluster.links.schemes)
     links = await planning.probe_links(cluster, [ref.name for ref in built.nodes])
     basis = "operators timed on this machine, links probed from here; devices taken for equally fast"
     return planning.predict(graph, built, op_ms, links, basis)

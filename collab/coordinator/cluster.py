@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -17,8 +18,12 @@ from collab.errors import CollabError, NotLoaded, PeerUnreachable, UsageError
 from collab.link.link import Handler, Link
 from collab.link.links import Links
 from collab.runtime.base import RuntimeClass
+from collab.transport.aio import timeout
 
 MakeLinks = Callable[[Handler], Links]
+
+_LINK_WAIT_S = 2.0
+"""How long opening a plan waits for links of its own transports; without them others carry its tokens."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class Cluster:
 
     async def describe(self, names: Iterable[NodeName] | None = None) -> dict[NodeName, NodeView]:
         """Ask nodes what they are; all that are linked if no names are given."""
-        wanted = [link.peer.name for link in self.links.all()] if names is None else list(names)
+        wanted = dict.fromkeys(link.peer.name for link in self.links.all()) if names is None else list(names)
         controls = [self.control(name) for name in wanted]
         replies = await asyncio.gather(*(control.describe() for control in controls))
         return {
@@ -177,14 +182,20 @@ class Cluster:
         missing = await self._reach_enough(plan)
         epoch = await self.deployed_epoch(plan)
         kinds = plan.requester_kinds()
+        wanted: list[tuple[NodeName, str]] = []
         for ref in plan.nodes:
             link = self.links.get(ref.name)
             addresses = [link.connection.address] if link is not None and not ref.endpoints else ref.endpoints
             for kind in kinds.get(ref.name, {""}):
-                self.links.keep_peer(ref.name, addresses, kind)
+                kept = self.links.keep_peer(ref.name, addresses, kind)
+                if ref.name not in missing:
+                    wanted.append((ref.name, kept))
         client = PlanClient(self.links, plan, epoch)
         for name in missing:
             client.node_down(name)
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            async with timeout(_LINK_WAIT_S):
+                await asyncio.gather(*(self.links.wait_for(*link) for link in wanted))
         self._hub.add(client)
         try:
             await client.open(credits)

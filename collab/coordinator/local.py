@@ -20,6 +20,7 @@ _STOP_S = 15.0
 class LocalNode:
     """One node process; its log goes to a file beside its store.
 
+    It listens on loopback, without an identity: the first address is the one to dial it at.
     ``python`` starts the interpreter, which may be one of another runtime class.
     """
 
@@ -29,6 +30,7 @@ class LocalNode:
         folder: Path,
         options: Sequence[str] = (),
         *,
+        listen: Sequence[str] = ("127.0.0.1:0",),
         python: Sequence[str] = (sys.executable,),
         start_s: float = 20.0,
     ) -> None:
@@ -37,6 +39,7 @@ class LocalNode:
         self.log = folder / f"{name}.log"
         self._folder = folder
         self._options = tuple(options)
+        self._listen = tuple(listen)
         self._python = tuple(python)
         self._start_s = start_s
         self._process: asyncio.subprocess.Process | None = None
@@ -52,8 +55,9 @@ class LocalNode:
 
         Raises `PeerUnreachable` with the end of its log if it does not come up.
         """
-        listen = self.endpoint.removeprefix("grpc://") or "127.0.0.1:0"
-        command = [*self._python, "-m", "collab", "node", "--name", self.name, "--listen", listen]
+        first = self.endpoint.removeprefix("grpc://") or self._listen[0]
+        command = [*self._python, "-m", "collab", "node", "--name", self.name, "--insecure"]
+        command += ["--listen", ",".join((first, *self._listen[1:]))]
         command += ["--store", str(self._folder / self.name), "--json", *self._options]
         log = await asyncio.to_thread(open, self.log, "ab")
         try:
@@ -99,8 +103,14 @@ class LocalNode:
 class LocalNodes:
     """Several node processes, all ended on leaving."""
 
-    def __init__(self, names: Sequence[str], folder: Path, options: Sequence[str] = ()) -> None:
-        self.nodes = {name: LocalNode(name, folder, options) for name in names}
+    def __init__(
+        self,
+        names: Sequence[str],
+        folder: Path,
+        options: Sequence[str] = (),
+        listen: Sequence[str] = ("127.0.0.1:0",),
+    ) -> None:
+        self.nodes = {name: LocalNode(name, folder, options, listen=listen) for name in names}
 
     @property
     def endpoints(self) -> list[str]:

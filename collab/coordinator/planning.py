@@ -18,6 +18,7 @@ from collab.core.plan import ModelRef, NodeRef, Plan, StageSpec
 from collab.core.profile import LinkProfile
 from collab.errors import CollabError, ModelError, UsageError
 from collab.graph import Graph, StageModel, cuts, read_model, split, with_shapes
+from collab.link.links import is_kind
 from collab.planner.chain import Assignment, chain
 from collab.planner.cost import ChainCosts, Prediction
 from collab.planner.even import even_cuts
@@ -110,6 +111,35 @@ def build_chain(
         return_by_chain=return_by_chain,
     )
     return plan, {Digest(model.sha256): model.data for model in models}
+
+
+def per_link(text: str, links: int, option: str) -> list[str]:
+    """One entry a link from ``a,b,c``, or the only one for all; raises `UsageError`."""
+    entries = [entry.strip() for entry in text.split(",")]
+    if len(entries) not in (1, links):
+        raise UsageError(
+            f"{option} {text!r}: {len(entries)} entries for {links} links; give one for each, or one for all"
+        )
+    return entries * links if len(entries) == 1 else entries
+
+
+def check_transports(plan: Plan, known: Sequence[str]) -> None:
+    """Make sure that one end of every edge can be dialled by the edge's transport; raises `UsageError`."""
+    endpoints = plan.endpoints()
+    placed = {stage.id: stage.nodes for stage in plan.stages}
+    for edge in plan.edges:
+        kind = edge.transport
+        if kind not in known:
+            raise UsageError(f"--transport: {kind!r} is not known; use one of {', '.join(known)}")
+        for source in placed.get(edge.source, (None,)):
+            for target in placed.get(edge.target, (None,)):
+                ends = [name for name in (source, target) if name is not None]
+                if kind != "grpc" and not any(is_kind(at, kind) for name in ends for at in endpoints[name]):
+                    scheme = kind.partition("-qos")[0]
+                    raise UsageError(
+                        f"--transport {kind}: no address of that kind at {' or '.join(map(repr, ends))}; "
+                        f"start the node with --listen {scheme}://HOST:PORT as well"
+                    )
 
 
 def open_model(path: Path, signature: str | None = None) -> Graph:

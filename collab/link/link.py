@@ -127,6 +127,11 @@ class Link:
         return self.connection.kind
 
     @property
+    def carried_bytes(self) -> tuple[int, int]:
+        """Bytes of messages sent and received so far."""
+        return self._mux.sent_bytes, self._mux.received_bytes
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes that wait to be sent."""
         return self._mux.queued_bytes

@@ -146,9 +146,12 @@ class Links:
                     found[name, link.kind] = link
         return list(found.values())
 
-    async def wait_for(self, name: NodeName) -> Link:
-        """The link to a peer, as soon as there is one; the caller bounds the wait."""
-        while (link := self.get(name)) is None:
+    async def wait_for(self, name: NodeName, kind: str = "") -> Link:
+        """The link to a peer, of a transport if one is given, as soon as there is one.
+
+        The caller bounds the wait.
+        """
+        while (link := self._has(name, kind)) is None:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
             try:
@@ -190,11 +193,11 @@ class Links:
             raise errors[0]
         raise PeerUnreachable(what + ("; ".join(map(str, errors)) or "no endpoint is known; give --peers"))
 
-    def keep_peer(self, name: NodeName, addresses: Sequence[str], kind: str = "") -> None:
+    def keep_peer(self, name: NodeName, addresses: Sequence[str], kind: str = "") -> str:
         """Have a link to a peer from now on: dial whenever there is none, with jittered back-off.
 
         With a kind, a link of that transport, by the addresses that are of it; by all of them
-        if none is.
+        if none is.  Returns the kind that is kept, empty for any.
         """
         assert self._tasks is not None
         if kind:
@@ -205,6 +208,7 @@ class Links:
             old.cancel()
         keeper = self._keep_peer(name, tuple(addresses), kind)
         self._peer_keepers[name, kind] = self._tasks.create_task(keeper)
+        return kind
 
     async def _keep_peer(self, name: NodeName, addresses: Sequence[str], kind: str) -> None:
         delay_s = self._dial.backoff_s

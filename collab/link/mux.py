@@ -162,6 +162,16 @@ class Mux:
         self._urgent[frame[:2]] = frame
 
     @property
+    def sent_bytes(self) -> int:
+        """Bytes of messages that were cut into frames so far."""
+        return sum(lane.sent for lane in self._lanes)
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of messages that arrived so far."""
+        return sum(lane.received for lane in self._lanes)
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes that wait to be sent."""
         return self._queued

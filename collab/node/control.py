@@ -183,7 +183,16 @@ class NodeControl:
             plans=self._plans(),
             counters=[pb.Counter(name=name, value=value) for name, value in sorted(node.counters().items())],
             peers=[
-                pb.Peer(name=link.peer.name, address=link.connection.address, rtt_us=link.rtt_us)
+                pb.Peer(
+                    name=link.peer.name,
+                    address=link.connection.address,
+                    rtt_us=link.rtt_us,
+                    kind=link.kind,
+                    role=link.peer.role,
+                    relayed=link.connection.relayed,
+                    sent_bytes=link.carried_bytes[0],
+                    received_bytes=link.carried_bytes[1],
+                )
                 for link in node.links.all()
             ],
             resident_bytes=resident_bytes(),

@@ -27,6 +27,7 @@ from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.verbs import Caller, Dispatcher
 from collab.runtime.base import Backend
+from collab.transport.aio import timeout
 
 if TYPE_CHECKING:
     from collab.security.identity import Credentials
@@ -36,6 +37,9 @@ log = logging.getLogger("collab.node")
 _NEVER_US = 1 << 62
 _QUIET_US = 300_000
 """A draining node stays this long after the last token that it took: others may be on their way."""
+
+_LINK_WAIT_S = 2.0
+"""How long preparing waits for links of the plan's transports; without them others carry its tokens."""
 
 MakeLinks = Callable[[Handler], Links]
 
@@ -195,7 +199,10 @@ class NodeService:
             except CollabError:
                 await self.stages.unload(name, epoch)
                 raise
-        self._reach(plan)
+        wanted = self._reach(plan)
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            async with timeout(_LINK_WAIT_S):
+                await asyncio.gather(*(self.links.wait_for(*link) for link in wanted))
 
     async def commit(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Make a prepared epoch current, and remember it over restarts."""
@@ -233,12 +240,15 @@ class NodeService:
         await asyncio.sleep(self.config.retire_s)
         await self.unload(name, epoch)
 
-    def _reach(self, plan: Plan) -> None:
-        """Keep links to the nodes that this node's edges lead to or come from."""
+    def _reach(self, plan: Plan) -> list[tuple[NodeName, str]]:
+        """Keep links to the nodes that this node's edges lead to or come from; names and transports."""
         endpoints = plan.endpoints()
-        for name, kinds in plan.neighbours(self.name).items():
-            for kind in kinds if endpoints.get(name) else ():
-                self.links.keep_peer(name, endpoints[name], kind)
+        return [
+            (name, self.links.keep_peer(name, endpoints[name], kind))
+            for name, kinds in plan.neighbours(self.name).items()
+            for kind in kinds
+            if endpoints.get(name)
+        ]
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

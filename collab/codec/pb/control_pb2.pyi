@@ -215,14 +215,24 @@ class Counter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("name", "address", "rtt_us")
+    __slots__ = ("name", "address", "rtt_us", "kind", "role", "relayed", "sent_bytes", "received_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     RTT_US_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: str
     rtt_us: int
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., rtt_us: _Optional[int] = ...) -> None: ...
+    kind: str
+    role: str
+    relayed: bool
+    sent_bytes: int
+    received_bytes: int
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., rtt_us: _Optional[int] = ..., kind: _Optional[str] = ..., role: _Optional[str] = ..., relayed: _Optional[bool] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ...) -> None: ...
 
 class ProfileRequest(_message.Message):
     __slots__ = ("sha256", "runs", "threads")
