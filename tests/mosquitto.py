@@ -4,21 +4,84 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from collab.security.broker import mosquitto_acl, mosquitto_config
 
 START_S = 15.0
+CLUSTER = "test"
+
+
+class Certificates:
+    """A throw-away authority in a folder, and certificates of it, as files and as contexts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+        made = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, None), True)
+        self.authority = self._write("authority.pem", made.sign(self._key, hashes.SHA256()))
+
+    def issue(self, name: str, alternative: x509.GeneralName | None = None) -> tuple[str, str]:
+        """Files of a certificate and its key, with the name as common name."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        known_as = alternative or x509.DNSName(f"{name}.node.{CLUSTER}")
+        made = self._builder(subject, key).add_extension(x509.SubjectAlternativeName([known_as]), False)
+        certificate = self._write(f"{name}.pem", made.sign(self._key, hashes.SHA256()))
+        path = self._folder / f"{name}.key"
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return certificate, str(path)
+
+    def server(self) -> dict[str, str]:
+        """Settings of a broker at 127.0.0.1."""
+        certificate, key = self.issue("broker", x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+        return {"authority": self.authority, "certificate": certificate, "key": key}
+
+    def security(self, name: str) -> Any:
+        """What a transport needs of a `Security`."""
+        certificate, key = self.issue(name)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(self.authority)
+        context.load_cert_chain(certificate, key)
+        return SimpleNamespace(context=lambda *, server_side: context)
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        builder = x509.CertificateBuilder(self._name, subject, key.public_key())
+        return (
+            builder.serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+        )
+
+    def _write(self, file: str, certificate: x509.Certificate) -> str:
+        path = self._folder / file
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        return str(path)
 
 
 def program() -> str:
@@ -92,6 +155,15 @@ class Mosquitto:
     async def restarted(self, how: int = signal.SIGTERM) -> None:
         """`restart`, while the event loop goes on."""
         await asyncio.to_thread(self.restart, how)
+
+
+@contextlib.contextmanager
+def mosquitto_tls(**settings: Any) -> Iterator[tuple[Mosquitto, Certificates]]:
+    """A running broker that demands certificates, and who issues them."""
+    with tempfile.TemporaryDirectory(prefix="collab-certificates-") as folder:
+        certificates = Certificates(Path(folder))
+        with mosquitto(**certificates.server(), **settings) as broker:
+            yield broker, certificates
 
 
 @contextlib.contextmanager

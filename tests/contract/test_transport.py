@@ -18,7 +18,7 @@ from collab.transport.base import Connection, Listener, Transport
 from collab.transport.grpc import GrpcTransport
 from collab.transport.inproc import InprocTransport
 from collab.transport.mqtt.transport import MqttTransport
-from tests.mosquitto import mosquitto
+from tests.mosquitto import mosquitto, mosquitto_tls
 
 WITHIN_S = 20.0
 """Deadline of everything that is awaited here; what must be fast has a limit of its own."""
@@ -71,6 +71,13 @@ async def mqtt() -> AsyncIterator[Network]:
         yield _mqtt_network(MqttTransport("near"), at)
 
 
+@asynccontextmanager
+async def mqtts() -> AsyncIterator[Network]:
+    with mosquitto_tls(acl=True) as (broker, certificates):
+        transport = MqttTransport("near", certificates.security("near"), scheme="mqtts")
+        yield _mqtt_network(transport, f"mqtts://127.0.0.1:{broker.port}")
+
+
 def _mqtt_network(transport: MqttTransport, at: str) -> Network:
     scheme = transport.scheme
     return Network(
@@ -82,10 +89,25 @@ def _mqtt_network(transport: MqttTransport, at: str) -> Network:
     )
 
 
+@asynccontextmanager
+async def coap_udp() -> AsyncIterator[Network]:
+    from collab.transport.coap.udp import CoapUdpTransport
+
+    yield Network(
+        CoapUdpTransport(),
+        "coap+udp://127.0.0.1:0",
+        f"coap+udp://127.0.0.1:{unused_port()}",
+        bad=("coap+udp://", "coap+udp://127.0.0.1", "coap+udp://h:65536", "coap+udp://::1:7"),
+        bulk_bytes=1 << 20,
+    )
+
+
 NETWORKS: dict[str, Callable[[], AbstractAsyncContextManager[Network]]] = {
     "inproc": inproc,
     "grpc": grpc,
+    "coap+udp": coap_udp,
     "mqtt": mqtt,
+    "mqtts": mqtts,
 }
 
 

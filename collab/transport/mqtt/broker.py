@@ -17,13 +17,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from collab.codec.wire import Buffer
 from collab.errors import CollabError, PeerUnreachable, Refused
 from collab.transport.aio import timeout
 from collab.transport.mqtt.address import BrokerAddress
+from collab.transport.mqtt.client import PACKET_BYTES, Client
 
 log = logging.getLogger("collab.transport")
 
@@ -35,36 +36,19 @@ KEEPALIVE_S: Final = 5
 """Between signs of life toward the broker, which gives up after one and a half (MQTT 5 3.1.2.10)."""
 RECEIVE_MAXIMUM: Final = 256
 """Messages that the broker may have under way to us unacknowledged (MQTT 5 3.1.2.11.3)."""
-PACKET_BYTES: Final = 2 << 20
-"""Longest packet that the broker may hand us (MQTT 5 3.1.2.11.4)."""
 CONNECT_TIMEOUT_S: Final = 10.0
 FLUSH_TIMEOUT_S: Final = 1.0
 BACKOFF_S: Final = (0.05, 2.0)
 """First and longest pause before the next try to reconnect; each is drawn between half and all of it."""
 _DEFAULT_INFLIGHT: Final = 65535
 """Receive maximum of a broker that names none (MQTT 5 3.2.2.3.3)."""
+_CORK: Final[int | None] = getattr(socket, "TCP_CORK", None)
+"""Socket option that holds segments back until all is written (Linux tcp(7))."""
 
-Received = Callable[[str, bytes, "Properties | None"], None]
-"""Called with topic, payload and properties of each message."""
+Received = Callable[[str, Buffer, "Properties | None"], None]
+"""Called with topic, payload and properties of each message; without properties in inboxes of processes."""
 Published = Callable[[int], None]
 """Called with the reason code of the broker's acknowledgement."""
-
-
-class _Client(paho.Client):
-    """A client over a socket that is connected already, so that nothing blocks the loop."""
-
-    def __init__(self, opened: socket.socket, client_id: str) -> None:
-        super().__init__(
-            CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
-        )
-        self._opened = opened
-
-    def _create_socket(self) -> socket.socket:
-        return self._opened
-
-    def bound(self, messages: int) -> None:
-        """Have at most so many messages unacknowledged; paho reads no Receive Maximum itself."""
-        self._max_inflight_messages = messages
 
 
 class Broker:
@@ -84,7 +68,7 @@ class Broker:
         self._name = name
         self._context = context
         self._received = received
-        self._client: _Client | None = None
+        self._client: Client | None = None
         self._up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._up.add_done_callback(_seen)
         self._lost = asyncio.Event()
@@ -135,7 +119,7 @@ class Broker:
         info = client.publish(topic, data, qos, properties=properties)
         if done is not None and qos and info.rc == paho.MQTT_ERR_SUCCESS:
             self._published[info.mid] = done
-        self._watch_writing()
+        self._flush(client)
 
     async def subscribe(self, topic: str) -> None:
         """Subscribe, now and after every reconnect.  Raises `PeerUnreachable` or `Refused`."""
@@ -165,9 +149,10 @@ class Broker:
             )
 
     async def _answer(self, number: int | None) -> int:
-        if number is None:
+        client = self._client
+        if number is None or client is None:
             raise PeerUnreachable(f"{self.address}: the connection to the broker is lost")
-        self._watch_writing()
+        self._flush(client)
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         try:
@@ -238,7 +223,7 @@ class Broker:
                     await self._lost.wait()
             if self._client is not None and not self._lost.is_set():
                 self._client.loop_misc()
-                self._watch_writing()
+                self._flush(self._client)
         if self._closing.is_set():
             return
         log.warning("%s: the connection to the broker is lost; reconnecting", self.address)
@@ -258,7 +243,7 @@ class Broker:
             if not answer.done():
                 answer.set_exception(PeerUnreachable(f"{self.address}: the connection to the broker is lost"))
         if client is not None:
-            client._sock_close()
+            client.drop()
 
     async def _disconnect(self) -> None:
         client = self._client
@@ -266,7 +251,7 @@ class Broker:
             if client is not None and client.is_connected():
                 client.disconnect()
                 self._lost.clear()
-                self._watch_writing()
+                self._flush(client)
                 async with timeout(FLUSH_TIMEOUT_S):
                     while client.socket() is not None and client.want_write() and not self._lost.is_set():
                         await self._lost.wait()
@@ -280,8 +265,7 @@ class Broker:
     async def _connect(self) -> None:
         opened = await open_socket(self.address, self._context)
         self._lost.clear()
-        client = _Client(opened, f"{self._name}-{self.instance}")
-        client.suppress_exceptions = False
+        client = Client(opened, f"{self._name}-{self.instance}", self._frame)
         connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         connected.add_done_callback(_seen)
         self._attach(client, connected)
@@ -295,7 +279,7 @@ class Broker:
                 self.address.host, self.address.port, KEEPALIVE_S, clean_start=True, properties=properties
             )
             self._client = client
-            self._watch_writing()
+            self._flush(client)
             async with timeout(CONNECT_TIMEOUT_S):
                 await connected
             for topic in list(self._topics):
@@ -311,7 +295,7 @@ class Broker:
             opened.close()
             raise
 
-    def _attach(self, client: _Client, connected: asyncio.Future[None]) -> None:
+    def _attach(self, client: Client, connected: asyncio.Future[None]) -> None:
         def on_connect(_: Any, __: Any, ___: Any, reason: Any, properties: Any) -> None:
             if connected.done():
                 return
@@ -335,7 +319,7 @@ class Broker:
         client.on_socket_open = lambda _, __, sock: loop.add_reader(sock, self._readable, client)
         client.on_socket_close = lambda _, __, sock: _forget(loop, sock)
 
-    def _unreadable(self, client: _Client) -> None:
+    def _unreadable(self, client: Client) -> None:
         if client is self._client:
             self._lost.set()
 
@@ -347,6 +331,12 @@ class Broker:
         answer = self._answers.get(number)
         if answer is not None and not answer.done():
             answer.set_result(max((reason.value for reason in reasons), default=0))
+
+    def _frame(self, topic: str, data: memoryview) -> bool:
+        if not topic.endswith(self.instance, 0, topic.rfind("/")):
+            return False
+        self._received(topic, data, None)
+        return True
 
     def _on_message(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
         try:
@@ -362,7 +352,7 @@ class Broker:
 
     # --- bytes ---------------------------------------------------------------------------
 
-    def _readable(self, client: _Client) -> None:
+    def _readable(self, client: Client) -> None:
         try:
             client.loop_read()
             sock: Any = client.socket()
@@ -370,24 +360,32 @@ class Broker:
             while isinstance(sock, ssl.SSLSocket) and sock.pending():
                 client.loop_read()
                 sock = client.socket()
-            if client.want_write():
-                client.loop_write()
         except Exception:
             # paho raises a dozen kinds for what is no MQTT.
             log.warning("%s: the broker sends what cannot be read", self.address, exc_info=True)
-            client._sock_close()
+            client.drop()
             self._unreadable(client)
-        self._watch_writing()
+        if client.want_write():
+            # Behind whom this woke: an answer takes the acknowledgement along.
+            asyncio.get_running_loop().call_soon(self._flush, client)
 
-    def _watch_writing(self) -> None:
-        client = self._client
-        if client is None or not client.want_write():
+    def _flush(self, client: Client) -> None:
+        """Write what waits, as few segments as possible."""
+        sock: Any = client.socket()
+        if sock is None or not client.want_write():
             return
-        sock = client.socket()
-        if sock is not None:
+        corked = _CORK is not None and client.waiting > 1
+        if corked:
+            sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
+        client.loop_write()
+        if client.socket() is None:
+            return
+        if corked:
+            sock.setsockopt(socket.IPPROTO_TCP, _CORK, 0)
+        if client.want_write():
             asyncio.get_running_loop().add_writer(sock, self._writable, client)
 
-    def _writable(self, client: _Client) -> None:
+    def _writable(self, client: Client) -> None:
         client.loop_write()
         sock = client.socket()
         if sock is not None and not client.want_write():

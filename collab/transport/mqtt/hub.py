@@ -21,14 +21,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from collab.codec.wire import Buffer
 from collab.core.ids import NodeName
 from collab.errors import PeerUnreachable, ProtocolError, UsageError
 from collab.transport.base import is_loopback
 from collab.transport.mqtt.address import BrokerAddress, MqttAddress
 from collab.transport.mqtt.broker import NO_SUBSCRIBERS, Broker
+from collab.transport.mqtt.client import FixedProperties
 from collab.transport.mqtt.connection import MqttConnection
 from collab.transport.mqtt.packet import (
     FROM_DIALLER,
@@ -59,7 +60,7 @@ class HubConfig:
     """Bounds on what peers may make this end hold."""
 
     session: SessionConfig = SessionConfig()
-    chunk_bytes: int = 256 * 1024
+    chunk_bytes: int = 128 * 1024
     """Longest payload of a packet; less where the broker takes less."""
     sessions: int = 1024
     sessions_per_peer: int = 256
@@ -96,8 +97,9 @@ class Hub:
         self._ended: OrderedDict[bytes, None] = OrderedDict()
         self._told: OrderedDict[tuple[str, str, bytes], float] = OrderedDict()
         self._joined: asyncio.Future[None] | None = None
-        self._frame_properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        self._frame_properties.MessageExpiryInterval = math.ceil(config.session.silence_limit_s)
+        self._frame_properties = FixedProperties(
+            MessageExpiryInterval=math.ceil(config.session.silence_limit_s)
+        )
 
     async def join(self) -> None:
         """Connect, and read what is meant for this process.  Raises `PeerUnreachable` or `Refused`."""
@@ -149,10 +151,11 @@ class Hub:
         connection = MqttConnection(self, session, address.name, address.qos, str(address))
         connection.loopback = is_loopback(self._address.host)
         self._sessions[session.id, True] = connection
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.ResponseTopic = f"{self._prefix}/in/{self._name}/{address.name}/{self.broker.instance}"
-        properties.CorrelationData = session.id
-        properties.MessageExpiryInterval = max(1, math.ceil(timeout_s))
+        properties = FixedProperties(
+            ResponseTopic=f"{self._prefix}/in/{self._name}/{address.name}/{self.broker.instance}",
+            CorrelationData=session.id,
+            MessageExpiryInterval=max(1, math.ceil(timeout_s)),
+        )
         connection.dialling = self._dial_topic(self._name, address.name, address.place), properties
         self.publish(connection, session.connect())
         return connection
@@ -222,7 +225,7 @@ class Hub:
 
     # --- what arrives ----------------------------------------------------------------
 
-    def _received(self, topic: str, data: bytes, properties: Properties | None) -> None:
+    def _received(self, topic: str, data: Buffer, properties: Properties | None) -> None:
         start = f"{self._prefix}/in/{self._name}/"
         if not topic.startswith(start):
             return
