@@ -54,8 +54,8 @@ class _Loaded(NamedTuple):
     pem: Pem
     authority: x509.Certificate
     leaf: Leaf
-    server: ssl.SSLContext
-    client: ssl.SSLContext
+    contexts: dict[tuple[bool, str, bool], ssl.SSLContext]
+    """By side, application protocol, and whether host names are checked."""
 
 
 class Credentials:
@@ -102,13 +102,22 @@ class Credentials:
         """The latest list of what was taken back."""
         return self._revocations
 
-    def context(self, *, server_side: bool) -> ssl.SSLContext:
+    def context(self, *, server_side: bool, alpn: str = "", hostname: bool = False) -> ssl.SSLContext:
         """Mutual TLS 1.3 with the cluster's authority as the only root; `check` the peer afterwards."""
-        return self._loaded.server if server_side else self._loaded.client
+        loaded, wanted = self._loaded, (server_side, alpn, hostname)
+        context = loaded.contexts.get(wanted)
+        if context is None:
+            context = _context(self.directory, loaded.pem, *wanted)
+            loaded.contexts[wanted] = context
+        return context
 
     def pem(self) -> Pem:
         """Key and certificates for libraries that make contexts of their own."""
         return self._loaded.pem
+
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        """This end's key."""
+        return _key(self._loaded.pem.key, self.directory)
 
     def check(self, certificate: bytes) -> Principal:
         """Who a certificate (DER) names.
@@ -156,7 +165,7 @@ class Credentials:
         Raises `Refused`, and keeps the old one, if it is not this identity's.
         """
         loaded = self._loaded
-        leaf = _own_leaf(loaded.pem._replace(certificate=certificate), loaded.authority, self.directory)
+        leaf = leaf_of(certificate, self.key(), loaded.authority, "renewal")
         if leaf.principal != self.principal:
             raise Refused(f"the new certificate names {leaf.principal}, not {self.principal}")
         check_period(leaf, self._clock())
@@ -177,26 +186,51 @@ class Credentials:
         self._loaded = loaded
 
 
+def identity_files(
+    key: bytes, certificate: bytes, authority: bytes, revoked: bytes, more: dict[str, bytes]
+) -> dict[str, tuple[bytes, int]]:
+    """Content and modes of an identity directory."""
+    made = {
+        KEY: (key, files.PRIVATE),
+        CERTIFICATE: (certificate, files.PUBLIC),
+        AUTHORITY: (authority, files.PUBLIC),
+        REVOKED: (revoked, files.PUBLIC),
+    }
+    return made | {name: (data, files.PUBLIC) for name, data in more.items()}
+
+
 def _load(directory: Path) -> _Loaded:
     authority_pem = files.read(directory / AUTHORITY, _JOIN)
     key = files.read_private(directory / KEY, _JOIN)
     authority = read_authority(authority_pem, str(directory / AUTHORITY))
     # Of the file, only the certificate that was checked is trusted.
     pem = Pem(key, files.read(directory / CERTIFICATE, _JOIN), certificate_pem(authority))
-    leaf = _own_leaf(pem, authority, directory)
-    return _Loaded(pem, authority, leaf, _context(directory, pem, True), _context(directory, pem, False))
+    leaf = leaf_of(pem.certificate, _key(key, directory), authority, f"identity {directory}")
+    plain = {(side, "", False): _context(directory, pem, side) for side in (True, False)}
+    return _Loaded(pem, authority, leaf, plain)
 
 
-def _own_leaf(pem: Pem, authority: x509.Certificate, directory: Path) -> Leaf:
-    """What a certificate says, once it fits its key and authority."""
+def leaf_of(
+    certificate: bytes, key: ec.EllipticCurvePrivateKey, authority: x509.Certificate, what: str
+) -> Leaf:
+    """What a certificate (PEM) says, once it fits its key and authority.  Raises `Refused`."""
     try:
-        certificate = x509.load_pem_x509_certificate(pem.certificate)
-        key = serialization.load_pem_private_key(pem.key, None)
+        parsed = x509.load_pem_x509_certificate(certificate)
     except MALFORMED as error:
-        raise ConfigError(f"identity {directory}: key or certificate cannot be read; {_JOIN}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        raise Refused(f"identity {directory}: the certificate is not for {KEY}; {_JOIN}")
-    return read_leaf(certificate_der(certificate), authority)
+        raise Refused(f"{what}: the certificate cannot be read; {_JOIN}") from error
+    if key.public_key() != parsed.public_key():
+        raise Refused(f"{what}: the certificate is for another key; {_JOIN}")
+    return read_leaf(certificate_der(parsed), authority)
+
+
+def _key(pem: bytes, directory: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except MALFORMED as error:
+        raise ConfigError(f"{directory / KEY}: cannot be read; {_JOIN}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{directory / KEY}: is not on an elliptic curve; {_JOIN}")
+    return key
 
 
 def _load_revocations(directory: Path, authority: x509.Certificate) -> Revocations | None:
@@ -209,9 +243,14 @@ def _load_revocations(directory: Path, authority: x509.Certificate) -> Revocatio
         raise Refused(f"{path}: {error}") from error
 
 
-def _context(directory: Path, pem: Pem, server_side: bool) -> ssl.SSLContext:
+def _context(
+    directory: Path, pem: Pem, server_side: bool, alpn: str = "", hostname: bool = False
+) -> ssl.SSLContext:
     context = bare_context(server_side, pem.authority)
     context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = hostname
+    if alpn:
+        context.set_alpn_protocols([alpn])
     try:
         context.load_cert_chain(directory / CERTIFICATE, directory / KEY)
     except (OSError, ssl.SSLError) as error:

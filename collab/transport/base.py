@@ -28,10 +28,11 @@ class Security(Protocol):
         """Who this end is."""
         ...
 
-    def context(self, *, server_side: bool) -> ssl.SSLContext:
-        """Mutual TLS 1.3 with the cluster's authority as the only root.
+    def context(self, *, server_side: bool, alpn: str = "", hostname: bool = False) -> ssl.SSLContext:
+        """Mutual TLS 1.3 with the cluster's authority as the only root; shared, so not to be altered.
 
-        No host name is checked by it: `check` says who the other end is.
+        It offers one application protocol (RFC 7301) if asked to.  Host names are checked
+        only if asked for, as of a broker: between nodes `check` says who the other end is.
         """
         ...
 

@@ -382,8 +382,7 @@ class GrpcTransport(Transport):
 
 async def _who_is_there(security: Security, address: str, host: str, port: int) -> Principal:
     """Who answers at a place, by a TLS handshake of its own."""
-    context = security.context(server_side=False)
-    context.set_alpn_protocols(["h2"])
+    context = security.context(server_side=False, alpn="h2")
     try:
         _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname="")
     except ssl.SSLCertVerificationError as error:
