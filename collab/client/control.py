@@ -84,6 +84,12 @@ class Control:
         reply: pb.ProfileReply = await self.call("Profile", request, timeout_s=_LOAD_TIMEOUT_S)
         return list(reply.run_ms)
 
+    async def put_revocations(self, crl: bytes) -> int:
+        """Hand on the authority's revocation list; the number of the one that the node goes by now."""
+        request = pb.PutRevocationsRequest(crl=crl)
+        reply = await self.call("PutRevocations", request, timeout_s=_LEASE_TIMEOUT_S)
+        return int(reply.number)
+
     async def missing(self, digests: list[Digest]) -> dict[Digest, int]:
         """Blobs that the node lacks, with the bytes of each that it holds already."""
         reply = await self.call("BlobStatus", pb.BlobStatusRequest(sha256=digests))

@@ -34,6 +34,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "Status": Verb(pb.StatusRequest, pb.StatusReply),
         "Profile": Verb(pb.ProfileRequest, pb.ProfileReply),
         "Drain": Verb(pb.DrainRequest, pb.DrainReply),
+        "PutRevocations": Verb(pb.PutRevocationsRequest, pb.PutRevocationsReply),
     }
 )
 """Every verb of ``control.proto``."""

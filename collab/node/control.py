@@ -11,7 +11,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import CODECS
 from collab.core.ids import Digest, Epoch, PlanName, check_digest
 from collab.core.plan import from_json
-from collab.errors import LimitExceeded
+from collab.errors import LimitExceeded, Refused
 from collab.node.program import monotonic_us
 from collab.node.verbs import Caller, Implementation
 from collab.runtime.cpu import resident_bytes
@@ -48,6 +48,7 @@ class NodeControl:
             "Status": self.status,
             "Profile": self.profile,
             "Drain": self.drain,
+            "PutRevocations": self.put_revocations,
         }
         return table
 
@@ -227,3 +228,12 @@ class NodeControl:
         """Admit nothing more; what is under way finishes."""
         self._node.drain()
         return pb.DrainReply(in_flight=sum(info.in_flight for info in self._node.session.plans()))
+
+    async def put_revocations(self, _: Caller, request: pb.PutRevocationsRequest) -> pb.PutRevocationsReply:
+        """Go by the authority's latest revocation list, and keep it over restarts."""
+        security = self._node.security
+        if security is None:
+            raise Refused("PutRevocations: this node has no identity; enrol it first")
+        number = security.reload_revocations(request.crl)
+        await self._node.stages.off_loop(security.store_revocations)
+        return pb.PutRevocationsReply(number=number)

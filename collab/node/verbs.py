@@ -21,7 +21,7 @@ class Caller:
     role: str
 
 
-_ANYONE: Final = frozenset({"node", "client", "operator"})
+_ANYONE: Final = frozenset({"node", "client", "operator", "controller"})
 _CLIENT: Final = frozenset({"client", "operator"})
 _OPERATOR: Final = frozenset({"operator"})
 
@@ -30,6 +30,7 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "Probe": _ANYONE,
     "Status": _ANYONE,
     "Lease": _CLIENT,
+    "PutRevocations": frozenset({"operator", "controller"}),
 }
 """Roles that may call a verb; verbs that are not listed are the operator's."""
 

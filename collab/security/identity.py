@@ -130,7 +130,7 @@ class Credentials:
         if leaf is None:
             leaf = read_leaf(certificate, self._loaded.authority)
             if len(self._seen) >= _MAX_SEEN:
-                self._seen.clear()
+                del self._seen[next(iter(self._seen))]
             self._seen[digest] = leaf
         if leaf.principal.cluster != self.principal.cluster:
             raise Refused(f"{leaf.principal} is of another cluster than {self.principal.cluster!r}")
@@ -138,6 +138,13 @@ class Credentials:
         if self._revocations is not None and leaf.serial in self._revocations.serials:
             raise Refused(f"the certificate of {leaf.principal} was revoked")
         return leaf.principal
+
+    def revoked(self, principal: Principal) -> bool:
+        """Whether every certificate that a peer has shown here was taken back."""
+        if self._revocations is None:
+            return False
+        shown = [leaf.serial for leaf in self._seen.values() if leaf.principal == principal]
+        return bool(shown) and self._revocations.serials.issuperset(shown)
 
     def reload_revocations(self, pem: bytes) -> int:
         """Go by a newer list from now on; its number, or that of the list held if it is no newer.
