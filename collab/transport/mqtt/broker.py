@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import random
 import secrets
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import paho.mqtt.client as paho
@@ -140,7 +141,8 @@ class Broker:
                 await self._answer(number)
 
     async def _subscribe(self, topic: str) -> None:
-        assert self._client is not None
+        if self._client is None:
+            raise self._away()
         # The publisher's quality of service decides, as the lesser of the two counts (MQTT 5 3.8.4).
         _, number = self._client.subscribe(topic, qos=2)
         if await self._answer(number) >= 0x80:
@@ -151,7 +153,7 @@ class Broker:
     async def _answer(self, number: int | None) -> int:
         client = self._client
         if number is None or client is None:
-            raise PeerUnreachable(f"{self.address}: the connection to the broker is lost")
+            raise self._away()
         self._flush(client)
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
@@ -162,6 +164,9 @@ class Broker:
             raise PeerUnreachable(f"{self.address}: the broker does not answer a subscription") from error
         finally:
             self._answers.pop(number, None)
+
+    def _away(self) -> PeerUnreachable:
+        return PeerUnreachable(f"{self.address}: the connection to the broker is lost")
 
     # --- life ------------------------------------------------------------------------
 
@@ -241,7 +246,7 @@ class Broker:
         self._published.clear()
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(PeerUnreachable(f"{self.address}: the connection to the broker is lost"))
+                answer.set_exception(self._away())
         if client is not None:
             client.drop()
 
@@ -319,10 +324,6 @@ class Broker:
         client.on_socket_open = lambda _, __, sock: loop.add_reader(sock, self._readable, client)
         client.on_socket_close = lambda _, __, sock: _forget(loop, sock)
 
-    def _unreadable(self, client: Client) -> None:
-        if client is self._client:
-            self._lost.set()
-
     def _on_publish(self, _: Any, __: Any, number: int, reason: Any, ___: Any) -> None:
         if self._published and (done := self._published.pop(number, None)) is not None:
             done(reason.value)
@@ -348,7 +349,8 @@ class Broker:
     def _refusal(self, reason: Any) -> CollabError:
         if reason.value in UNAUTHORISED:
             return Refused(f"{self.address}: the broker refuses {self._name!r}: {str(reason).lower()}")
-        return PeerUnreachable(f"{self.address}: the broker ends the connection: {str(reason).lower()}")
+        hint = "; does it accept this end's certificate?" if self._context is not None else ""
+        return PeerUnreachable(f"{self.address}: the broker ends the connection: {str(reason).lower()}{hint}")
 
     # --- bytes ---------------------------------------------------------------------------
 
@@ -364,7 +366,8 @@ class Broker:
             # paho raises a dozen kinds for what is no MQTT.
             log.warning("%s: the broker sends what cannot be read", self.address, exc_info=True)
             client.drop()
-            self._unreadable(client)
+            if client is self._client:
+                self._lost.set()
         if client.want_write():
             # Behind whom this woke: an answer takes the acknowledgement along.
             asyncio.get_running_loop().call_soon(self._flush, client)
@@ -443,6 +446,8 @@ async def _start_tls(sock: socket.socket, address: BrokerAddress, context: ssl.S
             waiting: asyncio.Future[None] = loop.create_future()
             try:
                 tls.do_handshake()
+                if not context.check_hostname:
+                    check_host(address, tls.getpeercert() or {})
                 return tls
             except ssl.SSLWantReadError:
                 watch, forget = loop.add_reader, loop.remove_reader
@@ -456,6 +461,24 @@ async def _start_tls(sock: socket.socket, address: BrokerAddress, context: ssl.S
     except BaseException:
         tls.close()
         raise
+
+
+def check_host(address: BrokerAddress, certificate: Mapping[str, Any]) -> None:
+    """Refuse a verified certificate that is for another host (RFC 9525 6.3, 6.5; no wildcards).
+
+    Contexts between nodes leave names to the link; a broker is an ordinary server.
+    """
+    host = address.host
+    names = [(kind, str(value)) for kind, value in certificate.get("subjectAltName", ())]
+    try:
+        wanted = ipaddress.ip_address(host)
+    except ValueError:
+        found = any(kind == "DNS" and value.lower() == host.lower() for kind, value in names)
+    else:
+        found = any(kind == "IP Address" and ipaddress.ip_address(value) == wanted for kind, value in names)
+    if not found:
+        shown = ", ".join(value for _, value in names[:4]) or "nobody"
+        raise Refused(f"{address}: the broker's certificate is for {shown}, not for {host}")
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

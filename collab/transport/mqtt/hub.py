@@ -105,10 +105,14 @@ class Hub:
         """Connect, and read what is meant for this process.  Raises `PeerUnreachable` or `Refused`."""
         await self.broker.ready()
         if self._joined is None:
-            self._joined = asyncio.ensure_future(
-                self.broker.subscribe(f"{self._prefix}/in/{self._name}/+/{self.broker.instance}/+")
-            )
+            topic = f"{self._prefix}/in/{self._name}/+/{self.broker.instance}/+"
+            self._joined = asyncio.ensure_future(self.broker.subscribe(topic))
+            self._joined.add_done_callback(self._join_ended)
         await asyncio.shield(self._joined)
+
+    def _join_ended(self, joined: asyncio.Future[None]) -> None:
+        if joined.cancelled() or joined.exception() is not None:
+            self._joined = None
 
     def release(self) -> None:
         """One user less."""

@@ -114,10 +114,7 @@ class MqttTransport(Transport):
             return None
         if self._security is None:
             return await asyncio.to_thread(ssl.create_default_context)
-        context = self._security.context(server_side=False)
-        # Between nodes names are checked by the link; a broker is an ordinary server.
-        context.check_hostname = True
-        return context
+        return self._security.context(server_side=False)
 
 
 class _MqttListener(Listener):
