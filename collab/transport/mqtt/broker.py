@@ -64,6 +64,8 @@ class Broker:
         self.packet_bytes = PACKET_BYTES
         """Longest packet that the broker takes."""
         self.users = 0
+        self.trouble = ""
+        """Why it is not connected; empty while it is."""
         self.resumed: Callable[[], None] = lambda: None
         """Called when the connection is back after a loss."""
         self._name = name
@@ -187,6 +189,7 @@ class Broker:
                     self._closing.set()
                     self._fail(error)
                     return
+                self.trouble = str(error)
                 log.info("%s; trying again", error)
                 self._drop()
                 await self._pause(pause_s * random.uniform(0.5, 1))
@@ -194,7 +197,7 @@ class Broker:
                 continue
             if self._closing.is_set():
                 return
-            pause_s = BACKOFF_S[0]
+            pause_s, self.trouble = BACKOFF_S[0], ""
             if known:
                 log.info("%s: connected again", self.address)
                 self.resumed()
@@ -231,7 +234,8 @@ class Broker:
                 self._flush(self._client)
         if self._closing.is_set():
             return
-        log.warning("%s: the connection to the broker is lost; reconnecting", self.address)
+        self.trouble = f"{self.address}: the connection to the broker is lost"
+        log.warning("%s; reconnecting", self.trouble)
         self._up = asyncio.get_running_loop().create_future()
         self._up.add_done_callback(_seen)
         self._drop()

@@ -24,8 +24,8 @@ from typing import Final
 from paho.mqtt.properties import Properties
 
 from collab.codec.wire import Buffer
-from collab.core.ids import NodeName
-from collab.errors import PeerUnreachable, ProtocolError, UsageError
+from collab.core.ids import NodeName, check_name
+from collab.errors import InputError, PeerUnreachable, ProtocolError, UsageError
 from collab.transport.base import is_loopback
 from collab.transport.mqtt.address import BrokerAddress, MqttAddress
 from collab.transport.mqtt.broker import NO_SUBSCRIBERS, Broker
@@ -241,7 +241,7 @@ class Hub:
             elif len(rest) == 2 and _INSTANCE.fullmatch(rest[1]):
                 self._route(sender, rest[1], packet)
         except ProtocolError as error:
-            log.warning("%s: %s sends what is no packet: %s", self._address, sender, error)
+            log.warning("%s: %.70r sends what is no packet: %s", self._address, sender, error)
 
     def _route(self, sender: str, instance: str, packet: Packet) -> None:
         connection = self._sessions.get((packet.session, not packet.flags & FROM_DIALLER))
@@ -250,7 +250,7 @@ class Hub:
                 self._tell_stale(sender, instance, packet)
             return
         if connection.peer != sender:
-            log.warning("%s: %s sends into a session of %s", self._address, sender, connection.peer)
+            log.warning("%s: %.70r sends into a session of %s", self._address, sender, connection.peer)
             return
         if not connection.peer_instance and packet.kind in (Kind.ACCEPT, Kind.REFUSE):
             connection.peer_instance = instance
@@ -278,6 +278,10 @@ class Hub:
         instance = reply.removeprefix(f"{self._prefix}/in/{sender}/{self._name}/")
         if packet.kind is not Kind.CONNECT or not packet.flags & FROM_DIALLER or serve is None:
             return
+        try:
+            check_name(sender, "sender")
+        except InputError as error:
+            raise ProtocolError(str(error)) from error
         # An answer goes to the sender that the topic proves, nowhere else.
         if not _INSTANCE.fullmatch(instance) or getattr(properties, "CorrelationData", b"") != packet.session:
             raise ProtocolError("a connect without the sender's own response topic and correlation data")

@@ -88,9 +88,8 @@ class MqttTransport(Transport):
             else:
                 connection.abort()
             if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
-                raise unreachable(
-                    parsed, f"no answer within {timeout_s:g} s; are the broker and the node well?"
-                ) from error
+                why = hub.broker.trouble or "is a node of that name at the broker, and well?"
+                raise unreachable(parsed, f"no answer within {timeout_s:g} s; {why}") from error
             if isinstance(error, (PeerUnreachable, LinkLost)):
                 await hub.closed()
                 raise unreachable(parsed, error) from error
