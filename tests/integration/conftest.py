@@ -10,7 +10,7 @@ import pytest
 
 from tests.grpc_runtime import grpc_runtime
 from tests.integration.models import PATHS, Reference
-from tests.integration.processes import NodeProcess, running
+from tests.integration.processes import NO_CONFIG, NodeProcess, running
 
 __all__ = ["grpc_runtime"]
 
@@ -21,6 +21,7 @@ def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("COLLAB_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(NO_CONFIG))
 
 
 @pytest.fixture(scope="session")

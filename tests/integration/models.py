@@ -55,6 +55,11 @@ class Reference:
         assert len({answer[made.name].tobytes() for answer in expected}) > IMAGES // 2, "answers must differ"
         return cls(PATHS[name], graph, requests, expected)
 
+    def write(self, inputs: Path, outputs: Path) -> None:
+        """Requests and their answers as files that ``collab run`` takes."""
+        for path, rows in ((inputs, self.requests), (outputs, self.expected)):
+            np.savez(path, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+
     def chain(
         self,
         at: Sequence[int],

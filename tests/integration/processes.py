@@ -23,6 +23,8 @@ from collab.assembly import build_cluster
 from collab.cli.main import main
 
 ROOT = Path(__file__).parents[2]
+NO_CONFIG = ROOT / "build" / "no-config"
+"""Where no identity of the user's is."""
 START_S = 30.0
 STOP_S = 20.0
 COMMAND_S = 60.0
@@ -31,7 +33,7 @@ COMMAND_S = 60.0
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a process under test."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("COLLAB_")}
-    return clean | {"PYTHONPATH": str(ROOT), **extra}
+    return clean | {"PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(NO_CONFIG), **extra}
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,10 @@ class NodeProcess:
     def begin(self) -> None:
         """Start the process; after the first time at the same address."""
         options = self._options
-        if "--listen" not in options:
+        if "--listen" not in options and "--no-listen" not in options:
             options = ("--listen", self.place or "127.0.0.1:0", *options)
+        if "--discovery" not in options:
+            options = ("--discovery", "none", *options)
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 [*self._command, "--json", *options],
@@ -154,7 +158,7 @@ class NodeProcess:
         self.ready_s = time.monotonic() - self._started
         assert event is not None, f"node {self.name} did not start: {self.text()}"
         assert event["event"] == "ready", event
-        (self.endpoint,) = event["endpoints"]
+        self.endpoint = event["endpoints"][0]
         return self
 
     def await_event(self, within_s: float) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from collab.errors import LinkLost, PeerUnreachable, ProtocolError, Refused, UsageError
+from collab.link.secure import secure
 from collab.transport.aio import timeout
 from collab.transport.base import Connection
 from collab.transport.mqtt.address import parse_address
@@ -24,6 +25,7 @@ from collab.transport.mqtt.hub import HubConfig
 from collab.transport.mqtt.packet import FROM_DIALLER, Kind, Terms, head
 from collab.transport.mqtt.session import SessionConfig
 from collab.transport.mqtt.transport import MqttTransport
+from tests.identities import Identities
 from tests.mosquitto import Mosquitto, mosquitto, mosquitto_tls
 
 WITHIN_S = 30.0
@@ -417,3 +419,22 @@ async def test_listening_under_another_name_is_a_usage_error():
 async def test_dialling_a_broker_without_a_name_is_a_usage_error():
     with pytest.raises(UsageError, match="NAME"):
         await MqttTransport("me").dial("mqtt://127.0.0.1:1", 1)
+
+
+async def test_identities_of_a_cluster_open_its_broker_and_prove_themselves_inside(tmp_path):
+    cluster = await asyncio.to_thread(Identities, tmp_path)
+    certificate, key = await asyncio.to_thread(cluster.authority.issue_server, ["127.0.0.1"])
+    near, far = [await asyncio.to_thread(cluster.of, name) for name in ("near", "far")]
+    files = {"authority": near.pem().authority, "certificate": certificate, "key": key}
+    for name, pem in files.items():
+        (tmp_path / name).write_bytes(pem)
+    with mosquitto(acl=True, **{name: str(tmp_path / name) for name in files}) as running:
+        transports = [MqttTransport(end.principal.name, end) for end in (near, far)]
+        async with meeting(at(running, "mqtts"), *transports) as (one, other):
+            inside, beyond = await asyncio.gather(
+                secure(one, near, server_side=False, timeout_s=10),
+                secure(other, far, server_side=True, timeout_s=10),
+            )
+            assert (inside.principal, beyond.principal) == (far.principal, near.principal)
+            await inside.send([bytes(1000)])
+            assert bytes(await beyond.receive()) == bytes(1000)
