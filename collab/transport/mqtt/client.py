@@ -78,7 +78,7 @@ class Client(paho.Client):
 
     def _handle_publish(self) -> MQTTErrorCode:
         packet, qos = self._in_packet["packet"], self._in_packet["command"] >> 1 & 3
-        if qos > 1 or len(packet) < 5:
+        if qos > 1 or len(packet) < 2:
             return super()._handle_publish()
         # Topic, packet identifier, properties, payload (MQTT 5 3.3.2).
         at = 2 + (packet[0] << 8 | packet[1])
