@@ -73,6 +73,8 @@ class Congestion:
         self._peak = self._start = self._reno = 0.0
         self._epoch: float | None = None
         self._recovering_since = float("-inf")
+        self._before: tuple[float, float] | None = None
+        """Window and threshold before the last loss."""
         self._round_end = 0
         self._round_lost = 0
         self._round_rtts: list[float] = []
@@ -127,12 +129,20 @@ class Congestion:
         if self._round_lost <= max(_LOSSES_TOLERATED, LOSS_TOLERATED * self.window):
             return
         self._recovering_since = now
+        self._before = self.window, self._threshold
         self._round_lost = 0
         self._peak = self.window
         self.window = max(self.window * _BETA, MINIMUM_WINDOW)
         self._peak = max(self._peak, self.window)
         self._threshold = self._start = self._reno = self.window
         self._epoch = now
+
+    def undo(self) -> None:
+        """The last loss was none, only reordering."""
+        if self._before is not None:
+            window, self._threshold = self._before
+            self.window = max(window, self.window)
+            self._before = self._epoch = None
 
     def collapse(self) -> None:
         """Nothing was heard for several probes: start again (RFC 9002 7.6)."""

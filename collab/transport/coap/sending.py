@@ -206,6 +206,7 @@ class Sender:
             # It was only late: wait longer for those that are overtaken.
             del self._late[number]
             self._reordering = min(2 * self._reordering, _MAX_REORDERING)
+            self.congestion.undo()
         if sent.body is not None:
             self._arrived(sent.body, sent.block)
             for block in range(sent.body.first, min(upto, sent.body.blocks)):
@@ -233,14 +234,14 @@ class Sender:
 
     def _find_lost(self, now: float) -> None:
         """Declare lost what was overtaken (RFC 9002 6.1)."""
-        old = now - self.rtt.reordering_s
+        patience = self.rtt.reordering_s
         lost: list[int] = []
         self._overtaken_at = None
         for number, sent in self._under_way.items():
             if number >= self._largest:
                 break
-            if number > self._largest - self._reordering and sent.at > old:
-                self._overtaken_at = sent.at + self.rtt.reordering_s
+            if number > self._largest - self._reordering and sent.at + patience > now:
+                self._overtaken_at = sent.at + patience
                 break
             lost.append(number)
         missed, newest = 0, 0.0
