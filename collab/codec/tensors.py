@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from collab.codec.elements import Affine, ElementCodec, Half, Raw
+from collab.codec.elements import Array as Array
+from collab.codec.packing import PACKERS
+from collab.core.codecs import NAMES, RAW, CodecName, parse_codec
 from collab.core.tensor import ITEMSIZE, TensorSpec
 from collab.errors import PlanError, TensorError
-
-Array = npt.NDArray[np.generic]
 
 
 class EncodedTensor(NamedTuple):
@@ -27,58 +29,100 @@ Payload = tuple[EncodedTensor, ...]
 
 
 class TensorCodec(Protocol):
-    """Turns arrays into bytes and back; implementations are stateless."""
+    """Turns arrays into bytes and back; implementations are safe to use from several threads."""
 
-    def encode(self, array: Array) -> memoryview:
-        """Bytes for an array; of a contiguous array without a copy where possible."""
+    def encode(self, spec: TensorSpec, array: Array, most_error: float = math.inf) -> EncodedTensor:
+        """The tensor in this codec, or in the nearest exact one.
+
+        Exact is what cannot be kept to ``most_error``: a share of the tensor's largest
+        less its least element.  The result says which codec it really is in.
+        """
         ...
 
     def decode(self, spec: TensorSpec, data: memoryview) -> Array:
         """Array of exactly the spec's shape and dtype; raises `TensorError`.
 
-        Never reserves more memory than the spec's ``nbytes`` and a constant.
+        Never reserves more memory than twice the spec's ``nbytes`` and a constant.
         """
         ...
 
 
-class Raw:
-    """Little-endian, row-major elements; exact, no copy."""
+_RAW: Final = Raw()
+_ELEMENTS: Final[dict[str, ElementCodec]] = {
+    RAW: _RAW,
+    "fp16": Half(),
+    "int8": Affine(per_channel=False),
+    "int8c": Affine(per_channel=True),
+}
 
-    def encode(self, array: Array) -> memoryview:
-        """The array's own memory, or that of a contiguous little-endian copy."""
-        plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        return plain.reshape(-1).view(np.uint8).data
+
+class _Codec:
+    """Elements written in one of the ways, packed or not."""
+
+    def __init__(self, name: CodecName) -> None:
+        self._name = name
+        self._elements = _ELEMENTS[name.base]
+        self._packer = PACKERS[name.packer] if name.packer else None
+
+    def _size(self, spec: TensorSpec) -> int | None:
+        """Bytes before packing; None where raw is to be sent: another dtype, or nothing to gain."""
+        size = self._elements.size(spec)
+        return size if self._name.exact or (size is not None and size < spec.nbytes) else None
+
+    def encode(self, spec: TensorSpec, array: Array, most_error: float = math.inf) -> EncodedTensor:
+        written = None if self._size(spec) is None else self._elements.encode(array)
+        name = self._name
+        # An exact zero is within any bound; infinite is the error of what has no extent.
+        if written is None or (written.error_bound and not written.error_bound <= most_error):
+            written, name = _RAW.encode(array), name.without_loss
+        if self._packer is not None:
+            packed = self._packer.pack(written.data)
+            if len(packed) < len(written.data):
+                return EncodedTensor(spec, str(name), packed)
+        return EncodedTensor(spec, "" if name.exact else name.base, written.data)
 
     def decode(self, spec: TensorSpec, data: memoryview) -> Array:
-        """A view of ``data``."""
-        if len(data) != spec.nbytes:
-            raise TensorError(f"tensor {spec.name!r}: {len(data)} bytes where {spec.nbytes} were expected")
-        return np.frombuffer(data, dtype=spec.dtype).reshape(spec.shape)
+        size = self._size(spec)
+        if size is None:
+            raise TensorError(
+                f"tensor {spec.name!r}: {spec.dtype}{list(spec.shape)} is not sent as {self._name}"
+            )
+        if self._packer is not None:
+            try:
+                data = self._packer.unpack(data, size)
+            except TensorError as error:
+                raise TensorError(f"tensor {spec.name!r}: {error}") from error
+        elif len(data) != size:
+            raise TensorError(f"tensor {spec.name!r}: {len(data)} bytes where {size} were expected")
+        return self._elements.decode(spec, data)
 
 
-CODECS: dict[str, TensorCodec] = {"raw": Raw()}
+CODECS: dict[str, TensorCodec] = {name: _Codec(parse_codec(name)) for name in NAMES}
 """Tensor codecs by the name that plans use."""
 
-EXACT_CODECS = frozenset({"raw"})
+EXACT_CODECS = frozenset(name for name in NAMES if parse_codec(name).exact)
 """Codecs that give back what went in, bit by bit."""
 
 
 def codec(name: str) -> TensorCodec:
-    """The codec of that name (empty is raw); raises `PlanError`."""
-    try:
-        return CODECS[name or "raw"]
-    except KeyError:
-        raise PlanError(f"codec {name!r} is not known here; use one of {', '.join(CODECS)}") from None
+    """The codec of that name (empty is raw, short forms are known); raises `PlanError`."""
+    return CODECS[str(parse_codec(name))]
 
 
-def encode(spec: TensorSpec, array: Array, name: str = "raw") -> EncodedTensor:
-    """Encode one array."""
-    return EncodedTensor(spec, "" if name == "raw" else name, codec(name).encode(array))
+def encode(spec: TensorSpec, array: Array, name: str = RAW, most_error: float = math.inf) -> EncodedTensor:
+    """Encode one array; see `TensorCodec.encode`."""
+    if name == RAW:
+        return EncodedTensor(spec, "", _RAW.encode(array).data)
+    return codec(name).encode(spec, array, most_error)
 
 
 def decode(tensor: EncodedTensor) -> Array:
     """Decode one tensor; raises `TensorError`."""
-    return codec(tensor.codec).decode(tensor.spec, tensor.data)
+    try:
+        reader = codec(tensor.codec)
+    except PlanError as error:
+        raise TensorError(f"tensor {tensor.spec.name!r}: {error}") from error
+    return reader.decode(tensor.spec, tensor.data)
 
 
 _NATIVE: Final = {name: np.dtype(name) for name in ITEMSIZE}
