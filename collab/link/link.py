@@ -239,9 +239,8 @@ class Link:
         try:
             await self._hello()
         except (ProtocolError, Refused) as error:
-            # Not aborted: this end's hello shall arrive, so that the other end sees why.
-            self._end(error, abort=False)
-            await self.connection.close()
+            # Not aborted: this end's hello and the reason shall arrive, so that the other end sees why.
+            await self.refuse(str(error))
             raise
         except BaseException as error:
             self._end(error if isinstance(error, CollabError) else LinkLost("stopped here"))

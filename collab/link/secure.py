@@ -47,8 +47,8 @@ class _Secured(Connection):
         self.kind = outer.kind
         self.loopback = outer.loopback
         self.relayed = outer.relayed
-        records = outer.max_frame_bytes // (_RECORD_BYTES + _RECORD_OVERHEAD)
-        self.max_frame_bytes = records * _RECORD_BYTES or outer.max_frame_bytes - _RECORD_OVERHEAD
+        records, rest = divmod(outer.max_frame_bytes, _RECORD_BYTES + _RECORD_OVERHEAD)
+        self.max_frame_bytes = records * _RECORD_BYTES + max(0, rest - _RECORD_OVERHEAD)
 
     async def send(self, parts: Sequence[Buffer]) -> None:
         if sum(map(len, parts)) > self.max_frame_bytes:
@@ -93,15 +93,18 @@ class _Secured(Connection):
 
 
 def _records(parts: Sequence[Buffer]) -> list[Buffer]:
-    """The parts in pieces that fill records: short ones joined, long ones as they are."""
+    """The parts in pieces that fill records, so that there are as few as of one piece.
+
+    A head before a long body is joined with the body's begin; the rest is not copied.
+    """
     if len(parts) == 1:
         return [parts[0]]
-    if sum(map(len, parts)) <= _RECORD_BYTES:
+    if len(parts) > 2 or sum(map(len, parts)) <= _RECORD_BYTES:
         return [b"".join(parts)]
-    head, *rest = parts
-    first = rest[0][: _RECORD_BYTES - len(head)] if rest and len(head) < _RECORD_BYTES else b""
-    joined = b"".join((head, first))
-    return [joined, *(part for part in (rest[0][len(first) :], *rest[1:]) if len(part))]
+    head, body = parts
+    taken = _RECORD_BYTES - len(head) % _RECORD_BYTES
+    view = memoryview(body)
+    return [b"".join((head, view[:taken])), *([view[taken:]] if taken < len(view) else [])]
 
 
 async def secure(
