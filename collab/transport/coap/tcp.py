@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from collab.codec.wire import Buffer
@@ -154,7 +154,7 @@ class _TcpListener(Listener):
         scheme = "coap+tcp" if self._security is None else "coaps+tcp"
         host, port = place[:2]
         shown = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-        wire = Wire(dialler=False)
+        wire = Wire(dialler=False, admit=_admission(self._security, shown))
         self._wires.add(wire)
         try:
             connection = await self._open(wire, sock, shown, host)
@@ -180,7 +180,6 @@ class _TcpListener(Listener):
         try:
             async with timeout(OPENING_S):
                 await loop.connect_accepted_socket(lambda: wire, sock, ssl=context)
-                principal = None if security is None else _check(wire, security, shown)
                 await wire.news.wait()
         except (TimeoutError, asyncio.TimeoutError):
             return None
@@ -189,9 +188,11 @@ class _TcpListener(Listener):
         except OSError:
             return None
         self._opening.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
+        if isinstance(wire.problem, Refused):
+            raise wire.problem
         if not wire.stream.opened:
             return None
-        return _TcpConnection(wire, shown, host, principal)
+        return _TcpConnection(wire, shown, host, wire.principal)
 
     async def _serve_open(self, connection: Connection) -> None:
         try:
@@ -249,7 +250,7 @@ class CoapTcpTransport(Transport):
     async def dial(self, address: str, timeout_s: float) -> Connection:
         """Connect, shake hands, and open a link."""
         host, port = self._place(address)
-        wire = Wire(dialler=True)
+        wire = Wire(dialler=True, admit=_admission(self._security, address))
         try:
             async with timeout(timeout_s):
                 return await self._dial(wire, address, host, port)
@@ -270,11 +271,10 @@ class CoapTcpTransport(Transport):
         name = None if context is None else ""
         try:
             await loop.create_connection(lambda: wire, host, port, ssl=context, server_hostname=name)
-            principal = None if security is None else _check(wire, security, address)
             await wire.news.wait()
             if wire.stream.opened:
-                return _TcpConnection(wire, address, host, principal)
-            if isinstance(wire.problem, OSError):
+                return _TcpConnection(wire, address, host, wire.principal)
+            if isinstance(wire.problem, (OSError, Refused)):
                 raise wire.problem
             cause = str(wire.problem or wire.stream.cause)
             raise PeerUnreachable(f"{address}: {cause}; is a node listening there?")
@@ -291,13 +291,18 @@ class CoapTcpTransport(Transport):
         return split_host_port(place)
 
 
-def _check(wire: Wire, security: Security, address: str) -> Principal:
-    """Who the other end of a TLS stream is."""
-    tls = wire.transport.get_extra_info("ssl_object")
-    certificate = tls.getpeercert(binary_form=True)
-    if certificate is None:
-        raise Refused(f"{address}: shows no certificate")
-    return security.check(certificate)
+def _admission(security: Security | None, address: str) -> Callable[[asyncio.Transport], Principal | None]:
+    """Who the other end of a stream is, as its certificate says; nobody without TLS."""
+
+    def admit(transport: asyncio.Transport) -> Principal | None:
+        if security is None:
+            return None
+        certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        if certificate is None:
+            raise Refused(f"{address}: shows no certificate")
+        return security.check(certificate)
+
+    return admit
 
 
 def _reason(error: ssl.SSLError) -> str:

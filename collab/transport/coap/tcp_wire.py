@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from collab.codec.wire import Buffer
-from collab.errors import ProtocolError
+from collab.core.identity import Principal
+from collab.errors import CollabError, ProtocolError, Refused
 from collab.transport.coap.stream import ABORT, RELEASE, Phase, Stream, message, read_head
 
 _SCRATCH_BYTES: Final = 64 * 1024
@@ -25,7 +27,10 @@ _ANSWERS_BYTES: Final = 64 * 1024
 class Wire(asyncio.BufferedProtocol):
     """Reads messages from a TCP or TLS stream and keeps frames for a reader."""
 
-    def __init__(self, *, dialler: bool) -> None:
+    def __init__(self, *, dialler: bool, admit: Callable[[asyncio.Transport], Principal | None]) -> None:
+        """``admit`` says who the other end is, before anything is said or heard."""
+        self._admit = admit
+        self.principal: Principal | None = None
         self.stream = Stream(dialler=dialler)
         self.started = False
         """Whether there is a transport."""
@@ -63,6 +68,11 @@ class Wire(asyncio.BufferedProtocol):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.ended:
             transport.abort()
+            return
+        try:
+            self.principal = self._admit(transport)
+        except CollabError as error:
+            self._fail(error)
         else:
             transport.write(self.stream.start())
 
@@ -167,14 +177,14 @@ class Wire(asyncio.BufferedProtocol):
             self._wake_all()
             self.transport.close()
 
-    def _fail(self, error: ProtocolError) -> None:
+    def _fail(self, error: CollabError) -> None:
         """The other end broke the rules (RFC 8323 5.6): say so and end it."""
         if self.problem is None:
             self.problem = error
         self.stream.phase = Phase.OVER
         self._wake_all()
         if not self.transport.is_closing():
-            self.transport.write(message(ABORT, payload=str(error).encode()[:100]))
+            self.transport.write(message(ABORT, payload=_public(error)))
         self.transport.abort() if self.paused else self.transport.close()
 
     def fail_quietly(self, cause: str) -> None:
@@ -217,3 +227,8 @@ def wake(waiting: asyncio.Future[None] | None) -> None:
     """Let whoever waits go on."""
     if waiting is not None and not waiting.done():
         waiting.set_result(None)
+
+
+def _public(error: CollabError) -> bytes:
+    """What the other end is told; not how its certificate was judged."""
+    return b"refused" if isinstance(error, Refused) else str(error).encode()[:100]
