@@ -46,10 +46,11 @@ def _options(
 
 @functools.cache
 def _register() -> None:
-    from collab.cli import demo, deploying, model, node, planning, running
+    from collab.cli import cluster, controller, demo, deploying, model, node, planning, running
 
     app.add_typer(model.app, name="model")
-    for module in (node, planning, deploying, running, demo):
+    app.add_typer(cluster.app, name="cluster")
+    for module in (node, planning, deploying, running, demo, controller):
         module.register(app)
 
 

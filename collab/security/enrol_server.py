@@ -97,6 +97,12 @@ class EnrolServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def finish(self) -> None:
+        """Let answers that are under way reach their devices; takes a bounded time."""
+        current = [task for task in self._open if task not in self._waiting]
+        if current:
+            await asyncio.wait(current, timeout=self._limits.total_s)
+
     def _bind(self) -> socket.socket:
         host, port = self._where
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
