@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final
 
 from collab.core.ids import NodeName
-from collab.errors import CollabError, LinkLost, PeerUnreachable
+from collab.errors import CollabError, LinkLost, PeerUnreachable, Refused
 from collab.link.establish import Establisher
 from collab.link.hello import Identity
 from collab.link.link import Handler, Link, LinkConfig
@@ -293,7 +293,7 @@ class Links:
                 await self._serve_met(await self._relay.met(link))
         except CollabError as error:
             log.warning("a relayed connection from %s is refused: %s", link.peer.name, error)
-            link.abort()
+            await link.refuse(str(error))
 
     def _called_by_relay(self, link: Link, ticket: bytes) -> None:
         assert self._tasks is not None
@@ -320,10 +320,18 @@ class Links:
         self._add(link)
         await self._serve(link)
 
-    def drop(self, name: NodeName, reason: CollabError) -> None:
-        """End all links with a peer, as when its certificate was revoked."""
-        for link in tuple(self._links.get(name, ())):
-            link.abort(reason)
+    def recheck(self) -> None:
+        """End links whose peers' certificates hold no longer, as when one was revoked or has expired."""
+        security = self._establish.security
+        if security is None:
+            return
+        for link in [link for links in self._links.values() for link in links]:
+            if link.connection.certificate and link.ended is None:
+                try:
+                    security.check(link.connection.certificate)
+                except Refused as error:
+                    log.warning("the link with %s is ended: %s", link.peer.name, error)
+                    link.abort(error)
 
     def _add(self, link: Link) -> None:
         """Let others find a greeted link; `_serve` has to follow."""

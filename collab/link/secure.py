@@ -125,6 +125,7 @@ async def secure(
             await _handshake(connection, tls, incoming, outgoing)
             certificate = tls.getpeercert(binary_form=True)
             made.principal = _check(connection, security, certificate)
+            made.certificate = certificate or b""
     except (TimeoutError, asyncio.TimeoutError) as error:
         connection.abort()
         raise PeerUnreachable(

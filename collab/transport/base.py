@@ -63,6 +63,8 @@ class Connection(ABC):
     principal: Principal | None = None
     """Who the other end is, where the transport itself authenticates both ends and encrypts
     everything between them; None where it does not."""
+    certificate: bytes = b""
+    """What the other end has shown, DER, where ``principal`` says who it is."""
     kind: str = ""
     """Name of the transport that plans use for this connection, such as ``grpc``."""
     loopback: bool = False

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
@@ -83,11 +83,11 @@ class _GrpcConnection(Connection):
     kind = "grpc"
     max_frame_bytes = MAX_FRAME_BYTES
 
-    def __init__(self, stream: Any, address: str, loopback: bool, principal: Principal | None) -> None:
+    def __init__(self, stream: Any, address: str, loopback: bool, peer: _Peer) -> None:
         self._stream = stream
         self.address = address
         self.loopback = loopback
-        self.principal = principal
+        self.principal, self.certificate = peer
         self._ended = False
         self._reading = False
         self._draining = False
@@ -141,11 +141,9 @@ class _GrpcConnection(Connection):
 
 
 class _ClientConnection(_GrpcConnection):
-    def __init__(
-        self, channel: grpc.aio.Channel, address: str, loopback: bool, principal: Principal | None
-    ) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str, loopback: bool, peer: _Peer) -> None:
         stream: Any = channel.stream_stream(METHOD)(wait_for_ready=False)
-        super().__init__(stream, address, loopback, principal)
+        super().__init__(stream, address, loopback, peer)
         self._channel = channel
         self._closing: asyncio.Future[None] | None = None
         self._close_lock = asyncio.Lock()
@@ -186,8 +184,8 @@ class _ClientConnection(_GrpcConnection):
 class _ServerConnection(_GrpcConnection):
     """The stream ends with its handler, so ending it is telling the handler."""
 
-    def __init__(self, context: Any, address: str, loopback: bool, principal: Principal | None) -> None:
-        super().__init__(context, address, loopback, principal)
+    def __init__(self, context: Any, address: str, loopback: bool, peer: _Peer) -> None:
+        super().__init__(context, address, loopback, peer)
         self.ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when this end wants the stream to end."""
         self.over = asyncio.Event()
@@ -250,11 +248,11 @@ class _LinkHandler(grpc.GenericRpcHandler):
         family, _, host = peer.partition(":")
         local = family == "unix" or is_loopback(host.rpartition(":")[0].replace("%5B", "").replace("%5D", ""))
         try:
-            principal = peer_principal(context, self._security)
+            proven = _peer(context, self._security)
         except Refused as error:
             log.warning("a connection from %s is refused: %s", peer, error)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        connection = _ServerConnection(context, peer, local, principal)
+        connection = _ServerConnection(context, peer, local, proven)
         self._open[connection] = serving = asyncio.ensure_future(self._accept(connection))
         try:
             await asyncio.wait((serving, connection.ending), return_when=asyncio.FIRST_COMPLETED)
@@ -288,12 +286,24 @@ def peer_principal(context: Any, security: Security | None) -> Principal | None:
 
     Raises `Refused` for a certificate that TLS took but the cluster does not, such as a revoked one.
     """
+    return _peer(context, security).principal
+
+
+class _Peer(NamedTuple):
+    """The other end of a connection, as its certificate proves it."""
+
+    principal: Principal | None = None
+    certificate: bytes = b""
+
+
+def _peer(context: Any, security: Security | None) -> _Peer:
     if security is None:
-        return None
+        return _Peer()
     shown = context.auth_context().get("x509_pem_cert", ())
     if not shown:
         raise Refused("no certificate was shown")
-    return security.check(ssl.PEM_cert_to_DER_cert(shown[0].decode("ascii")))
+    certificate = ssl.PEM_cert_to_DER_cert(shown[0].decode("ascii"))
+    return _Peer(security.check(certificate), certificate)
 
 
 class GrpcTransport(Transport):
@@ -352,12 +362,12 @@ class GrpcTransport(Transport):
         _, place = split_address(address)
         host, port = split_host_port(place)
         channel: grpc.aio.Channel | None = None
-        principal = None
+        peer = _Peer()
         try:
             async with timeout(timeout_s):
                 if self._security is not None:
-                    principal = await _who_is_there(self._security, address, host, port)
-                channel = self._channel(place, principal)
+                    peer = await _who_is_there(self._security, address, host, port)
+                channel = self._channel(place, peer.principal)
                 if not await _ready(channel):
                     raise PeerUnreachable(f"{address}: {await _why_not(host, port)}")
         except BaseException as error:
@@ -368,7 +378,7 @@ class GrpcTransport(Transport):
                     f"{address}: no answer within {timeout_s:g} s; is a node listening there?"
                 ) from error
             raise
-        return _ClientConnection(channel, address, is_loopback(host), principal)
+        return _ClientConnection(channel, address, is_loopback(host), peer)
 
     def _channel(self, place: str, principal: Principal | None) -> grpc.aio.Channel:
         if self._security is None:
@@ -380,7 +390,7 @@ class GrpcTransport(Transport):
         return grpc.aio.secure_channel(place, credentials, options=(*_OPTIONS, pinned))
 
 
-async def _who_is_there(security: Security, address: str, host: str, port: int) -> Principal:
+async def _who_is_there(security: Security, address: str, host: str, port: int) -> _Peer:
     """Who answers at a place, by a TLS handshake of its own."""
     context = security.context(server_side=False, alpn="h2")
     try:
@@ -395,7 +405,7 @@ async def _who_is_there(security: Security, address: str, host: str, port: int) 
         raise PeerUnreachable(f"{address}: {error.strerror or error}; is a node listening there?") from error
     try:
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        return security.check(certificate)
+        return _Peer(security.check(certificate), certificate)
     finally:
         writer.transport.abort()
 

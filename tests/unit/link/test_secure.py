@@ -339,3 +339,24 @@ async def test_a_handshake_that_does_not_end_is_bounded(home):
         with pytest.raises((ProtocolError, Refused)):
             await secure(far, home.of("b"), server_side=True, timeout_s=WITHIN_S)
         await asyncio.gather(talking, return_exceptions=True)
+
+
+async def test_a_link_ends_when_its_peer_is_revoked(elsewhere):
+    transport = InprocTransport()
+    mine, heard = endpoint("b", transport, elsewhere)
+    thief, _ = endpoint("t", transport, elsewhere)
+    other, _ = endpoint("a", transport, elsewhere)
+    async with mine, thief, other:
+        address = await mine.listen("inproc://0")
+        await thief.connect(address)
+        await other.connect(address)
+        await heard.until(lambda: len(heard.ups) == 2)
+
+        def revoke() -> None:
+            elsewhere.authority.revoke("t")
+            elsewhere.of("b").reload_revocations(elsewhere.authority.crl())
+
+        await asyncio.to_thread(revoke)
+        mine.recheck()
+        assert "revoked" in str(await heard.down())
+        assert [link.peer.name for link in mine.all()] == ["a"]
