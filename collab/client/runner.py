@@ -12,8 +12,9 @@ from collab.client.actions import Action, Answer, Resolve
 from collab.client.control import Control
 from collab.client.requester import Requester, RetryPolicy
 from collab.client.wiring import entry
+from collab.codec.edges import Coded, EdgeEncoder
 from collab.codec.envelope import EnvelopeLimits, encode_envelope
-from collab.codec.tensors import Array, Payload, check_array, decode, encode
+from collab.codec.tensors import Array, Payload, check_array, decode
 from collab.core.ids import REQUESTER, EdgeId, Epoch, NodeName, RequestId
 from collab.core.plan import Plan
 from collab.core.token import Fault, Hop, Token
@@ -50,11 +51,18 @@ class Result:
     """The node that ran each stage, by stage index."""
     absent: str | None = None
     """Why there are no outputs, where a plan may keep an answer back."""
+    encode_ms: float = 0.0
+    """Encoding the inputs here."""
+    decode_ms: float = 0.0
+    """Decoding the outputs here."""
+    coded: Coded = Coded()
+    """What codecs did to the inputs; of the stages' tensors, their hops say it."""
 
     @property
     def wire_ms(self) -> float:
-        """Estimated: the total less the time in nodes."""
-        return max(0.0, self.total_ms - sum(hop.total_us for hop in self.hops) / 1000)
+        """Estimated: the total less the time in nodes and in encoding and decoding here."""
+        computed_ms = sum(hop.total_us for hop in self.hops) / 1000 + self.encode_ms + self.decode_ms
+        return max(0.0, self.total_ms - computed_ms)
 
 
 class PlanClient:
@@ -80,7 +88,11 @@ class PlanClient:
         self._limits = limits
         self._requester = Requester(links.identity.name, plan, epoch, retry)
         self._kinds = [edge.transport for edge in plan.edges]
-        self._edges = [(i, plan.edges[i].codec, plan.edges[i].tensors) for i in plan.edges_from(REQUESTER)]
+        self._edges = [
+            (i, EdgeEncoder(plan.edges[i].codec, plan.codec_error), plan.edges[i].tensors)
+            for i in plan.edges_from(REQUESTER)
+        ]
+        self._encodes = any(encoder.computes for _, encoder, _ in self._edges)
         self._inputs = {spec.name: spec for spec in plan.inputs}
         self._pending: dict[RequestId, asyncio.Future[tuple[Answer, int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -156,8 +168,8 @@ class PlanClient:
 
     # --- requests ------------------------------------------------------------------
 
-    def encode(self, inputs: Mapping[str, Array]) -> dict[EdgeId, Payload]:
-        """Check inputs by name, dtype and shape, and lay them out by edge; raises `TensorError`."""
+    def _check(self, inputs: Mapping[str, Array]) -> None:
+        """Name, dtype and shape of every input; raises `TensorError`."""
         for name in inputs:
             if name not in self._inputs:
                 known = ", ".join(repr(known) for known in self._inputs)
@@ -168,10 +180,15 @@ class PlanClient:
             check_array(spec, inputs[name])
             if spec.nbytes > self._limits.tensor_bytes:
                 raise TensorError(f"input {name!r}: {spec.nbytes} bytes are over {self._limits.tensor_bytes}")
-        return {
-            edge: tuple(encode(self._inputs[name], inputs[name], codec) for name in names)
-            for edge, codec, names in self._edges
-        }
+
+    def _encode(self, inputs: Mapping[str, Array]) -> tuple[dict[EdgeId, Payload], Coded]:
+        """The inputs by edge."""
+        payloads: dict[EdgeId, Payload] = {}
+        total = Coded()
+        for edge, encoder, names in self._edges:
+            payloads[edge], coded = encoder.encode((self._inputs[name], inputs[name]) for name in names)
+            total = total + coded
+        return payloads, total
 
     async def run(self, inputs: Mapping[str, Array], deadline_s: float = DEFAULT_DEADLINE_S) -> Result:
         """One inference; the arrays must stay unchanged until it returns.
@@ -179,11 +196,16 @@ class PlanClient:
         Raises `TensorError` for wrong inputs, `Overloaded`, `DeadlineExceeded`,
         `StageFailed`, `NodeLost` or another `RequestError`.
         """
-        payload = self.encode(inputs)
-        request = RequestId(os.urandom(16))
+        self._check(inputs)
         start_us = now_us()
+        if self._encodes:
+            payload, coded = await asyncio.to_thread(self._encode, inputs)
+        else:
+            payload, coded = self._encode(inputs)
+        encoded_us = now_us()
+        request = RequestId(os.urandom(16))
         try:
-            actions = self._requester.submit(request, payload, start_us, start_us + int(deadline_s * 1e6))
+            actions = self._requester.submit(request, payload, encoded_us, start_us + int(deadline_s * 1e6))
         except (NodeLost, Overloaded):
             if self._not_loaded:
                 raise NotLoaded(self._not_loaded) from None
@@ -192,15 +214,30 @@ class PlanClient:
         self._pending[request] = future
         try:
             self._perform(actions)
-            answer, end_us = await future
+            answer, answered_us = await future
         except asyncio.CancelledError:
             if request in self._pending:
                 self._perform(self._requester.cancel(request, now_us()))
             raise
         finally:
             self._pending.pop(request, None)
-        outputs = {tensor.spec.name: decode(tensor) for tensor in answer.payload or ()}
-        return Result(outputs, (end_us - start_us) / 1000, answer.hops, answer.path, answer.absent)
+        arrived: Payload = answer.payload or ()
+        if any(tensor.codec for tensor in arrived):
+            begin_us = now_us()
+            outputs = await asyncio.to_thread(_decode, arrived)
+            end_us = now_us()
+        else:
+            outputs, begin_us, end_us = _decode(arrived), answered_us, answered_us
+        return Result(
+            outputs,
+            (end_us - start_us) / 1000,
+            answer.hops,
+            answer.path,
+            answer.absent,
+            (encoded_us - start_us) / 1000,
+            (end_us - begin_us) / 1000,
+            coded,
+        )
 
     # --- events ----------------------------------------------------------------------
 
@@ -266,3 +303,7 @@ class PlanClient:
     def _tick(self) -> None:
         self._timer, self._timer_us = None, _NEVER_US
         self._perform(self._requester.tick(now_us()))
+
+
+def _decode(payload: Payload) -> dict[str, Array]:
+    return {tensor.spec.name: decode(tensor) for tensor in payload}

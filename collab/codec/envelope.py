@@ -95,6 +95,10 @@ def encode_envelope(token: Token, now_us: int) -> list[Buffer]:
             decode_us=hop.decode_us,
             compute_us=hop.compute_us,
             encode_us=hop.encode_us,
+            raw_bytes=hop.raw_bytes,
+            sent_bytes=hop.sent_bytes,
+            codec_error=hop.codec_error,
+            codec_fallbacks=hop.codec_fallbacks,
         )
     if token.reason:
         header.reason = clean_text(token.reason, MAX_TEXT)
@@ -185,7 +189,21 @@ def _check_header(header: pb.Header, limits: EnvelopeLimits) -> Kind:
 def _hop(hop: pb.Hop) -> Hop:
     if len(hop.node) > MAX_ID:
         raise LimitExceeded(f"envelope.hops: a name is over {MAX_ID} characters")
-    return Hop(hop.stage, NodeName(hop.node), hop.queue_us, hop.decode_us, hop.compute_us, hop.encode_us)
+    error = hop.codec_error if hop.HasField("codec_error") else None
+    if error is not None and not 0 <= error < math.inf:
+        raise ProtocolError("envelope.hops: an error of a codec is not a finite number of at least 0")
+    return Hop(
+        hop.stage,
+        NodeName(hop.node),
+        hop.queue_us,
+        hop.decode_us,
+        hop.compute_us,
+        hop.encode_us,
+        hop.raw_bytes,
+        hop.sent_bytes,
+        error,
+        hop.codec_fallbacks,
+    )
 
 
 def _fault(header: pb.Header, kind: Kind) -> Fault | None:

@@ -39,6 +39,10 @@ class TensorCodec(Protocol):
         """
         ...
 
+    def takes(self, spec: TensorSpec) -> bool:
+        """Whether such a tensor can travel in this codec, as long as its values can be kept."""
+        ...
+
     def decode(self, spec: TensorSpec, data: memoryview) -> Array:
         """Array of exactly the spec's shape and dtype; raises `TensorError`.
 
@@ -68,6 +72,9 @@ class _Codec:
         """Bytes before packing; None where raw is to be sent: another dtype, or nothing to gain."""
         size = self._elements.size(spec)
         return size if self._name.exact or (size is not None and size < spec.nbytes) else None
+
+    def takes(self, spec: TensorSpec) -> bool:
+        return self._size(spec) is not None
 
     def encode(self, spec: TensorSpec, array: Array, most_error: float = math.inf) -> EncodedTensor:
         written = None if self._size(spec) is None else self._elements.encode(array)

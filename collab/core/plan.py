@@ -97,6 +97,7 @@ class Edge(Frozen, frozen=True, kw_only=True):
     tensors: tuple[str, ...]
     transport: str = "grpc"
     codec: str = "raw"
+    """``raw``, ``fp16``, ``int8`` or ``int8c``, with ``+lz4`` or ``+zstd`` behind it."""
     via: tuple[NodeName, ...] = ()
     """Nodes that hand the tokens of this edge on, where the ends cannot meet."""
     guard: Guard | None = None
@@ -141,6 +142,9 @@ class Plan(Frozen, frozen=True, kw_only=True):
     credits: int = 64
     """Requests admitted at a time, over all requesters; joins have room for that many."""
     tolerance: Tolerance = Tolerance()
+    codec_error: float | None = None
+    """Largest error that a lossy codec may add to a tensor, as a share of the tensor's largest less its
+    least element; lossy codecs are refused without it."""
 
     def stage(self, stage_id: StageId) -> StageSpec:
         """The stage with this id; KeyError if there is none."""
@@ -204,7 +208,10 @@ class Plan(Frozen, frozen=True, kw_only=True):
             nodes=tuple(msgspec.structs.replace(n, endpoints=()) for n in self.nodes),
             models=tuple(msgspec.structs.replace(m, path=None) for m in self.models),
         )
-        canonical = msgspec.json.encode(_explicit(bare), order="deterministic")
+        fields = _explicit(bare)
+        if self.codec_error is None:  # as it was before plans could state one
+            del fields["codec_error"]
+        canonical = msgspec.json.encode(fields, order="deterministic")
         return Digest(hashlib.sha256(canonical).hexdigest())
 
 

@@ -63,6 +63,14 @@ class Hop(msgspec.Struct, frozen=True, gc=False):
     decode_us: int = 0
     compute_us: int = 0
     encode_us: int = 0
+    raw_bytes: int = 0
+    """Of all tensors that the stage sent, as raw."""
+    sent_bytes: int = 0
+    """Of all tensors that the stage sent, as they travelled."""
+    codec_error: float | None = None
+    """Largest error of a lossy codec, relative to its tensor's range; None where it was not measured."""
+    codec_fallbacks: int = 0
+    """Tensors sent without loss because a lossy codec could not keep them within the plan's error."""
 
     @property
     def total_us(self) -> int:

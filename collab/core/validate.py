@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from collab.core.codecs import parse_codec
 from collab.core.ids import REQUESTER, EdgeId, NodeName, StageId, check_digest, check_name
 from collab.core.plan import PLAN_VERSION, Edge, FireAll, FireQuorum, Plan, StageSpec, to_json
 from collab.core.tensor import TensorSpec
@@ -49,7 +50,7 @@ def _readable(error: Exception) -> str:
 
 
 def validate(plan: Plan) -> Plan:
-    """Return the plan if every rule holds, else raise `PlanError` for the first that does not."""
+    """Return the plan, its codecs spelt in full, or raise `PlanError` for the first rule that is broken."""
     if plan.version != PLAN_VERSION:
         raise PlanError(
             f"version: {plan.version} is not {PLAN_VERSION}; make the plan anew with this release"
@@ -71,7 +72,7 @@ def validate(plan: Plan) -> Plan:
         to_json(plan)
     except UnicodeEncodeError as error:
         raise PlanError(_NO_TEXT) from error
-    return plan
+    return _with_codecs(plan)
 
 
 def _check_specs(where: str, specs: Sequence[TensorSpec]) -> None:
@@ -125,13 +126,7 @@ def _check_stages(plan: Plan) -> None:
     models = {model.id for model in plan.models}
     for i, stage in enumerate(plan.stages):
         where = f"stages[{i}] ({stage.id})"
-        if not stage.nodes:
-            raise PlanError(f"{where}.nodes: empty; place the stage on a node")
-        for name in stage.nodes:
-            if name not in nodes:
-                raise PlanError(f"{where}.nodes: {name!r} is not listed under nodes")
-        if len(set(stage.nodes)) != len(stage.nodes):
-            raise PlanError(f"{where}.nodes: a node is named twice; replicas must differ")
+        _check_places(stage, where, nodes)
         if stage.threads < 1 or stage.threads > 256:
             raise PlanError(f"{where}.threads: {stage.threads}; give 1 to 256")
         if stage.bytes < 0:
@@ -146,18 +141,19 @@ def _check_stages(plan: Plan) -> None:
             raise PlanError(f"{where}.outputs: empty; a stage makes at least one tensor")
         _check_specs(f"{where}.inputs", stage.inputs)
         _check_specs(f"{where}.outputs", stage.outputs)
-        _check_state(stage, where)
+        if stage.state:
+            raise PlanError(f"{where}.state: stages that keep state are not supported yet; leave it out")
         _check_fires(plan, stage, where)
 
 
-def _check_state(stage: StageSpec, where: str) -> None:
-    inputs, outputs = {t.name: t for t in stage.inputs}, {t.name: t for t in stage.outputs}
-    for pair in stage.state:
-        if pair.output not in outputs or pair.input not in inputs:
-            raise PlanError(f"{where}.state: {pair.output!r} -> {pair.input!r}: no such output or input")
-        made, read = outputs[pair.output], inputs[pair.input]
-        if (made.shape, made.dtype) != (read.shape, read.dtype):
-            raise PlanError(f"{where}.state: {pair.output!r} and {pair.input!r} differ in shape or dtype")
+def _check_places(stage: StageSpec, where: str, nodes: Container[NodeName]) -> None:
+    if not stage.nodes:
+        raise PlanError(f"{where}.nodes: empty; place the stage on a node")
+    for name in stage.nodes:
+        if name not in nodes:
+            raise PlanError(f"{where}.nodes: {name!r} is not listed under nodes")
+    if len(set(stage.nodes)) != len(stage.nodes):
+        raise PlanError(f"{where}.nodes: a node is named twice; replicas must differ")
 
 
 def _check_fires(plan: Plan, stage: StageSpec, where: str) -> None:
@@ -229,6 +225,25 @@ def _check_edge(edge: Edge, where: str, nodes: Container[NodeName]) -> None:
         raise PlanError(f"{where}.tensors: empty; an edge carries at least one tensor")
     if len(set(edge.tensors)) != len(edge.tensors):
         raise PlanError(f"{where}.tensors: a tensor is named twice")
+
+
+def _with_codecs(plan: Plan) -> Plan:
+    most = plan.codec_error
+    if most is not None and not 0 < most <= 1:
+        raise PlanError(f"codec_error: {most} is not a share above 0 and at most 1, such as 0.01")
+    edges = []
+    for i, edge in enumerate(plan.edges):
+        try:
+            name = parse_codec(edge.codec)
+        except PlanError as error:
+            raise PlanError(f"edges[{i}].codec: {error}") from error
+        if not name.exact and most is None:
+            raise PlanError(
+                f"edges[{i}].codec: {edge.codec!r} loses digits and the plan allows no error; "
+                f"set codec_error, such as 0.01, or use {name.without_loss}"
+            )
+        edges.append(edge if edge.codec == str(name) else msgspec.structs.replace(edge, codec=str(name)))
+    return plan if tuple(edges) == plan.edges else plan.replace(edges=tuple(edges))
 
 
 def _check_guard(edge: Edge, where: str, made: Mapping[StageId, Container[str]]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from collab.codec.tensors import Array, EncodedTensor, Payload, decode, encode
+from collab.codec.edges import Coded, EdgeEncoder
+from collab.codec.tensors import Array, EncodedTensor, Payload, decode
 from collab.core.ids import EdgeId, NodeName
 from collab.core.plan import Edge, Plan, StageSpec
 from collab.core.token import Fault, Hop
@@ -27,6 +28,9 @@ class Program:
         self._node = node
         self._loaded = loaded
         self._out: list[tuple[EdgeId, Edge]] = [(i, plan.edges[i]) for i in plan.edges_from(stage.id)]
+        self._encoders = {i: EdgeEncoder(edge.codec, plan.codec_error) for i, edge in self._out}
+        self.codec_fallbacks = 0
+        """Tensors that a lossy codec could not keep within the plan's error, so far."""
         self._specs = {spec.name: spec for spec in stage.outputs}
         self._combine = combiner(stage.combine) if stage.combine else None
 
@@ -55,7 +59,7 @@ class Program:
                 decoded_us = clock()
                 made = dict(self._combine(members))
             computed_us = clock()
-            payloads, skipped = self._encode(made, received)
+            payloads, skipped, coded = self._encode(made, received)
         except CollabError as error:
             return self._fault(error)
         except Exception as error:  # a runtime or a combiner of the user's may raise anything
@@ -67,7 +71,12 @@ class Program:
             decoded_us - start_us,
             computed_us - decoded_us,
             clock() - computed_us,
+            coded.raw_bytes,
+            coded.sent_bytes,
+            coded.error,
+            coded.fallbacks,
         )
+        self.codec_fallbacks += coded.fallbacks
         return Computed(payloads, frozenset(skipped), hop)
 
     def _compute(self, arrays: Sequence[Array]) -> dict[str, Array]:
@@ -77,18 +86,21 @@ class Program:
 
     def _encode(
         self, made: Mapping[str, Array], received: Mapping[str, EncodedTensor]
-    ) -> tuple[dict[EdgeId, Payload], list[EdgeId]]:
+    ) -> tuple[dict[EdgeId, Payload], list[EdgeId], Coded]:
         payloads: dict[EdgeId, Payload] = {}
+        total = Coded()
         skipped: list[EdgeId] = []
         for edge_id, edge in self._out:
             if edge.guard is not None and not passes(edge.guard, made[edge.guard.tensor]):
                 skipped.append(edge_id)
                 continue
-            payloads[edge_id] = tuple(
-                encode(self._specs[name], made[name], edge.codec) if name in made else received[name]
+            # What this stage did not make goes on as it came, not even decoded.
+            payloads[edge_id], coded = self._encoders[edge_id].encode(
+                (self._specs[name], made[name]) if name in made else (received[name].spec, received[name])
                 for name in edge.tensors
             )
-        return payloads, skipped
+            total = total + coded
+        return payloads, skipped, total
 
     def _fault(self, error: CollabError) -> Fault:
         code = error.code if isinstance(error, DeadlineExceeded) else StageFailed.code

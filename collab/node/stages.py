@@ -46,6 +46,7 @@ class Stages:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="collab-disk")
         self._loaded: dict[tuple[PlanName, Epoch], _LoadedEpoch] = {}
         self._loading: dict[tuple[PlanName, Epoch], Plan] = {}
+        self._unloaded_fallbacks = 0
 
     async def off_loop(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function in the one thread that uses the disk."""
@@ -60,6 +61,12 @@ class Stages:
         """Blobs that must stay in the store."""
         plans = [*(loaded.plan for loaded in self._loaded.values()), *self._loading.values()]
         return [s.sha256 for plan in plans for s in plan.stages_on(self._node) if s.sha256]
+
+    @property
+    def codec_fallbacks(self) -> int:
+        """Tensors that lossy codecs could not keep within their plans' error, since the node started."""
+        workers = (worker for loaded in self._loaded.values() for worker in loaded.workers.values())
+        return self._unloaded_fallbacks + sum(worker.codec_fallbacks for worker in workers)
 
     def worker(self, name: PlanName, epoch: Epoch, stage: int) -> Worker | None:
         """The worker of a loaded stage, by the stage's index."""
@@ -117,6 +124,7 @@ class Stages:
         loaded = self._loaded.pop((name, epoch), None)
         if loaded is not None:
             await asyncio.gather(*(worker.close() for worker in loaded.workers.values()))
+            self._unloaded_fallbacks += sum(worker.codec_fallbacks for worker in loaded.workers.values())
 
     async def close(self) -> None:
         """Unload everything and let go of the store."""

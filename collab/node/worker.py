@@ -41,6 +41,11 @@ class Worker:
         """Jobs that wait."""
         return self._jobs.qsize()
 
+    @property
+    def codec_fallbacks(self) -> int:
+        """Tensors that a lossy codec could not keep within the plan's error."""
+        return self._program.codec_fallbacks
+
     def submit(self, work: Work, inputs: Inputs, deadline_us: int) -> None:
         """Queue a job; its result is handed to ``done`` in the event loop."""
         self._jobs.put((work, inputs, monotonic_us(), deadline_us))

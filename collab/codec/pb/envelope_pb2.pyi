@@ -90,20 +90,28 @@ class Fault(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., node: _Optional[str] = ..., stage: _Optional[str] = ...) -> None: ...
 
 class Hop(_message.Message):
-    __slots__ = ("stage", "node", "queue_us", "decode_us", "compute_us", "encode_us")
+    __slots__ = ("stage", "node", "queue_us", "decode_us", "compute_us", "encode_us", "raw_bytes", "sent_bytes", "codec_error", "codec_fallbacks")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
     DECODE_US_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
     ENCODE_US_FIELD_NUMBER: _ClassVar[int]
+    RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CODEC_ERROR_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FALLBACKS_FIELD_NUMBER: _ClassVar[int]
     stage: int
     node: str
     queue_us: int
     decode_us: int
     compute_us: int
     encode_us: int
-    def __init__(self, stage: _Optional[int] = ..., node: _Optional[str] = ..., queue_us: _Optional[int] = ..., decode_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., encode_us: _Optional[int] = ...) -> None: ...
+    raw_bytes: int
+    sent_bytes: int
+    codec_error: float
+    codec_fallbacks: int
+    def __init__(self, stage: _Optional[int] = ..., node: _Optional[str] = ..., queue_us: _Optional[int] = ..., decode_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., codec_error: _Optional[float] = ..., codec_fallbacks: _Optional[int] = ...) -> None: ...
 
 class Context(_message.Message):
     __slots__ = ("plan", "epoch", "requester", "route")

@@ -368,7 +368,7 @@ def test_what_was_accepted_can_be_sent_on_with_one_more_hop():
     full = value(
         reason="r" * MAX_TEXT,
         route=("n" * MAX_ID,) * 256,
-        hops=(Hop(2**32 - 1, "n" * MAX_ID, *[2**64 - 1] * 4),) * 255,
+        hops=(Hop(2**32 - 1, "n" * MAX_ID, *[2**64 - 1] * 6, 0.5, 2**32 - 1),) * 255,
         trace=bytes(MAX_TRACE_BYTES),
     )
     token = decode_envelope(joined(encode_envelope(full, NOW_US)), NOW_US)
@@ -397,7 +397,7 @@ def test_unknown_fields_are_ignored():
 VALID = [
     joined(encode_envelope(token, NOW_US))
     for token in (
-        value(hops=(Hop(0, "a", 1, 2, 3, 4),), reason="why", trace=b"trace"),
+        value(hops=(Hop(0, "a", 1, 2, 3, 4, 5, 6, 0.5, 7),), reason="why", trace=b"trace"),
         Token(
             Key("p", 1, bytes(16), 0), 3, Kind.ERROR, "r", ("a",), NOW_US, fault=Fault("input", "m", "a", "s")
         ),

@@ -125,18 +125,21 @@ RULES: dict[str, tuple[list[tuple[Any, ...]], str]] = {
     "an unknown model": ([(STAGES, 0, "model", "other")], "stages[0] (head).model: 'other' is not listed"),
     "a stage that makes nothing": ([(STAGES, 0, "outputs", [])], "stages[0] (head).outputs: empty"),
     "no way in": ([(EDGES, 1, DELETE)], "stages[1] (tail): no edge leads to it"),
-    "a state of no output": (
-        [(STAGES, 0, "state", [{"output": "no", "input": "x"}])],
-        "stages[0] (head).state: 'no' -> 'x': no such output or input",
+    "a state": (
+        [(STAGES, 0, "state", [{"output": "h", "input": "x"}])],
+        "stages[0] (head).state: stages that keep state are not supported yet; leave it out",
     ),
-    "a state of no input": (
-        [(STAGES, 0, "state", [{"output": "h", "input": "no"}])],
-        "stages[0] (head).state: 'h' -> 'no': no such output or input",
+    "an unknown codec": (
+        [(EDGES, 1, "codec", "zip")],
+        "edges[1].codec: codec 'zip' is not known here; use one of raw, raw+lz4",
     ),
-    "a state of another shape": (
-        [(STAGES, 0, "outputs", 1, spec("s", [2])), (STAGES, 0, "state", [{"output": "s", "input": "x"}])],
-        "stages[0] (head).state: 's' and 'x' differ in shape or dtype",
+    "a lossy codec without a stated error": (
+        [(EDGES, 1, "codec", "int8+zstd")],
+        "edges[1].codec: 'int8+zstd' loses digits and the plan allows no error; "
+        "set codec_error, such as 0.01, or use raw+zstd",
     ),
+    "an error of nothing": ([("codec_error", 0.0)], "codec_error: 0.0 is not a share above 0"),
+    "an error of more than everything": ([("codec_error", 1.5)], "codec_error: 1.5 is not a share"),
     "a model stage that does not wait": (
         [(STAGES, 1, "fires", {"rule": "any"})],
         "stages[1] (tail).fires: only a combiner can fire without all",
