@@ -102,7 +102,8 @@ class Receiver:
         """Cost of all frames that were read."""
         self._told = WINDOW_BYTES
         self._touched: dict[int, _Arriving] = {}
-        self._answers: list[tuple[int, bytes, bytes]] = []
+        self._answers: list[tuple[int, int, bytes, bytes]] = []
+        """Frame, code, token and the bytes behind it."""
         self._answer_at: float | None = None
 
     # --- for the reader -------------------------------------------------------
@@ -150,7 +151,7 @@ class Receiver:
             raise ProtocolError("coap: a body without a Request-Tag")
         number = int.from_bytes(tag, "big")
         if number < self._next or number in self._complete:
-            self._done(token)
+            self._done(number, token)
             return
         if number >= self._next + MOST_FRAMES:
             raise ProtocolError("coap: a frame far ahead")
@@ -183,33 +184,32 @@ class Receiver:
         del self._arriving[number]
         self._touched.pop(number, None)
         self._complete[number] = frame.data
-        self._done(frame.token)
+        self._done(number, frame.token)
         while self._next in self._complete:
             self._frames.append(self._complete.pop(self._next))
             self._next += 1
 
-    def _done(self, token: bytes) -> None:
-        self._answers.append((CHANGED, token, b""))
+    def _done(self, number: int, token: bytes) -> None:
+        self._answers.append((number, CHANGED, token, encode_options(((LIMIT, uint(self.limit)),))))
 
     def answers(self, now: float) -> list[tuple[int, bytes, bytes]]:
         """Responses that are due: code, token, and the bytes behind it."""
-        due = self._answer_at is not None and now >= self._answer_at
+        due = bool(self._answers) or (self._answer_at is not None and now >= self._answer_at)
+        if not due and not any(
+            frame.urgent or frame.silent >= MAX_PAYLOADS for frame in self._touched.values()
+        ):
+            return []
+        # All that is there is told at once and in order, lest an answer overtake another
+        # and what it is about be taken for lost.
         out, self._answers = self._answers, []
-        for number, frame in list(self._touched.items()):
-            if due or frame.urgent or frame.silent >= MAX_PAYLOADS:
-                out.append(self._progress(frame))
-                frame.silent, frame.urgent = 0, False
-                del self._touched[number]
-        if not self._touched:
-            self._answer_at = None
-        if not out:
-            return out
+        for number, frame in self._touched.items():
+            out.append((number, *self._progress(frame)))
+            frame.silent, frame.urgent = 0, False
+        self._touched.clear()
+        self._answer_at = None
         self.told()
-        limit = (LIMIT, uint(self.limit))
-        return [
-            (code, token, rest) if rest else (code, token, encode_options((limit,)))
-            for code, token, rest in out
-        ]
+        out.sort(key=lambda one: one[0])
+        return [(code, token, rest) for _, code, token, rest in out]
 
     def _progress(self, frame: _Arriving) -> tuple[int, bytes, bytes]:
         missing = frame.missing()

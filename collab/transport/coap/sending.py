@@ -48,7 +48,7 @@ class Sender:
         self.queued_bytes = 0
         """Cost of frames not started yet."""
         self._current: Body | None = None
-        self._again: deque[tuple[Body | None, int]] = deque()
+        self._again: deque[tuple[Body, int]] = deque()
         self._under_way: dict[int, _Sent] = {}
         self._late: dict[int, _Sent] = {}
         self._next_number = 0
@@ -126,13 +126,10 @@ class Sender:
         while count < room and (step := self._step()) is not None:
             body, block = step
             number = self._next_number
-            if body is None:
-                out.append(self._asked(now))
-            else:
-                body.places[block] = number
-                self._under_way[number] = _Sent(body, block, now)
-                self._next_number = number + 1
-                out.append(body.datagram(self._peer, number, block))
+            body.places[block] = number
+            self._under_way[number] = _Sent(body, block, now)
+            self._next_number = number + 1
+            out.append(body.datagram(self._peer, number, block))
             count += 1
         self._pacer.took(count)
         blocked = count == paced and (self._again or self._startable())
@@ -153,20 +150,19 @@ class Sender:
             return True
         return bool(self._queue) and self._spent + self._queue[0].cost <= self._limit
 
-    def _step(self) -> tuple[Body | None, int] | None:
+    def _step(self) -> tuple[Body, int] | None:
         """The next thing to send: what was lost before what is new."""
         while self._again:
             body, block = self._again.popleft()
-            if body is None or body.places[block] != Body.ARRIVED:
+            if body.places[block] != Body.ARRIVED:
                 return body, block
-        body = self._current
-        if body is None:
+        if self._current is None:
             if not self._startable():
                 return None
-            self._current = body = self._queue.popleft()
-            self.queued_bytes -= body.cost
-            self._spent += body.cost
-        block = body.next_block
+            self._current = self._queue.popleft()
+            self.queued_bytes -= self._current.cost
+            self._spent += self._current.cost
+        body, block = self._current, self._current.next_block
         body.next_block += 1
         if body.next_block == body.blocks:
             self._current = None
@@ -177,11 +173,6 @@ class Sender:
     def limit(self, limit: int) -> None:
         """The other end's window reaches so far; older news change nothing."""
         self._limit = max(self._limit, limit)
-
-    def body_of(self, low: int) -> Body | None:
-        """The frame that the datagram with these low bits carried a block of."""
-        sent = self._find(self._full(low))
-        return sent.body if sent else None
 
     def _full(self, low: int) -> int:
         return self._next_number - ((self._next_number - low) % NUMBERS or NUMBERS)
@@ -205,16 +196,17 @@ class Sender:
         else:
             # It was only late: wait longer for those that are overtaken.
             del self._late[number]
-            self._reordering = min(2 * self._reordering, _MAX_REORDERING)
-            self.congestion.undo()
+            if sent.body is not None:
+                self._reordering = min(2 * self._reordering, _MAX_REORDERING)
+                self.congestion.undo()
         if sent.body is not None:
             self._arrived(sent.body, sent.block)
+            self._largest = max(self._largest, number)  # questions overtake blocks
             for block in range(sent.body.first, min(upto, sent.body.blocks)):
                 if block not in missing:
                     self._arrived(sent.body, block)
         count = before - len(self._under_way)
         self.congestion.acknowledged(count, before, now, self.rtt.smoothed_s)
-        self._largest = max(self._largest, number)
         self._tries = self._forced = 0
         self._find_lost(now)
         self._arm(now)
@@ -248,7 +240,9 @@ class Sender:
         for number in lost:
             sent = self._under_way.pop(number)
             self._late[number] = sent
-            if sent.body is None or sent.body.places[sent.block] == number:
+            if sent.body is None:
+                self._ask = True
+            elif sent.body.places[sent.block] == number:
                 self._again.append((sent.body, sent.block))
                 missed, newest = missed + 1, sent.at
         while len(self._late) > _LATE:

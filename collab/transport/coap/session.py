@@ -224,10 +224,12 @@ class Session:
 
     def datagrams(self, now: float) -> list[bytes]:
         """What is to be sent now."""
-        out = [self._answer(*parts) for parts in self._answers]
-        self._answers.clear()
+        out = []
         if self.state in (State.OPEN, State.FLUSHING):
             out += [self._answer(*parts) for parts in self.receiver.answers(now)]
+        out += [self._answer(*parts) for parts in self._answers]
+        self._answers.clear()
+        if self.state in (State.OPEN, State.FLUSHING):
             out += self.sender.datagrams(now)
         elif self.state is State.LEAVING and now >= self._goodbye_at:
             self._goodbye_at = now + _GOODBYE_EVERY_S
