@@ -27,6 +27,6 @@ def test_everybody_is_told_a_new_list_at_once_and_failures_again_soon():
 
 
 async def test_a_node_without_an_identity_refuses_a_list():
-    control = NodeControl(SimpleNamespace(security=None))  # type: ignore[arg-type]
+    control = NodeControl(SimpleNamespace(security=None))
     with pytest.raises(Refused, match="no identity"):
         await control.put_revocations(Caller(NodeName("o"), "operator"), pb.PutRevocationsRequest(crl=b""))
