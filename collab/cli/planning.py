@@ -23,6 +23,8 @@ Examples:
     collab plan m.tflite --peers 127.0.0.1:7070,127.0.0.1:7071 --out plan.yaml
 
     collab plan m.tflite --peers … --at 12,40 --assign a,b+d,c --out plan.yaml
+
+    collab plan m.tflite --peers … --codecs int8+zstd --codec-error 0.01 --out plan.yaml
 """
 
 
@@ -46,7 +48,17 @@ def plan(
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each stage.")] = 1,
     credits_: Annotated[int, typer.Option("--credits", help="Requests admitted at a time.")] = 64,
-    codecs: Annotated[str, typer.Option(help="Tensor codec of each link, or one for all.")] = "raw",
+    codecs: Annotated[
+        str,
+        typer.Option(
+            help="Codec of each link from the requester back to it, or one for all: "
+            "raw, fp16, int8 or int8c, with +lz4 or +zstd behind it."
+        ),
+    ] = "raw",
+    codec_error: Annotated[
+        float | None,
+        typer.Option(help="Largest error of lossy codecs, as a share of a tensor's range; they need it."),
+    ] = None,
     transport: Annotated[
         str, typer.Option(help="Transport of each link, or one for all: grpc, mqtt, coap+tcp, coap+udp.")
     ] = "grpc",
@@ -73,11 +85,14 @@ def plan(
         "credits": credits_,
         "signature": signature,
         "return_by_chain": answer_by_chain,
+        "codec_error": codec_error,
     }
 
     for option, value, most in (("--threads", threads, 256), ("--credits", credits_, MAX_CREDITS)):
         if not 1 <= value <= most:
             raise UsageError(f"{option} {value}: give 1 to {most}")
+    if codec_error is not None and not 0 < codec_error <= 1:
+        raise UsageError(f"--codec-error {codec_error:g}: give a share above 0 and at most 1, such as 0.01")
     graph, path = open_model(model, signature), model.resolve()
 
     async def make(cluster: Cluster) -> Planned:
@@ -108,7 +123,6 @@ async def _plan(
     transport: str,
     options: dict[str, Any],
 ) -> Planned:
-    from collab.codec.tensors import CODECS
     from collab.coordinator import planning
     from collab.planner.chain import parse_assignment
     from collab.runtime.litert import LiteRT
@@ -123,15 +137,6 @@ async def _plan(
         assignment = parse_assignment(assign, stages, [view.name for view in views])
     else:
         assignment = planning.default_assignment(stages, views)
-    listed = codecs.split(",")
-    for codec in listed:
-        if codec not in CODECS:
-            raise UsageError(f"--codecs: {codec!r} is not known; use one of {', '.join(CODECS)}")
-    if len(listed) not in (1, stages + 1):
-        raise UsageError(
-            f"--codecs {codecs!r}: {len(listed)} entries for {stages + 1} links; "
-            "give one for each, or one for all"
-        )
     built, _ = planning.build_chain(
         name,
         model,
@@ -139,13 +144,15 @@ async def _plan(
         places,
         assignment,
         [view.ref for view in views],
-        codecs=listed * (stages + 1) if len(listed) == 1 else listed,
+        codecs=planning.parse_codecs(codecs, stages + 1, options["codec_error"]),
         transports=planning.per_link(transport, stages + 1, "--transport"),
         **options,
     )
     planning.check_transports(built, cluster.links.schemes)
     links = await planning.probe_links(cluster, [ref.name for ref in built.nodes])
     basis = "operators timed on this machine, links probed from here; devices taken for equally fast"
+    if any(edge.codec != "raw" for edge in built.edges):
+        basis += "; codecs not counted"
     return planning.predict(graph, built, op_ms, links, basis)
 
 

@@ -176,7 +176,8 @@ def describe(report: Report, plan: Plan) -> list[Any]:
     """What a load gave, for people."""
     verdict = ""
     if report.compared:
-        verdict = f", {report.wrong} wrong ({report.compared} comparison)"
+        bounds = "".join(f", {name} {value:g}" for name, value in (report.tolerance or {}).items())
+        verdict = f", {report.wrong} wrong ({report.compared} comparison{bounds})"
     lines: list[Any] = [
         f"{report.requests} requests, {report.failed} failed{verdict}, {report.throughput_rps:.1f} a second"
     ]
@@ -190,9 +191,17 @@ def describe(report: Report, plan: Plan) -> list[Any]:
                 " + ".join(row.get("nodes", [])),
                 *(row.get(part, "") for part in ("queue_ms", "decode_ms", "compute_ms", "encode_ms")),
                 row.get("wire_ms", ""),
+                row.get("sent_bytes", ""),
+                row.get("ratio", ""),
+                f"{row['codec_error']:.1e}" if "codec_error" in row else "",
             )
             for row in report.hops(plan)
         ]
-        heads = ("hop", "node", "queue ms", "decode ms", "compute ms", "encode ms", "wire ms")
+        times = ("queue ms", "decode ms", "compute ms", "encode ms", "wire ms")
+        heads = ("hop", "node", *times, "sent bytes", "ratio", "error")
         lines.append(table("medians per hop", heads, rows))
+        if fallbacks := sum(row.get("codec_fallbacks", 0) for row in report.hops(plan)):
+            lines.append(
+                f"{fallbacks} tensors sent without loss: their codec could not keep the plan's error"
+            )
     return lines

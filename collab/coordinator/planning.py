@@ -13,10 +13,11 @@ from typing import Any
 from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import Array
 from collab.coordinator.cluster import Cluster, NodeView
+from collab.core.codecs import parse_codec
 from collab.core.ids import Digest, NodeName, PlanName, StageId
-from collab.core.plan import ModelRef, NodeRef, Plan, StageSpec
+from collab.core.plan import ModelRef, NodeRef, Plan, StageSpec, Tolerance
 from collab.core.profile import LinkProfile
-from collab.errors import CollabError, ModelError, UsageError
+from collab.errors import CollabError, ModelError, PlanError, UsageError
 from collab.graph import Graph, StageModel, cuts, read_model, split, with_shapes
 from collab.link.links import is_kind
 from collab.planner.chain import Assignment, chain
@@ -49,6 +50,11 @@ class Planned:
         return {
             "name": self.plan.name,
             "stages": [{"ops": list(s.ops or ()), "nodes": list(s.nodes)} for s in self.plan.stages],
+            "links": [
+                {"source": e.source, "target": e.target, "transport": e.transport, "codec": e.codec}
+                for e in self.plan.edges
+            ],
+            "codec_error": self.plan.codec_error,
             "predicted": _times(self.predicted),
             "best_single": {"node": self.best_single[0], **_times(self.best_single[1])},
             "runners_up": [{"what": what, **_times(times)} for what, times in self.runners_up],
@@ -94,6 +100,7 @@ def build_chain(
     transports: Sequence[str] = (),
     credits: int = 64,
     return_by_chain: bool = False,
+    codec_error: float | None = None,
 ) -> tuple[Plan, dict[Digest, bytes]]:
     """Split a model and place its stages; returns the plan and the stages' bytes by digest."""
     models = split(graph, at)
@@ -109,8 +116,34 @@ def build_chain(
         transports=transports,
         credits=credits,
         return_by_chain=return_by_chain,
+        tolerance=lossy_tolerance(codecs, codec_error),
+        codec_error=codec_error,
     )
     return plan, {Digest(model.sha256): model.data for model in models}
+
+
+def lossy_tolerance(codecs: Sequence[str], codec_error: float | None) -> Tolerance:
+    """The default, or what is sensible where codecs lose digits: the error allowed, for each lossy link."""
+    default = Tolerance()
+    allowed = (codec_error or 0.0) * sum(not parse_codec(name).exact for name in codecs)
+    return Tolerance(atol=max(default.atol, allowed), rtol=max(default.rtol, allowed))
+
+
+def parse_codecs(text: str, links: int, codec_error: float | None) -> list[str]:
+    """Codecs of the links in full spelling; raises `UsageError`."""
+    listed = []
+    for entry in per_link(text, links, "--codecs"):
+        try:
+            name = parse_codec(entry)
+        except PlanError as error:
+            raise UsageError(f"--codecs: {error}") from None
+        if not name.exact and codec_error is None:
+            raise UsageError(
+                f"--codecs: {entry!r} loses digits; say with --codec-error how much of a tensor's range "
+                f"it may add, such as 0.01, or use {name.without_loss}"
+            )
+        listed.append(str(name))
+    return listed
 
 
 def per_link(text: str, links: int, option: str) -> list[str]:

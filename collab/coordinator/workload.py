@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from collab.client.runner import PlanClient, Result
+from collab.codec.edges import Coded
 from collab.codec.tensors import Array
+from collab.core.codecs import RAW
+from collab.core.ids import REQUESTER
 from collab.core.plan import Plan
 from collab.core.tensor import TensorSpec
 from collab.errors import CollabError, RequestError, TensorError
@@ -22,6 +25,8 @@ Progress = Callable[[int, int], None]
 
 _PERCENTILES = (("p50", 50), ("p95", 95), ("p99", 99))
 _MAX_ERRORS = 20
+HERE = -1
+"""In place of a stage's index: the requester."""
 
 
 def requests_of(specs: Sequence[TensorSpec], arrays: Mapping[str, Array], what: str) -> list[Request]:
@@ -74,6 +79,11 @@ class Comparison:
         """``exact`` or ``close``."""
         return "exact" if self.exact else "close"
 
+    @property
+    def tolerance(self) -> dict[str, float] | None:
+        """How far answers may be; None where their bytes must be the same."""
+        return None if self.exact else {"atol": self.atol, "rtol": self.rtol}
+
     def agrees(self, got: Mapping[str, Array], expected: Request) -> bool:
         """Whether every expected tensor is there: same bytes, or within the tolerance."""
         for name, want in expected.items():
@@ -95,6 +105,8 @@ class Report:
     failed: int = 0
     wrong: int = 0
     compared: str | None = None
+    tolerance: dict[str, float] | None = None
+    """What ``close`` meant."""
     errors: Counter[str] = field(default_factory=Counter)
     latencies_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -102,6 +114,15 @@ class Report:
     parts_ms: dict[int, list[tuple[float, float, float, float]]] = field(default_factory=dict)
     """By stage index: queue, decode, compute, encode of each answer."""
     wire_ms: list[float] = field(default_factory=list)
+    here_ms: list[tuple[float, float]] = field(default_factory=list)
+    """Of each answer: decoding and encoding at the requester."""
+    coded: dict[int, Coded] = field(default_factory=dict)
+    """By stage index, `HERE` for the requester: what codecs did to the tensors sent, all answers together."""
+
+    @classmethod
+    def of(cls, comparison: Comparison | None) -> Report:
+        """An empty one that says how answers are compared, if they are."""
+        return cls(compared=comparison.name, tolerance=comparison.tolerance) if comparison else cls()
 
     def add(self, result: Result, agrees: bool) -> None:
         """Count one answer."""
@@ -112,6 +133,10 @@ class Report:
         for hop in result.hops:
             parts = (hop.queue_us / 1e3, hop.decode_us / 1e3, hop.compute_us / 1e3, hop.encode_us / 1e3)
             self.parts_ms.setdefault(hop.stage, []).append(parts)
+            sent = Coded(hop.raw_bytes, hop.sent_bytes, hop.codec_error, hop.codec_fallbacks)
+            self.coded[hop.stage] = self.coded.get(hop.stage, Coded()) + sent
+        self.here_ms.append((result.decode_ms, result.encode_ms))
+        self.coded[HERE] = self.coded.get(HERE, Coded()) + result.coded
         self.wire_ms.append(result.wire_ms)
 
     def fail(self, error: CollabError) -> None:
@@ -134,21 +159,42 @@ class Report:
         return {name: round(float(np.percentile(self.latencies_ms, q)), 3) for name, q in _PERCENTILES}
 
     def hops(self, plan: Plan) -> list[dict[str, Any]]:
-        """Medians per stage, and of the wire between (estimated)."""
+        """Medians per stage, of the requester where it decodes or encodes, and of the wire (estimated).
+
+        Bytes are means; the error is the largest that was measured.
+        """
         names = ("queue_ms", "decode_ms", "compute_ms", "encode_ms")
         rows: list[dict[str, Any]] = []
         for index, parts in sorted(self.parts_ms.items()):
             medians = np.median(np.array(parts), axis=0)
             stage = plan.stages[index]
             row = {"stage": stage.id, "nodes": list(stage.nodes)}
-            rows.append(
-                row | {name: round(float(value), 3) for name, value in zip(names, medians, strict=True)}
+            times = {name: round(float(value), 3) for name, value in zip(names, medians, strict=True)}
+            rows.append(row | times | self._codes(index, len(parts)))
+        if self.here_ms and any(
+            edge.codec != RAW for edge in plan.edges if REQUESTER in (edge.source, edge.target)
+        ):
+            decode_ms, encode_ms = (
+                round(float(value), 3) for value in np.median(np.array(self.here_ms), axis=0)
             )
+            times = {"decode_ms": decode_ms, "encode_ms": encode_ms}
+            rows.append({"stage": REQUESTER} | times | self._codes(HERE, len(self.here_ms)))
         if self.wire_ms:
             rows.append(
                 {"stage": "wire", "estimated": True, "wire_ms": round(float(np.median(self.wire_ms)), 3)}
             )
         return rows
+
+    def _codes(self, index: int, answers: int) -> dict[str, Any]:
+        """What codecs did to the tensors sent by a stage, or by the requester."""
+        coded = self.coded[index]
+        row = {
+            "raw_bytes": round(coded.raw_bytes / answers),
+            "sent_bytes": round(coded.sent_bytes / answers),
+            "ratio": round(coded.raw_bytes / coded.sent_bytes, 3) if coded.sent_bytes else None,
+            "codec_fallbacks": coded.fallbacks,
+        }
+        return row if coded.error is None else row | {"codec_error": coded.error}
 
     def to_json(self, plan: Plan) -> dict[str, Any]:
         """As ``collab run --json`` prints it."""
@@ -157,6 +203,7 @@ class Report:
             "failed": self.failed,
             "wrong": self.wrong,
             "compared": self.compared,
+            "tolerance": self.tolerance,
             "latency_ms": self.percentiles(),
             "throughput_rps": round(self.throughput_rps, 2),
             "hops": self.hops(plan),
@@ -183,7 +230,7 @@ async def load(
     one that failed).
     """
     total = len(requests) * repeat
-    report = Report(compared=comparison.name if comparison and expected is not None else None)
+    report = Report.of(comparison if expected is not None else None)
     kept: list[Mapping[str, Array] | None] = [None] * (len(requests) if keep else 0)
     numbers: Iterator[int] = iter(range(total))
 

@@ -56,6 +56,7 @@ def chain(
     credits: int = 64,
     return_by_chain: bool = False,
     tolerance: Tolerance = Tolerance(),
+    codec_error: float | None = None,
 ) -> Plan:
     """A chain of placed stages.
 
@@ -95,5 +96,6 @@ def chain(
             nodes=tuple(node for node in nodes if node.name in used),
             credits=credits,
             tolerance=tolerance,
+            codec_error=codec_error,
         )
     )
