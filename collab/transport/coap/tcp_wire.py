@@ -66,6 +66,7 @@ class Wire(asyncio.BufferedProtocol):
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _WRITTEN_BYTES)
         if self.ended:
             transport.abort()
             return
