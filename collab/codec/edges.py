@@ -53,10 +53,12 @@ class EdgeEncoder:
         return self._name != RAW
 
     def encode(self, tensors: Iterable[tuple[TensorSpec, Array | EncodedTensor]]) -> tuple[Payload, Coded]:
-        """One payload; what is encoded already goes on as it came."""
+        """One payload; what arrived in a codec goes on as it came, what arrived raw is encoded."""
         measure = self._lossy and next(self._numbers) % MEASURED_EVERY == 0
         payload, total = [], Coded()
         for spec, array in tensors:
+            if isinstance(array, EncodedTensor) and self.computes and not array.codec:
+                array = decode(array)  # a view
             if isinstance(array, EncodedTensor):
                 tensor, coded = array, Coded(spec.nbytes, len(array.data))
             elif self._lossy:

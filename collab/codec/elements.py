@@ -28,6 +28,8 @@ _PIECE: Final = 1 << 16
 """Elements worked on at a time; 256 KiB of float32."""
 _LEVELS: Final = 255
 """Steps between the least and the largest of 256 codes."""
+_CODE_SLACK: Final = 1e-4
+"""Steps that the roundings of the difference, of the step and of its inverse can add, in float32."""
 _HALF_MAX: Final = 65504.0
 """Largest finite binary16 number (IEEE 754-2019, table 3.5)."""
 _HALF_EPS: Final = 2.0**-11
@@ -150,7 +152,8 @@ class Affine:
         pairs[0], pairs[1] = low, step
         for a, z, start, factor in _blocks(rows, codes.reshape(-1, channels), low, scale):
             _quantise(a, z, start, factor)
-        return Written(out.data, _ratio(float(step.max()) / 2, float(high.max()) - float(low.min())))
+        error = _affine_error(array.dtype, float(step.max()), max(-float(low.min()), float(high.max())))
+        return Written(out.data, _ratio(error, float(high.max()) - float(low.min())))
 
     def decode(self, spec: TensorSpec, data: memoryview) -> Array:
         """Raises `TensorError` for pairs that no encoder writes."""
@@ -260,6 +263,13 @@ def _holds(dtype: np.dtype[Any], low: Floats, high: Floats) -> bool:
     """Whether the largest decoded element cannot round past the dtype's largest number."""
     most = float(np.finfo(dtype).max) * (1 - 2.0**-9)
     return -float(low.min()) <= most and float(high.max()) <= most
+
+
+def _affine_error(dtype: np.dtype[Any], step: float, largest: float) -> float:
+    """Half a step, and what rounding on the way to a code and back adds; 0 for constants."""
+    info = np.finfo(dtype)
+    own = 2 * float(info.eps) * largest + float(info.smallest_subnormal)
+    return step * (0.5 + _CODE_SLACK) + own if step else 0.0
 
 
 def _ratio(error: float, extent: float) -> float:
