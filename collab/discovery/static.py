@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from collab.discovery.base import Discovery, is_endpoint
+from collab.discovery.base import Discovery, Gone, Report, Sighting, is_endpoint
 from collab.errors import UsageError
 
 MAX_ADDRESSES: Final = 1024
