@@ -97,7 +97,7 @@ async def test_a_codec_that_a_node_does_not_know_is_refused_before_anything_chan
         await cluster.reach_plan(plan)
         describe = cluster.describe
 
-        async def without_zstd(*names):  # type: ignore[no-untyped-def]
+        async def without_zstd(*names):
             views = await describe(*names)
             known = views["b"].description.codecs
             known[:] = [name for name in known if "zstd" not in name]

@@ -365,10 +365,11 @@ def test_an_error_without_a_fault_is_refused(kind):
 
 def test_what_was_accepted_can_be_sent_on_with_one_more_hop():
     """A relay must not make an envelope that the next node refuses."""
+    big = 2**64 - 1
     full = value(
         reason="r" * MAX_TEXT,
         route=("n" * MAX_ID,) * 256,
-        hops=(Hop(2**32 - 1, "n" * MAX_ID, *[2**64 - 1] * 6, 0.5, 2**32 - 1),) * 255,
+        hops=(Hop(2**32 - 1, "n" * MAX_ID, big, big, big, big, big, big, 0.5, 2**32 - 1),) * 255,
         trace=bytes(MAX_TRACE_BYTES),
     )
     token = decode_envelope(joined(encode_envelope(full, NOW_US)), NOW_US)

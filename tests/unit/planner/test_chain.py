@@ -103,7 +103,11 @@ def test_only_nodes_that_run_something_are_listed_with_their_endpoints():
 
 
 def test_codecs_are_those_of_the_edges_in_their_order_and_raw_where_none_is_given():
-    assert [e.codec for e in make(("a",), ("b",), codecs=["raw", "fp16"]).edges] == ["raw", "fp16", "raw"]
+    assert [e.codec for e in make(("a",), ("b",), codecs=["raw", "fp16"], codec_error=0.01).edges] == [
+        "raw",
+        "fp16",
+        "raw",
+    ]
 
 
 @pytest.mark.parametrize(
