@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 
-import lz4.block  # type: ignore[import-untyped]
+import lz4.block
 import numpy as np
 import pytest
 import zstandard
@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from collab.codec.edges import relative_error
 from collab.codec.tensors import CODECS, EXACT_CODECS, EncodedTensor, codec, decode, encode
 from collab.core.codecs import NAMES, parse_codec
 from collab.core.tensor import ITEMSIZE, MAX_RANK, TensorSpec
@@ -157,6 +158,25 @@ def test_a_tensor_that_would_be_wrong_by_more_than_is_allowed_travels_without_lo
     assert encode(spec, array, "int8", 0.01).codec == "int8"
     error = abs(np.subtract(decode(encode(spec, array, "int8", 0.01)), array, dtype="f8")).max()
     assert error <= 0.01 * (array.max() - array.min())
+
+
+@given(
+    st.sampled_from(FLOATS),
+    st.integers(0, 2**32),
+    st.sampled_from(["fp16", "int8", "int8c"]),
+    st.floats(-5, 3),
+    st.floats(-3, 4),
+    st.sampled_from([0.001, 0.00197, 0.0021, 0.01, 0.1]),
+)
+@example("float32", 0, "int8", -1.5, 4.0, 0.0021)
+@example("float16", 0, "int8", -1.0, 1.0, 0.0021)
+def test_what_is_sent_with_loss_is_within_the_error_allowed_even_far_from_zero(
+    dtype, seed, name, scale, shift, most
+):
+    rng = np.random.default_rng(seed)
+    array = (10**shift + rng.standard_normal((40, 30)) * 10**scale).astype(dtype)
+    tensor = encode(spec_of(array), array, name, most)
+    assert relative_error(array, tensor) <= most
 
 
 @pytest.mark.parametrize("name", ["raw+zstd", "raw+lz4"])
