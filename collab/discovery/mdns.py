@@ -12,12 +12,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
+import msgspec
 from zeroconf import Error as MdnsError
 from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from collab.discovery.base import MAX_ENDPOINT, MAX_ENDPOINTS, MAX_TEXT, Discovery, Report, Sighting, sighting
-from collab.errors import InputError, PeerUnreachable
+from collab.discovery.base import (
+    MAX_ENDPOINTS,
+    Discovery,
+    Gone,
+    Report,
+    Sighting,
+    checked,
+    is_endpoint,
+)
+from collab.errors import ProtocolError
 
 log = logging.getLogger("collab.discovery")
 
@@ -31,6 +40,10 @@ _STRING_BYTES: Final = 255
 _MAX_ASKED: Final = 64
 """Instances whose records are asked for at a time."""
 _MAX_SEEN: Final = 1024
+_AGAIN_S: Final = 20.0
+"""What still holds is reported again so often."""
+_RETRY_S: Final = 5.0
+"""Between two attempts where no interface takes multicast."""
 _ASK_MS: Final = 3000
 _STOP_S: Final = 1.5
 _LOOPBACK: Final = ("127.0.0.1", "::1")
@@ -51,19 +64,40 @@ class MdnsDiscovery(Discovery):
         self._info: AsyncServiceInfo | None = None
         self._seen: dict[str, Sighting] = {}
         self._report: Report | None = None
-        self._gone: Report | None = None
+        self._gone: Gone | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def start(self, me: Sighting | None, report: Report, gone: Report) -> None:
-        """Open the sockets; browse and register in the background, which takes about half a second."""
+    async def start(self, me: Sighting | None, report: Report, gone: Gone) -> None:
+        """Browse and register in the background, which takes about half a second."""
         self._report, self._gone = report, gone
         self._me = me
-        self._zeroconf = self._open()
+        self._attempt()
+
+    def _attempt(self) -> None:
+        """Open the sockets and begin; later where no interface takes multicast now."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._zeroconf = self._open()
+        except OSError as error:
+            self.trouble = (
+                f"mdns: no interface takes multicast: {error}; give --peers, or a broker with --broker"
+            )
+            self._timer = loop.call_later(_RETRY_S, self._attempt)
+            return
+        self.trouble = ""
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE, handlers=[self._changed])
-        if me is not None:
+        self._timer = loop.call_later(_AGAIN_S, self._again)
+        if self._me is not None:
             self._spawn(self._advertise())
 
+    def _again(self) -> None:
+        for seen in self._seen.values():
+            if self._report is not None:
+                self._report(seen)
+        self._timer = asyncio.get_running_loop().call_later(_AGAIN_S, self._again)
+
     def _open(self) -> AsyncZeroconf:
-        error: OSError | MdnsError | None = None
+        error = OSError("no interface")
         for version in (IPVersion.All, IPVersion.V4Only, IPVersion.V6Only):
             given = [a for a in self._interfaces if version in (IPVersion.All, _version(a))]
             if self._interfaces and not given:
@@ -72,21 +106,21 @@ class MdnsDiscovery(Discovery):
                 return AsyncZeroconf(interfaces=given or InterfaceChoice.All, ip_version=version)
             except (OSError, MdnsError, RuntimeError) as failed:
                 error = failed if isinstance(failed, OSError) else OSError(str(failed))
-        raise PeerUnreachable(
-            f"mdns: no interface takes multicast: {error}; give --peers or a --broker instead"
-        ) from error
+        raise error
 
     async def update(self, me: Sighting) -> None:
         """Send the new records; waits for a registration that is under way."""
-        if self._me is None or self._zeroconf is None:
-            return
-        self._me = me
-        await self._advertise()
+        if self._me is not None:
+            self._me = me
+            await self._advertise()
 
     async def stop(self) -> None:
         """Withdraw the records (RFC 6762 10.1) and close the sockets."""
         zeroconf, self._zeroconf = self._zeroconf, None
         self._report = self._gone = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if zeroconf is None:
             return
         tasks = list(self._tasks)
@@ -120,8 +154,10 @@ class MdnsDiscovery(Discovery):
                     sent = await zeroconf.async_update_service(info)
                 self._info = info
                 await sent
+                self.trouble = ""
             except (MdnsError, OSError) as error:
-                log.warning("mdns: this node cannot be advertised: %s", error)
+                self.trouble = f"mdns: this node cannot be advertised: {error}"
+                log.warning("%s", self.trouble)
 
     # --- browsing ------------------------------------------------------------------
 
@@ -143,29 +179,22 @@ class MdnsDiscovery(Discovery):
                 self._read(info)
 
     def _read(self, info: AsyncServiceInfo) -> None:
-        if self._report is None or (self._me is not None and self._is_me(info)):
+        if self._report is None:
             return
         try:
-            seen = read_txt(info.properties)
-        except InputError as error:
+            seen = read_txt(info.name, info.properties)
+        except ProtocolError as error:
             log.debug("mdns: %r is no node: %s", info.name[:80], error)
-            return
-        if len(self._seen) >= _MAX_SEEN and info.name not in self._seen:
-            return
-        before = self._seen.get(info.name)
-        if before is not None and _who(before) != _who(seen):
             self._forget(info.name)
-        self._seen[info.name] = seen
-        self._report(seen)
-
-    def _is_me(self, info: AsyncServiceInfo) -> bool:
-        said = info.properties.get(b"instance")
-        return self._me is not None and bool(said) and said == self._me.instance.encode()
+            return
+        if len(self._seen) < _MAX_SEEN or info.name in self._seen:
+            self._seen[info.name] = seen
+            self._report(seen)
 
     def _forget(self, name: str) -> None:
         seen = self._seen.pop(name, None)
         if seen is not None and self._gone is not None:
-            self._gone(seen)
+            self._gone(self.how, seen.source)
 
     def _spawn(self, work: object) -> None:
         assert asyncio.iscoroutine(work)
@@ -176,10 +205,6 @@ class MdnsDiscovery(Discovery):
 
 async def _withdraw(zeroconf: AsyncZeroconf, info: AsyncServiceInfo) -> None:
     await (await zeroconf.async_unregister_service(info))
-
-
-def _who(seen: Sighting) -> tuple[str, str, str]:
-    return seen.name, seen.cluster, seen.instance
 
 
 def _version(address: str) -> IPVersion:
@@ -218,12 +243,13 @@ def _places(endpoints: tuple[str, ...]) -> tuple[list[str], int]:
 
 def txt(me: Sighting) -> dict[str, str]:
     """Entries of a node's TXT record; endpoints that no longer fit are left out."""
-    entries = {"txtvers": "1", "name": me.name, "role": me.role}
-    for key, value in (("cluster", me.cluster), ("software", me.software), ("instance", me.instance)):
+    entries = {"txtvers": "1", "name": me.name}
+    for key in ("cluster", "software", "role", "instance"):
+        value = getattr(me, key)
         if value:
-            entries[key] = value[:MAX_TEXT]
+            entries[key] = value
     room = _TXT_BYTES - sum(len(key) + len(value) + 2 for key, value in entries.items())
-    for number, endpoint in enumerate(me.endpoints[:MAX_ENDPOINTS]):
+    for number, endpoint in enumerate(filter(is_endpoint, me.endpoints[:MAX_ENDPOINTS])):
         entry = len(f"e{number}={endpoint}".encode())
         if entry > _STRING_BYTES or entry + 1 > room:
             continue
@@ -232,20 +258,20 @@ def txt(me: Sighting) -> dict[str, str]:
     return entries
 
 
-def read_txt(properties: Mapping[bytes, bytes | None]) -> Sighting:
-    """The sighting in a TXT record; raises `InputError` if it is no node's."""
+def read_txt(source: str, properties: Mapping[bytes, bytes | None]) -> Sighting:
+    """The sighting in the TXT record of an instance; raises `ProtocolError` if it is no node's."""
 
     def text(key: str) -> str:
-        return str((properties.get(key.encode()) or b"")[:MAX_ENDPOINT], "utf-8", "replace")
+        return str((properties.get(key.encode()) or b"")[:_STRING_BYTES], "utf-8", "replace")
 
-    if text("txtvers") != "1":
-        raise InputError("TXT record: txtvers is not 1")
-    return sighting(
-        MdnsDiscovery.how,
-        text("name"),
-        [text(f"e{number}") for number in range(MAX_ENDPOINTS)],
-        cluster=text("cluster"),
-        software=text("software"),
-        role=text("role"),
-        instance=text("instance"),
+    if text("txtvers") != "1" or not text("name"):
+        raise ProtocolError("TXT record: no name, or txtvers is not 1")
+    found = Sighting(
+        name=text("name"),
+        endpoints=tuple(text(f"e{number}") for number in range(MAX_ENDPOINTS)),
+        how=MdnsDiscovery.how,
+        ttl_s=3 * _AGAIN_S,
+        source=source,
     )
+    more = {key: text(key) for key in ("cluster", "software", "role", "instance")}
+    return checked(msgspec.structs.replace(found, **more))
