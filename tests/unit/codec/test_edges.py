@@ -74,6 +74,14 @@ def test_what_came_encoded_goes_on_as_it_came():
     assert coded == Coded(SPEC.nbytes, len(came.data))
 
 
+def test_what_came_raw_is_encoded_on_its_way_through():
+    payload, coded = EdgeEncoder("int8+zstd", 0.01).encode([(SPEC, encode(SPEC, X)), (COUNT, N)])
+    assert payload[0].codec == "int8+zstd"
+    assert coded.sent_bytes < coded.raw_bytes / 3
+    came = encode(SPEC, X)
+    assert EdgeEncoder("raw").encode([(SPEC, came)])[0] == (came,)
+
+
 def test_sums_keep_the_largest_error_that_is_known():
     total = Coded(4, 2, None, 1) + Coded(8, 3, 0.5, 0) + Coded(0, 0, 0.25, 2)
     assert total == Coded(12, 5, 0.5, 3)
