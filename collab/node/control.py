@@ -77,6 +77,7 @@ class NodeControl:
             plans=self._plans(),
             transports=node.schemes,
             codecs=CODECS,
+            wall_clock_ms=int(time.time() * 1000),
         )
 
     def _plans(self) -> list[pb.LoadedPlan]:
