@@ -75,8 +75,8 @@ def test_what_came_encoded_goes_on_as_it_came():
 
 
 def test_what_came_raw_is_encoded_on_its_way_through():
-    payload, coded = EdgeEncoder("int8+zstd", 0.01).encode([(SPEC, encode(SPEC, X)), (COUNT, N)])
-    assert payload[0].codec == "int8+zstd"
+    payload, coded = EdgeEncoder("int8", 0.01).encode([(SPEC, encode(SPEC, X)), (COUNT, N)])
+    assert [tensor.codec for tensor in payload] == ["int8", ""]
     assert coded.sent_bytes < coded.raw_bytes / 3
     came = encode(SPEC, X)
     assert EdgeEncoder("raw").encode([(SPEC, came)])[0] == (came,)
