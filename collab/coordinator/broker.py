@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final
 
 from collab.errors import PeerUnreachable
-from collab.security.broker import mosquitto_config
+from collab.security.broker import PACKET_BYTES, mosquitto_config
 from collab.transport.aio import timeout
 
 REMEDY: Final = "no mosquitto broker on this machine; install it (Debian, Ubuntu: apt-get install mosquitto)"
@@ -32,8 +32,9 @@ def find_mosquitto() -> str:
 class LocalBroker:
     """A broker that anybody on this machine may use; its files go to a folder of the caller's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, packet_bytes: int = PACKET_BYTES) -> None:
         self._folder = folder
+        self._packet_bytes = packet_bytes
         self._process: asyncio.subprocess.Process | None = None
         self.address = ""
         """As nodes listen at it, once it runs."""
@@ -44,7 +45,8 @@ class LocalBroker:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
         file, log = self._folder / "mosquitto.conf", self._folder / "mosquitto.log"
-        await asyncio.to_thread(file.write_text, mosquitto_config(host="127.0.0.1", port=port), "utf-8")
+        text = mosquitto_config(host="127.0.0.1", port=port, packet_bytes=self._packet_bytes)
+        await asyncio.to_thread(file.write_text, text, "utf-8")
         output = await asyncio.to_thread(open, log, "wb")
         try:
             self._process = await asyncio.create_subprocess_exec(

@@ -37,6 +37,7 @@ def mosquitto_config(
     password_file: str = "",
     acl_file: str = "",
     persistence: str = "",
+    packet_bytes: int = PACKET_BYTES,
 ) -> str:
     """Text of a ``mosquitto.conf`` for mosquitto 2.0.
 
@@ -55,7 +56,7 @@ def mosquitto_config(
         "protocol mqtt",
         # Without it a small message waits 40 ms for another's acknowledgement.
         "set_tcp_nodelay true",
-        f"max_packet_size {PACKET_BYTES}",
+        f"max_packet_size {packet_bytes}",
         f"max_inflight_messages {INFLIGHT_MESSAGES}",
         f"max_queued_messages {QUEUED_MESSAGES}",
         f"max_queued_bytes {QUEUED_BYTES}",

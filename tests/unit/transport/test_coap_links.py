@@ -9,7 +9,7 @@ import random
 import socket
 from collections.abc import AsyncIterator
 
-import aiocoap  # type: ignore[import-untyped]
+import aiocoap
 import pytest
 
 from collab.errors import LinkLost, PeerUnreachable, ProtocolError, Refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-import aiocoap  # type: ignore[import-untyped]
+import aiocoap
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
