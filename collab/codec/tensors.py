@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
-from collab.codec.elements import Affine, ElementCodec, Half, Raw
+from collab.codec.elements import Affine, ChannelAffine, ElementCodec, Half, Raw
 from collab.codec.elements import Array as Array
 from collab.codec.packing import PACKERS
 from collab.core.codecs import NAMES, RAW, CodecName, parse_codec
@@ -55,8 +55,8 @@ _RAW: Final = Raw()
 _ELEMENTS: Final[dict[str, ElementCodec]] = {
     RAW: _RAW,
     "fp16": Half(),
-    "int8": Affine(per_channel=False),
-    "int8c": Affine(per_channel=True),
+    "int8": Affine(),
+    "int8c": ChannelAffine(),
 }
 
 
