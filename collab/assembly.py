@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,6 +14,7 @@ import msgspec
 
 from collab.coordinator.cluster import Cluster
 from collab.core.ids import NodeName, check_name
+from collab.discovery.base import Discovery
 from collab.errors import ConfigError, Refused, UsageError
 from collab.link.hello import Identity
 from collab.link.link import Handler, LinkConfig
@@ -102,6 +104,37 @@ def load_identity(directory: Path | None) -> Credentials | None:
     return Credentials.load(directory)
 
 
+@dataclass(frozen=True)
+class DiscoverySettings:
+    """What the ways of finding need to know."""
+
+    broker: str | None = None
+    directory: str | None = None
+    name: NodeName = NodeName("")
+    security: Security | None = None
+
+
+def _mdns(_: DiscoverySettings) -> Discovery:
+    from collab.discovery.mdns import MdnsDiscovery
+
+    return MdnsDiscovery()
+
+
+DISCOVERIES: Final[dict[str, Callable[[DiscoverySettings], Discovery]]] = {"mdns": _mdns}
+
+
+def discoveries(names: Sequence[str], settings: DiscoverySettings) -> list[Discovery]:
+    """Ways of finding by name; those at a broker or a directory that is set are used unasked.
+
+    Raises `UsageError` for a name that is not known.
+    """
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in DISCOVERIES:
+            raise UsageError(f"--discovery: {name!r} is not known; use {', '.join(DISCOVERIES)} or none")
+    return [DISCOVERIES[name](settings) for name in wanted]
+
+
 def default_store(name: str) -> Path:
     """Where a node keeps its models unless told otherwise."""
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
@@ -139,9 +172,16 @@ def build_node(
             insecure_networks=config.insecure_networks,
         )
 
+    ways = [way for way in config.discovery if way != "none"]
+    settings = DiscoverySettings(config.broker, config.directory, name, security)
     try:
         return NodeService(
-            msgspec.structs.replace(config, name=name), store, backends(), make_links, security=security
+            msgspec.structs.replace(config, name=name),
+            store,
+            backends(),
+            make_links,
+            security=security,
+            make_discoveries=(lambda: discoveries(ways, settings)) if ways else None,
         )
     except BaseException:
         store.close()

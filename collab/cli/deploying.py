@@ -134,6 +134,16 @@ def _status(name: str, reply: Any) -> dict[str, Any]:
             for p in reply.plans
         ],
         "counters": {c.name: c.value for c in reply.counters},
+        "found": [
+            {
+                "name": p.name,
+                "endpoints": list(p.endpoints),
+                "cluster": p.cluster,
+                "found": list(p.by),
+                "conflict": p.conflict,
+            }
+            for p in reply.found
+        ],
         "peers": [
             {
                 "name": p.name,

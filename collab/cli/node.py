@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collab.errors import UsageError
+
 if TYPE_CHECKING:
     from collab.node.config import NodeConfig
 
@@ -59,6 +61,7 @@ def node(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links and deployments.")] = False,
 ) -> None:
     """Run a node until SIGTERM or SIGINT: it stores models, runs stages, and answers control verbs."""
+    from collab.assembly import DISCOVERIES
     from collab.cli.connect import confirmed
     from collab.cli.settings import gather, identity_directory
     from collab.node.config import NodeConfig
@@ -79,6 +82,9 @@ def node(
         "insecure_networks": trust.networks or None,
     }
     settings = gather(NodeConfig, flags, config, "node")
+    for way in settings.discovery:
+        if way not in (*DISCOVERIES, "none"):
+            raise UsageError(f"--discovery: {way!r} is not known; use {', '.join(DISCOVERIES)} or none")
     chosen = None if settings.insecure else identity_directory(identity or settings.identity, config)
     _prepare_process(verbose)
     asyncio.run(_run(settings, chosen, json_))

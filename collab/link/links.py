@@ -72,6 +72,8 @@ class Links:
         )
         self._relay = Relay(self._establish.open, self.get, dial.timeout_s)
         self._rng = rng or random.Random()
+        self.seen: Callable[[NodeName], Sequence[str]] = lambda name: ()
+        """Further addresses at which a peer may be, as discoveries have seen them."""
         self._links: dict[NodeName, list[Link]] = {}
         self._listeners: list[Listener] = []
         self._keepers: dict[str, asyncio.Task[None]] = {}
@@ -218,8 +220,9 @@ class Links:
                 delay_s = self._dial.backoff_s
                 await link.wait_ended()
             else:
+                seen = (at for at in self.seen(name) if not kind or is_kind(at, kind))
                 try:
-                    await self.connect_any(addresses, name)
+                    await self.connect_any(tuple(dict.fromkeys((*addresses, *seen))), name)
                     continue
                 except CollabError:
                     pass

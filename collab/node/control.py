@@ -197,6 +197,16 @@ class NodeControl:
                 )
                 for link in node.links.all()
             ],
+            found=[
+                pb.Found(
+                    name=peer.name,
+                    endpoints=peer.endpoints,
+                    cluster=peer.cluster,
+                    by=peer.found,
+                    conflict=peer.conflict,
+                )
+                for peer in node.membership.peers
+            ],
             resident_bytes=resident_bytes(),
             uptime_ms=int((time.monotonic() - self._started) * 1000),
         )

@@ -21,6 +21,7 @@ from collab.link.relay import relay_address
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.device import Device, describe_device
+from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
 from collab.node.session import Action, Compute, Computed, Send, Session, SessionLimits, Work
 from collab.node.stages import Stages
@@ -54,6 +55,7 @@ class NodeService:
         backends: Mapping[str, Backend],
         make_links: MakeLinks,
         security: Credentials | None = None,
+        make_discoveries: MakeDiscoveries | None = None,
     ) -> None:
         self.name = NodeName(config.name)
         self.security = security
@@ -69,6 +71,7 @@ class NodeService:
         self.stages = Stages(self.name, store, backends, self._computed, self.session.wanted)
         self.backends = backends
         self.links = make_links(self)
+        self.membership = Membership(self.links, security, make_discoveries)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)
         self._timer: asyncio.TimerHandle | None = None
@@ -105,6 +108,7 @@ class NodeService:
                 await self.on_serving(True)
             for address in self.config.join:
                 self.links.keep(address, self._join_failed)
+            self.membership.start()
         except BaseException:
             await self._stop()
             raise
@@ -126,6 +130,7 @@ class NodeService:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self.membership.stop()
         if self._timer is not None:
             self._timer.cancel()
         await self.links.__aexit__(None, None, None)
@@ -350,7 +355,8 @@ class NodeService:
 
     def counters(self) -> dict[str, int]:
         """Everything counted on this node, by name."""
-        return {**self.session.counters, **self._counters}
+        codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
+        return {**self.session.counters, **self._counters, **codecs}
 
 
 def _is_refusal(action: Action) -> bool:

@@ -195,18 +195,20 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("plans", "counters", "peers", "resident_bytes", "uptime_ms")
+    __slots__ = ("plans", "counters", "peers", "found", "resident_bytes", "uptime_ms")
     PLANS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
     plans: _containers.RepeatedCompositeFieldContainer[LoadedPlan]
     counters: _containers.RepeatedCompositeFieldContainer[Counter]
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
+    found: _containers.RepeatedCompositeFieldContainer[Found]
     resident_bytes: int
     uptime_ms: int
-    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ...) -> None: ...
 
 class Counter(_message.Message):
     __slots__ = ("name", "value")
@@ -215,6 +217,20 @@ class Counter(_message.Message):
     name: str
     value: int
     def __init__(self, name: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+
+class Found(_message.Message):
+    __slots__ = ("name", "endpoints", "cluster", "by", "conflict")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    CONFLICT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    endpoints: _containers.RepeatedScalarFieldContainer[str]
+    cluster: str
+    by: _containers.RepeatedScalarFieldContainer[str]
+    conflict: bool
+    def __init__(self, name: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., cluster: _Optional[str] = ..., by: _Optional[_Iterable[str]] = ..., conflict: _Optional[bool] = ...) -> None: ...
 
 class Peer(_message.Message):
     __slots__ = ("name", "address", "rtt_us", "kind", "role", "relayed", "sent_bytes", "received_bytes")
