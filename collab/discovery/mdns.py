@@ -8,45 +8,37 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Mapping
+import socket
 from contextlib import suppress
 from typing import Final
 
-import msgspec
 from zeroconf import Error as MdnsError
 from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from collab.discovery.base import (
-    MAX_ENDPOINTS,
-    Discovery,
-    Gone,
-    Report,
-    Sighting,
-    checked,
-    is_endpoint,
-)
+from collab.discovery.base import Discovery, Gone, Report, Sighting
+from collab.discovery.records import from_txt, to_txt
 from collab.errors import ProtocolError
 
 log = logging.getLogger("collab.discovery")
 
 SERVICE: Final = "_collab._tcp.local."
-TTL_S: Final = 60
-"""Of our records.  Others ask again at 80 % of it (RFC 6762 5.2), so the silent leave within it."""
-_TXT_BYTES: Final = 1200
-"""Of a TXT record that fits into a packet of Ethernet with the others (RFC 6763 6.2: 1300)."""
-_STRING_BYTES: Final = 255
-"""Of one entry of a TXT record (RFC 6763 6.1)."""
+RECORD_TTL_S: Final = 60
+"""Of our records.  Browsers ask again at 80 % of it (RFC 6762 5.2), so who is silent leaves within it."""
+LOOPBACK: Final = ("127.0.0.1", "::1")
+"""Interfaces for who is not to be seen by other hosts."""
+_AGAIN_S: Final = 20.0
+"""Between two reports of what the cache holds, which itself drops what is over."""
+_INTERFACES_S: Final = 10.0
+"""Between two looks at the interfaces: a network may come up after the node."""
+_RETRY_S: Final = 5.0
 _MAX_ASKED: Final = 64
 """Instances whose records are asked for at a time."""
 _MAX_SEEN: Final = 1024
-_AGAIN_S: Final = 20.0
-"""What still holds is reported again so often."""
-_RETRY_S: Final = 5.0
-"""Between two attempts where no interface takes multicast."""
 _ASK_MS: Final = 3000
 _STOP_S: Final = 1.5
-_LOOPBACK: Final = ("127.0.0.1", "::1")
+_LABEL_BYTES: Final = 60
+"""Of an instance's name, which with a ``-2`` behind it must fit 63 (RFC 1035 2.3.4)."""
 
 
 class MdnsDiscovery(Discovery):
@@ -56,122 +48,141 @@ class MdnsDiscovery(Discovery):
 
     def __init__(self, interfaces: tuple[str, ...] = ()) -> None:
         self._interfaces = interfaces
-        self._zeroconf: AsyncZeroconf | None = None
-        self._browser: AsyncServiceBrowser | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._updating = asyncio.Lock()
         self._me: Sighting | None = None
-        self._info: AsyncServiceInfo | None = None
-        self._seen: dict[str, Sighting] = {}
         self._report: Report | None = None
         self._gone: Gone | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._zeroconf: AsyncZeroconf | None = None
+        self._browser: AsyncServiceBrowser | None = None
+        self._info: AsyncServiceInfo | None = None
+        self._seen: dict[str, Sighting] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
+        self._changed_me = asyncio.Event()
 
     async def start(self, me: Sighting | None, report: Report, gone: Gone) -> None:
-        """Browse and register in the background, which takes about half a second."""
-        self._report, self._gone = report, gone
-        self._me = me
-        self._attempt()
-
-    def _attempt(self) -> None:
-        """Open the sockets and begin; later where no interface takes multicast now."""
-        loop = asyncio.get_running_loop()
-        try:
-            self._zeroconf = self._open()
-        except OSError as error:
-            self.trouble = (
-                f"mdns: no interface takes multicast: {error}; give --peers, or a broker with --broker"
-            )
-            self._timer = loop.call_later(_RETRY_S, self._attempt)
-            return
-        self.trouble = ""
-        self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE, handlers=[self._changed])
-        self._timer = loop.call_later(_AGAIN_S, self._again)
-        if self._me is not None:
-            self._spawn(self._advertise())
-
-    def _again(self) -> None:
-        for seen in self._seen.values():
-            if self._report is not None:
-                self._report(seen)
-        self._timer = asyncio.get_running_loop().call_later(_AGAIN_S, self._again)
-
-    def _open(self) -> AsyncZeroconf:
-        error = OSError("no interface")
-        for version in (IPVersion.All, IPVersion.V4Only, IPVersion.V6Only):
-            given = [a for a in self._interfaces if version in (IPVersion.All, _version(a))]
-            if self._interfaces and not given:
-                continue
-            try:
-                return AsyncZeroconf(interfaces=given or InterfaceChoice.All, ip_version=version)
-            except (OSError, MdnsError, RuntimeError) as failed:
-                error = failed if isinstance(failed, OSError) else OSError(str(failed))
-        raise error
+        """Open the sockets; browse and register behind it, which takes about a second."""
+        self._me, self._report, self._gone = me, report, gone
+        self._open()
+        self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def update(self, me: Sighting) -> None:
-        """Send the new records; waits for a registration that is under way."""
+        """Send the new records; after a registration that is under way."""
         if self._me is not None:
             self._me = me
-            await self._advertise()
+            self._changed_me.set()
 
     async def stop(self) -> None:
         """Withdraw the records (RFC 6762 10.1) and close the sockets."""
-        zeroconf, self._zeroconf = self._zeroconf, None
         self._report = self._gone = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if zeroconf is None:
-            return
-        tasks = list(self._tasks)
+        tasks = [task for task in (self._running, *self._asking) if task is not None]
+        self._running = None
         for task in tasks:
             task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._close()
+
+    # --- life ------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        looked = loop.time()
+        self._changed_me.set()
+        while True:
+            if self._zeroconf is None:
+                await asyncio.sleep(_RETRY_S)
+                self._open()
+                self._changed_me.set()
+                continue
+            if self._changed_me.is_set():
+                self._changed_me.clear()
+                await self._advertise(self._zeroconf)
+            with suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(self._changed_me.wait(), _AGAIN_S / 2)
+            for seen in tuple(self._seen.values()):
+                if self._report is not None:
+                    self._report(seen)
+            if not self._interfaces and loop.time() - looked > _INTERFACES_S:
+                looked = loop.time()
+                await self._follow_interfaces(self._zeroconf)
+
+    def _open(self) -> None:
+        """Have sockets and a browser, or say in `trouble` why not."""
+        cause: Exception | str = f"none has one of {', '.join(self._interfaces)}"
+        # zeroconf leaves sockets open where an address is none of this host's.
+        present = [address for address in self._interfaces if _is_here(address)]
+        for version in (IPVersion.All, IPVersion.V4Only, IPVersion.V6Only):
+            given = [a for a in present if version in (IPVersion.All, _version(a))]
+            if self._interfaces and not given:
+                continue
+            try:
+                self._zeroconf = AsyncZeroconf(interfaces=given or InterfaceChoice.All, ip_version=version)
+            except (OSError, MdnsError, RuntimeError) as error:
+                cause = error
+                continue
+            self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE, handlers=[self._changed])
+            self.trouble = ""
+            return
+        if not self.trouble:
+            log.warning("mdns: no interface takes multicast: %s", cause)
+        self.trouble = f"mdns: no interface takes multicast ({cause}); give --peers or a --broker instead"
+
+    async def _follow_interfaces(self, zeroconf: AsyncZeroconf) -> None:
+        with suppress(MdnsError, OSError, RuntimeError):
+            await zeroconf.async_update_interfaces(interfaces=InterfaceChoice.All)
+
+    async def _close(self) -> None:
+        zeroconf, self._zeroconf = self._zeroconf, None
+        browser, self._browser = self._browser, None
+        if zeroconf is None:
+            return
         try:
-            if tasks:
-                await asyncio.wait(tasks)
-            with suppress(MdnsError, OSError, asyncio.TimeoutError):
-                if self._browser is not None:
-                    await self._browser.async_cancel()
+            with suppress(MdnsError, OSError, asyncio.TimeoutError, TimeoutError):
+                if browser is not None:
+                    await browser.async_cancel()
                 if self._info is not None:
                     await asyncio.wait_for(_withdraw(zeroconf, self._info), _STOP_S)
         finally:
+            closing = asyncio.ensure_future(zeroconf.async_close())
             with suppress(MdnsError, OSError):
-                await asyncio.shield(zeroconf.async_close())
+                await asyncio.shield(closing)
 
-    # --- advertising ---------------------------------------------------------------
+    # --- advertising -------------------------------------------------------------------
 
-    async def _advertise(self) -> None:
-        async with self._updating:
-            me, zeroconf = self._me, self._zeroconf
-            if me is None or zeroconf is None:
-                return
-            info = service_info(me, self._info.name if self._info is not None else "")
-            try:
-                if self._info is None:
-                    # Another instance of the name makes this one NAME-2; the TXT record keeps the name.
-                    sent = await zeroconf.async_register_service(info, allow_name_change=True)
-                else:
-                    sent = await zeroconf.async_update_service(info)
-                self._info = info
-                await sent
-                self.trouble = ""
-            except (MdnsError, OSError) as error:
-                self.trouble = f"mdns: this node cannot be advertised: {error}"
-                log.warning("%s", self.trouble)
+    async def _advertise(self, zeroconf: AsyncZeroconf) -> None:
+        if self._me is None:
+            return
+        try:
+            if self._info is None:
+                info = service_info(self._me)
+                # Another instance of the name makes this one NAME-2; the TXT record keeps the name.
+                sent = await zeroconf.async_register_service(info, allow_name_change=True)
+            else:
+                info = service_info(self._me, self._info.name)
+                sent = await zeroconf.async_update_service(info)
+            self._info = info
+            await sent
+            self.trouble = ""
+        except (MdnsError, OSError) as error:
+            self.trouble = f"mdns: this node cannot be advertised ({error}); give --peers or a --broker"
+            log.warning("%s", self.trouble)
 
-    # --- browsing ------------------------------------------------------------------
+    # --- browsing ------------------------------------------------------------------------
 
     def _changed(
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
         if state_change is ServiceStateChange.Removed:
-            self._forget(name)
+            if self._seen.pop(name, None) is not None and self._gone is not None:
+                self._gone(self.how, name)
             return
         info = AsyncServiceInfo(service_type, name)
         if info.load_from_cache(zeroconf):
             self._read(info)
-        elif len(self._tasks) < _MAX_ASKED:
-            self._spawn(self._ask(zeroconf, info))
+        elif len(self._asking) < _MAX_ASKED and self._report is not None:
+            task = asyncio.get_running_loop().create_task(self._ask(zeroconf, info))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
 
     async def _ask(self, zeroconf: Zeroconf, info: AsyncServiceInfo) -> None:
         with suppress(MdnsError, OSError):
@@ -179,32 +190,28 @@ class MdnsDiscovery(Discovery):
                 self._read(info)
 
     def _read(self, info: AsyncServiceInfo) -> None:
-        if self._report is None:
+        if self._report is None or (len(self._seen) >= _MAX_SEEN and info.name not in self._seen):
             return
         try:
-            seen = read_txt(info.name, info.properties)
+            seen = from_txt(info.properties, self.how, 3 * _AGAIN_S, info.name)
         except ProtocolError as error:
-            log.debug("mdns: %r is no node: %s", info.name[:80], error)
-            self._forget(info.name)
+            log.debug("mdns: %r: %s", info.name[:80], error)
             return
-        if len(self._seen) < _MAX_SEEN or info.name in self._seen:
-            self._seen[info.name] = seen
-            self._report(seen)
-
-    def _forget(self, name: str) -> None:
-        seen = self._seen.pop(name, None)
-        if seen is not None and self._gone is not None:
-            self._gone(self.how, seen.source)
-
-    def _spawn(self, work: object) -> None:
-        assert asyncio.iscoroutine(work)
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._seen[info.name] = seen
+        self._report(seen)
 
 
 async def _withdraw(zeroconf: AsyncZeroconf, info: AsyncServiceInfo) -> None:
     await (await zeroconf.async_unregister_service(info))
+
+
+def _is_here(address: str) -> bool:
+    """Whether an address is of an interface of this host; a bound UDP socket sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((address, 0))
+        return True
+    return False
 
 
 def _version(address: str) -> IPVersion:
@@ -216,12 +223,12 @@ def service_info(me: Sighting, instance_name: str = "") -> AsyncServiceInfo:
     addresses, port = _places(me.endpoints)
     return AsyncServiceInfo(
         SERVICE,
-        instance_name or f"{me.name}.{SERVICE}",
+        instance_name or f"{me.name[:_LABEL_BYTES]}.{SERVICE}",
         port=port,
-        properties=txt(me),
-        server=f"collab-{me.instance or me.name}.local.",
-        host_ttl=TTL_S,
-        other_ttl=TTL_S,
+        properties=to_txt(me),
+        server=f"collab-{me.instance or me.name[:40]}.local.",
+        host_ttl=RECORD_TTL_S,
+        other_ttl=RECORD_TTL_S,
         parsed_addresses=addresses,
     )
 
@@ -238,40 +245,4 @@ def _places(endpoints: tuple[str, ...]) -> tuple[list[str], int]:
             port = port or int(number)
         except ValueError:
             continue
-    return list(addresses) or [_LOOPBACK[0]], port
-
-
-def txt(me: Sighting) -> dict[str, str]:
-    """Entries of a node's TXT record; endpoints that no longer fit are left out."""
-    entries = {"txtvers": "1", "name": me.name}
-    for key in ("cluster", "software", "role", "instance"):
-        value = getattr(me, key)
-        if value:
-            entries[key] = value
-    room = _TXT_BYTES - sum(len(key) + len(value) + 2 for key, value in entries.items())
-    for number, endpoint in enumerate(filter(is_endpoint, me.endpoints[:MAX_ENDPOINTS])):
-        entry = len(f"e{number}={endpoint}".encode())
-        if entry > _STRING_BYTES or entry + 1 > room:
-            continue
-        entries[f"e{number}"] = endpoint
-        room -= entry + 1
-    return entries
-
-
-def read_txt(source: str, properties: Mapping[bytes, bytes | None]) -> Sighting:
-    """The sighting in the TXT record of an instance; raises `ProtocolError` if it is no node's."""
-
-    def text(key: str) -> str:
-        return str((properties.get(key.encode()) or b"")[:_STRING_BYTES], "utf-8", "replace")
-
-    if text("txtvers") != "1" or not text("name"):
-        raise ProtocolError("TXT record: no name, or txtvers is not 1")
-    found = Sighting(
-        name=text("name"),
-        endpoints=tuple(text(f"e{number}") for number in range(MAX_ENDPOINTS)),
-        how=MdnsDiscovery.how,
-        ttl_s=3 * _AGAIN_S,
-        source=source,
-    )
-    more = {key: text(key) for key in ("cluster", "software", "role", "instance")}
-    return checked(msgspec.structs.replace(found, **more))
+    return list(addresses) or [LOOPBACK[0]], port
