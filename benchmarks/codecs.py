@@ -87,7 +87,7 @@ def bare(name: CodecName, data: Data) -> Bare:
 
 def _packer(name: str) -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
     if name == "lz4":
-        import lz4.block  # type: ignore[import-untyped]
+        import lz4.block
 
         return lz4.block.compress, lz4.block.decompress
     if name == "zstd":

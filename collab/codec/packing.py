@@ -5,7 +5,7 @@ The libraries are imported on first use: a plan without them does not pay for th
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from typing import Any, Final, Protocol
 
 from collab.errors import TensorError
@@ -13,6 +13,8 @@ from collab.errors import TensorError
 _ZSTD_LEVEL: Final = 1
 _ZSTD_MAX_WINDOW: Final = 8 << 20
 """Bytes; what every decoder should support (RFC 8878, section 3.1.1.1.2)."""
+_MOST_IDLE: Final = 8
+"""Contexts kept for later, of each kind."""
 _LZ4_MOST_RATIO: Final = 255
 """An LZ4 block cannot grow by more (LZ4 block format: a length byte adds 255 at most)."""
 
@@ -34,7 +36,7 @@ class Lz4:
 
     def pack(self, data: memoryview) -> memoryview:
         """Fast mode, the library's default acceleration."""
-        import lz4.block  # type: ignore[import-untyped]
+        import lz4.block
 
         return memoryview(lz4.block.compress(data, store_size=False))
 
@@ -57,27 +59,33 @@ class Zstd:
     """One Zstandard frame (RFC 8878) that states its content size, without a dictionary."""
 
     def __init__(self) -> None:
-        self._contexts = threading.local()
-        """zstandard's contexts must not be shared between threads."""
-
-    def _compressor(self) -> Any:
-        import zstandard
-
-        if not hasattr(self._contexts, "compressor"):
-            self._contexts.compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False)
-        return self._contexts.compressor
-
-    def _decompressor(self) -> Any:
-        import zstandard
-
-        if not hasattr(self._contexts, "decompressor"):
-            window = _ZSTD_MAX_WINDOW
-            self._contexts.decompressor = zstandard.ZstdDecompressor(max_window_size=window)
-        return self._contexts.decompressor
+        # zstandard's contexts must not be shared, so whoever uses one takes it out; a deque's
+        # ends may be used from any thread.
+        self._compressors: deque[Any] = deque(maxlen=_MOST_IDLE)
+        self._decompressors: deque[Any] = deque(maxlen=_MOST_IDLE)
 
     def pack(self, data: memoryview) -> memoryview:
         """At level 1."""
-        return memoryview(self._compressor().compress(data))
+        import zstandard
+
+        try:
+            compressor = self._compressors.pop()
+        except IndexError:
+            compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False)
+        packed = memoryview(compressor.compress(data))
+        self._compressors.append(compressor)
+        return packed
+
+    def _decompress(self, data: memoryview, size: int) -> bytes:
+        import zstandard
+
+        try:
+            decompressor = self._decompressors.pop()
+        except IndexError:
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW)
+        plain: bytes = decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
+        self._decompressors.append(decompressor)  # unless it has failed
+        return plain
 
     def unpack(self, data: memoryview, size: int) -> memoryview:
         """Raises `TensorError`; the frame's own account of itself is checked before memory is reserved."""
@@ -93,7 +101,7 @@ class Zstd:
         if frame.window_size > max(_ZSTD_MAX_WINDOW, size) or frame.dict_id:
             raise TensorError("zstd: the frame's window is too large, or it needs a dictionary")
         try:
-            plain = self._decompressor().decompress(data, max_output_size=size, allow_extra_data=False)
+            plain = self._decompress(data, size)
         except (zstandard.ZstdError, ValueError) as error:
             raise TensorError("zstd: the frame is damaged") from error
         if len(plain) != size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import lz4.block
 import numpy as np
@@ -183,6 +184,19 @@ def test_what_is_sent_with_loss_is_within_the_error_allowed_even_far_from_zero(
 def test_what_does_not_pack_travels_unpacked(name: str):
     array = np.frombuffer(np.random.default_rng(0).bytes(4096), np.uint8)
     assert encode(spec_of(array), array, name).codec == ""
+
+
+def test_codecs_may_be_used_by_many_threads_at_a_time():
+    array = np.maximum(np.random.default_rng(1).standard_normal((64, 500)), 0).astype(np.float32)
+    spec = spec_of(array)
+    expected = {name: decode(encode(spec, array, name)).tobytes() for name in NAMES}
+
+    def work(number: int) -> bool:
+        name = NAMES[number % len(NAMES)]
+        return decode(encode(spec, array, name)).tobytes() == expected[name]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(20 * len(NAMES))))
 
 
 # --- foreign bytes -------------------------------------------------------------------
