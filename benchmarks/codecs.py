@@ -112,9 +112,14 @@ def _elements(base: str, like: Array) -> tuple[Callable[[Array], bytes], Callabl
 
     def write(array: Array) -> bytes:
         array.min(axes), array.max(axes)
-        return np.rint((array - low) / step).astype(np.uint8).tobytes()
+        codes: Array = np.rint((array - low) / step).astype(np.uint8)
+        return codes.tobytes()
 
-    return write, lambda b: np.frombuffer(b, np.uint8).reshape(like.shape) * step + low
+    def read(data: bytes) -> Array:
+        values: Array = np.frombuffer(data, np.uint8).reshape(like.shape) * step + low
+        return values
+
+    return write, read
 
 
 # --- measuring -------------------------------------------------------------------
