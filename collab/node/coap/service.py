@@ -1,0 +1,106 @@
+"""Serves foreign CoAP clients at an address of a node."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from contextlib import AsyncExitStack
+from types import TracebackType
+
+import aiocoap
+
+from collab.core.ids import NodeName
+from collab.errors import Refused
+from collab.link.hello import Identity
+from collab.link.link import Handler
+from collab.link.links import Links
+from collab.node.coap.endpoint import close_endpoint, open_endpoint
+from collab.node.coap.jobs import Jobs
+from collab.node.coap.resources import Resources
+from collab.node.coap.running import MakeLinks, Runner
+from collab.node.coap.site import Site
+from collab.node.service import NodeService
+from collab.transport.aio import TaskGroup
+from collab.transport.base import Security, contact_host, is_loopback, split_host_port
+from collab.transport.grpc import GrpcTransport
+
+log = logging.getLogger("collab.node.coap")
+
+
+class CoapService:
+    """A CoAP server of one node's resources.  Use as an asynchronous context manager.
+
+    With ``security`` it is ``coaps+tcp`` only and clients prove who they are; without it,
+    ``coap`` and ``coap+tcp``, off loopback only where ``insecure_networks`` allows.
+    ``make_links`` makes the links over which plans are run; without it they are gRPC's.
+    """
+
+    def __init__(
+        self,
+        node: NodeService,
+        place: str,
+        security: Security | None,
+        insecure_networks: bool,
+        make_links: MakeLinks | None = None,
+    ) -> None:
+        self.endpoints: list[str] = []
+        """Where clients can reach it, once entered."""
+        self._node = node
+        self._host, self._port = split_host_port(place)
+        self._security = security
+        self._insecure_networks = insecure_networks
+        self._make_links = make_links or self._grpc_links
+        self._stack = AsyncExitStack()
+        if security is None and not insecure_networks and not is_loopback(self._host):
+            raise Refused(
+                f"--coap {place}: this is not loopback and this node has no identity; enrol it with "
+                "'collab cluster join TOKEN', or, on a network that you trust, confirm with "
+                "--insecure --insecure-network"
+            )
+
+    async def __aenter__(self) -> CoapService:
+        await self._stack.__aenter__()
+        try:
+            runner = await self._stack.enter_async_context(Runner(self._node, self._make_links))
+            tasks = await self._stack.enter_async_context(TaskGroup())
+            jobs = Jobs(tasks.create_task)
+            self._stack.callback(jobs.close)
+            site = Site(Resources(self._node, runner, jobs, self._security is not None))
+            context, port, datagrams = await open_endpoint(site, self._host, self._port, self._security)
+            self._stack.push_async_callback(self._close, context, site)
+            place = f"{contact_host(self._host)}:{port}"
+            if self._security is not None:
+                self.endpoints.append(f"coaps+tcp://{place}")
+            else:
+                self.endpoints += [f"coap://{place}"] if datagrams else []
+                self.endpoints.append(f"coap+tcp://{place}")
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        log.info("CoAP clients are served at %s", ", ".join(self.endpoints))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.endpoints.clear()
+        await self._stack.aclose()
+
+    async def _close(self, context: aiocoap.Context, site: Site) -> None:
+        await site.close()
+        await close_endpoint(context)
+
+    def _grpc_links(self, handler: Handler) -> Links:
+        role = "client" if self._security is None else self._security.principal.role
+        return Links(
+            Identity(requester_name(self._node.name), role),
+            {"grpc": GrpcTransport(None, self._security)},
+            handler,
+            security=self._security,
+            insecure_networks=self._insecure_networks,
+        )
+
+
+def requester_name(node: NodeName) -> NodeName:
+    """What a node calls itself as a requester: its certificate's name and a suffix (`link.hello`)."""
+    return NodeName(f"{node}~{secrets.token_hex(6)}")
