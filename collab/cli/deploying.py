@@ -1,4 +1,4 @@
-"""``collab nodes``, ``status``, ``deploy``, ``undeploy``."""
+"""``collab status``, ``deploy``, ``undeploy``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from collab.cli.connect import (
     Peers,
     PlanFile,
     confirmed,
-    reach,
     refresh,
     with_cluster,
 )
@@ -21,71 +20,15 @@ from collab.cli.files import read_plan
 from collab.cli.output import emit, progress, say, show, size, table
 
 if TYPE_CHECKING:
-    from collab.coordinator.cluster import Cluster, NodeView
+    from collab.coordinator.cluster import Cluster
     from collab.coordinator.deploy import Deployment
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("nodes", epilog="Example:\n\n    collab nodes --peers 10.0.0.7:7070,10.0.0.8:7070")(nodes)
     app.command("status", epilog="Example:\n\n    collab status --peers 127.0.0.1:7070 --json")(status)
     app.command("deploy", epilog="Example:\n\n    collab deploy plan.yaml")(deploy)
     app.command("undeploy", epilog="Example:\n\n    collab undeploy plan.yaml")(undeploy)
-
-
-def nodes(
-    peers: Peers = None,
-    insecure: Insecure = False,
-    insecure_network: InsecureNetwork = False,
-    json_: AsJson = False,
-) -> None:
-    """The nodes of the cluster: device, memory, runtime, models."""
-    from collab.cli.settings import peers as read_peers
-
-    async def look(cluster: Cluster) -> list[NodeView]:
-        return await reach(cluster, read_peers(peers))
-
-    views = with_cluster(look, trust=confirmed(insecure, insecure_network))
-    if json_:
-        emit([_node(view) for view in views])
-        return
-    rows = [
-        (
-            v.name,
-            v.address,
-            v.description.device,
-            size(v.description.memory_bytes),
-            v.description.state,
-            v.rtt_ms,
-        )
-        for v in views
-    ]
-    show(table("", ("node", "address", "device", "memory", "state", "rtt ms"), rows))
-    for runtime in sorted({view.runtime_class for view in views}):
-        show(f"{runtime}: {', '.join(v.name for v in views if v.runtime_class == runtime)}")
-
-
-def _node(view: NodeView) -> dict[str, Any]:
-    described = view.description
-    runtime = described.runtime_class
-    return {
-        "name": view.name,
-        "endpoints": list(view.endpoints),
-        "device": described.device,
-        "memory_bytes": described.memory_bytes,
-        "models": list(described.models),
-        "state": described.state,
-        "cores": described.cores,
-        "software": described.software,
-        "runtime_class": {
-            "backend": runtime.backend,
-            "version": runtime.version,
-            "machine": runtime.machine,
-            "cpu_features": list(runtime.cpu_features),
-            "delegate": runtime.delegate,
-        },
-        "rtt_ms": round(view.rtt_ms, 3),
-    }
 
 
 def status(

@@ -46,11 +46,11 @@ def _options(
 
 @functools.cache
 def _register() -> None:
-    from collab.cli import cluster, controller, demo, deploying, model, node, planning, running
+    from collab.cli import cluster, controller, demo, deploying, doctor, model, node, nodes, planning, running
 
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
-    for module in (node, planning, deploying, running, demo, controller):
+    for module in (node, nodes, planning, deploying, running, demo, controller, doctor):
         module.register(app)
 
 
