@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 
 from collab.assembly import build_cluster
 from collab.cli.files import write_plan
+from collab.client import runner
 from collab.client.runner import Result
-from collab.codec.tensors import EXACT_CODECS
+from collab.codec.edges import EdgeEncoder
+from collab.codec.tensors import EXACT_CODECS, decode
 from collab.coordinator.deploy import deploy
 from collab.core.codecs import NAMES
 from collab.core.ids import REQUESTER
@@ -85,6 +88,41 @@ async def test_a_plan_with_tensors_of_several_dtypes_takes_one_codec(
         assert isinstance(answer, Result), answer
         assert reference.same(index, answer.outputs), "integers lose nothing"
         assert answer.hops[0].codec_fallbacks == 0
+
+
+@pytest.mark.parametrize("name", ["raw", "int8+zstd"])
+async def test_the_requester_codes_beside_its_event_loop_unless_all_is_raw(
+    trio: list[NodeProcess], digits: Reference, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The answer goes back through the chain, whose nodes hand it on as it is."""
+    threads = []
+
+    def watched(function):
+        def call(*arguments):
+            threads.append(threading.current_thread())
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(EdgeEncoder, "encode", watched(EdgeEncoder.encode))
+    monkeypatch.setattr(runner, "decode", watched(decode))
+    plan, blobs = digits.chain(
+        [10, 20],
+        ["a", "b", "c"],
+        endpoints(trio),
+        codecs=[name] * 4,
+        codec_error=ERROR,
+        name="codecs",
+        return_by_chain=True,
+    )
+    assert plan.edges[-1].via == ("b", "a")
+    async with deployed_plan(plan, blobs) as (_, client):
+        answer = await client.run(digits.requests[0], 20.0)
+    (got,), (want,) = answer.outputs.values(), digits.expected[0].values()
+    np.testing.assert_allclose(got, want, atol=plan.tolerance.atol, rtol=plan.tolerance.rtol)
+    assert len(threads) == 2
+    here = threading.main_thread()
+    assert [thread is here for thread in threads] == [name == "raw"] * 2
 
 
 async def test_a_codec_that_a_node_does_not_know_is_refused_before_anything_changes(
