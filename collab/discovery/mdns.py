@@ -173,8 +173,7 @@ class MdnsDiscovery(Discovery):
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
         if state_change is ServiceStateChange.Removed:
-            if self._seen.pop(name, None) is not None and self._gone is not None:
-                self._gone(self.how, name)
+            self._forget(name)
             return
         info = AsyncServiceInfo(service_type, name)
         if info.load_from_cache(zeroconf):
@@ -183,6 +182,10 @@ class MdnsDiscovery(Discovery):
             task = asyncio.get_running_loop().create_task(self._ask(zeroconf, info))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
+
+    def _forget(self, name: str) -> None:
+        if self._seen.pop(name, None) is not None and self._gone is not None:
+            self._gone(self.how, name)
 
     async def _ask(self, zeroconf: Zeroconf, info: AsyncServiceInfo) -> None:
         with suppress(MdnsError, OSError):
@@ -196,6 +199,7 @@ class MdnsDiscovery(Discovery):
             seen = from_txt(info.properties, self.how, 3 * _AGAIN_S, info.name)
         except ProtocolError as error:
             log.debug("mdns: %r: %s", info.name[:80], error)
+            self._forget(info.name)
             return
         self._seen[info.name] = seen
         self._report(seen)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from collab.discovery.base import Discovery, Sighting
+from collab.discovery.coap import CoapDiscovery
 from collab.discovery.mdns import LOOPBACK, MdnsDiscovery
 from collab.discovery.memory import Board, MemoryDiscovery
 from collab.discovery.mqtt import MqttDiscovery
@@ -59,9 +60,16 @@ async def mqtt() -> AsyncIterator[Network]:
         )
 
 
+@asynccontextmanager
+async def coap() -> AsyncIterator[Network]:
+    broken = lambda: CoapDiscovery(("no-such-device",))  # noqa: E731
+    yield Network(lambda: CoapDiscovery(("lo",)), goodbyes=False, broken=broken)
+
+
 NETWORKS: dict[str, Callable[[], AbstractAsyncContextManager[Network]]] = {
     "memory": memory,
     "mdns": mdns,
+    "coap": coap,
     "mqtt": mqtt,
 }
 
