@@ -69,6 +69,11 @@ def transports(
     def coap_tcp() -> Transport:
         from collab.transport.coap.tcp import CoapTcpTransport
 
+        return CoapTcpTransport()
+
+    def coaps_tcp() -> Transport:
+        from collab.transport.coap.tcp import CoapTcpTransport
+
         return CoapTcpTransport(security)
 
     def coap_udp() -> Transport:
@@ -77,15 +82,15 @@ def transports(
         return CoapUdpTransport()
 
     over_broker = LazyTransport("mqtt", mqtt, ("mqtt", "mqtt-qos0", "mqtt-qos2"))
-    over_tcp = LazyTransport("coap+tcp", coap_tcp)
     table: dict[str, Transport] = {
         "grpc": GrpcTransport(facade, security),
         "mqtt": over_broker,
         "mqtts": over_broker,
-        "coap+tcp": over_tcp,
-        "coaps+tcp": over_tcp,
+        "coap+tcp": LazyTransport("coap+tcp", coap_tcp),
         "coap+udp": LazyTransport("coap+udp", coap_udp),
     }
+    if security is not None:
+        table["coaps+tcp"] = LazyTransport("coaps+tcp", coaps_tcp, ("coap+tcp",))
     if inproc is not None:
         table[inproc.scheme] = inproc
     return table

@@ -23,16 +23,19 @@ class PlainSecurity:
     def __init__(self, principal: Principal, pem: Pem) -> None:
         self.principal = principal
         self._pem = pem
-        self._contexts = {side: self._context(side) for side in (True, False)}
+        self._contexts = {
+            (side, alpn): self._context(side, alpn) for side in (True, False) for alpn in ("", "coap", "h2")
+        }
         self.revoked: set[str] = set()
 
-    def _context(self, server_side: bool) -> ssl.SSLContext:
+    def _context(self, server_side: bool, alpn: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=self._pem.authority.decode())
-        context.set_alpn_protocols(["coap"])
+        if alpn:
+            context.set_alpn_protocols([alpn])
         with tempfile.NamedTemporaryFile() as file:
             file.write(self._pem.key + self._pem.certificate)
             file.flush()
@@ -40,8 +43,8 @@ class PlainSecurity:
         return context
 
     def context(self, *, server_side: bool, alpn: str = "", hostname: bool = False) -> ssl.SSLContext:
-        assert (alpn, hostname) == ("coap", False)
-        return self._contexts[server_side]
+        assert not hostname
+        return self._contexts[server_side, alpn]
 
     def check(self, certificate: bytes) -> Principal:
         names = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(

@@ -29,6 +29,8 @@ _HANDSHAKE_BYTES: Final = 64 * 1024
 """Most that a peer may send before it has proven who it is."""
 _NO_TLS: Final = bytes((21, 3, 3, 0, 2, 2, 70))
 """A fatal alert, protocol_version (RFC 8446 6.2)."""
+_MARK: Final = b"\0"
+"""Before each frame, because TLS carries no empty one."""
 _ALERT: Final = 21
 """Content type of an alert (RFC 8446 5.1)."""
 
@@ -48,13 +50,13 @@ class _Secured(Connection):
         self.loopback = outer.loopback
         self.relayed = outer.relayed
         records, rest = divmod(outer.max_frame_bytes, _RECORD_BYTES + _RECORD_OVERHEAD)
-        self.max_frame_bytes = records * _RECORD_BYTES + max(0, rest - _RECORD_OVERHEAD)
+        self.max_frame_bytes = records * _RECORD_BYTES + max(0, rest - _RECORD_OVERHEAD) - len(_MARK)
 
     async def send(self, parts: Sequence[Buffer]) -> None:
         if sum(map(len, parts)) > self.max_frame_bytes:
             raise LimitExceeded(f"frame of {sum(map(len, parts))} bytes is over {self.max_frame_bytes}")
         try:
-            for part in _records(parts):
+            for part in _records(parts or (b"",)):
                 self._tls.write(part)
         except ssl.SSLError as error:
             raise LinkLost(f"connection to {self.address}: {_reason(error)}") from error
@@ -66,7 +68,7 @@ class _Secured(Connection):
             self._incoming.write(data)
             frame = self._read(len(data))
             if len(frame):
-                return frame
+                return frame[len(_MARK) :]
 
     def _read(self, most: int) -> memoryview:
         """The plaintext of one frame; empty if it held none."""
@@ -93,16 +95,13 @@ class _Secured(Connection):
 
 
 def _records(parts: Sequence[Buffer]) -> list[Buffer]:
-    """The parts in pieces that fill records, so that there are as few as of one piece.
+    """A frame in pieces that fill records, so that there are as few as of one piece.
 
-    A head before a long body is joined with the body's begin; the rest is not copied.
+    What is short before a long body is joined with the body's begin; the rest is not copied.
     """
-    if len(parts) == 1:
-        return [parts[0]]
-    if len(parts) > 2 or sum(map(len, parts)) <= _RECORD_BYTES:
-        return [b"".join(parts)]
-    head, body = parts
-    taken = _RECORD_BYTES - len(head) % _RECORD_BYTES
+    *front, body = parts
+    head = b"".join((_MARK, *front))
+    taken = -len(head) % _RECORD_BYTES
     view = memoryview(body)
     return [b"".join((head, view[:taken])), *([view[taken:]] if taken < len(view) else [])]
 

@@ -8,14 +8,15 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pytest
 
 from collab.errors import LimitExceeded, LinkLost, PeerUnreachable, ProtocolError, UsageError
+from collab.link.secure import secure
 from collab.transport.aio import timeout
-from collab.transport.base import Connection, Listener, Transport
+from collab.transport.base import Accept, Connection, Listener, Transport
 from collab.transport.grpc import GrpcTransport
 from collab.transport.inproc import InprocTransport
 from collab.transport.mqtt.transport import MqttTransport
@@ -39,6 +40,8 @@ class Network:
     """Addresses that cannot be parsed."""
     over_tcp: str = ""
     """Address of a TCP port, with ``{port}`` in it, where a dialled peer may be half-open."""
+    proves: bool = False
+    """Whether the ends prove who they are."""
     bulk_bytes: int = 64 << 20
     """Size of the large transfer."""
 
@@ -115,7 +118,8 @@ async def coap_tcp() -> AsyncIterator[Network]:
 async def coaps_tcp() -> AsyncIterator[Network]:
     from collab.transport.coap.tcp import CoapTcpTransport
 
-    yield _coap_tcp_network(CoapTcpTransport(PlainAuthority().security("near")))
+    secured = CoapTcpTransport(PlainAuthority().security("near"))
+    yield replace(_coap_tcp_network(secured), proves=True)
 
 
 def _coap_tcp_network(transport: Transport) -> Network:
@@ -129,9 +133,48 @@ def _coap_tcp_network(transport: Transport) -> Network:
     )
 
 
+@asynccontextmanager
+async def grpc_tls() -> AsyncIterator[Network]:
+    async with grpc() as plain:
+        secured = GrpcTransport(security=PlainAuthority().security("near"))
+        yield replace(plain, transport=secured, proves=True)
+
+
+class Inside(Transport):
+    """Another transport with mutual TLS within its connections, as links have it."""
+
+    def __init__(self, outer: Transport) -> None:
+        self.scheme = outer.scheme
+        self._outer = outer
+        self._security = PlainAuthority().security("near")
+
+    async def listen(self, address: str, accept: Accept) -> Listener:
+        async def secured(connection: Connection) -> None:
+            await accept(await secure(connection, self._security, server_side=True, timeout_s=WITHIN_S))
+
+        return await self._outer.listen(address, secured)
+
+    async def dial(self, address: str, timeout_s: float) -> Connection:
+        connection = await self._outer.dial(address, timeout_s)
+        return await secure(connection, self._security, server_side=False, timeout_s=timeout_s)
+
+
+def inside(network: Callable[[], AbstractAsyncContextManager[Network]]) -> Any:
+    @asynccontextmanager
+    async def made() -> AsyncIterator[Network]:
+        async with network() as plain:
+            yield replace(plain, transport=Inside(plain.transport), proves=True)
+
+    return made
+
+
 NETWORKS: dict[str, Callable[[], AbstractAsyncContextManager[Network]]] = {
     "inproc": inproc,
+    "inproc, TLS inside": inside(inproc),
     "grpc": grpc,
+    "grpc, TLS": grpc_tls,
+    "coap+udp, TLS inside": inside(coap_udp),
+    "mqtt, TLS inside": inside(mqtt),
     "coap+udp": coap_udp,
     "coap+tcp": coap_tcp,
     "coaps+tcp": coaps_tcp,
@@ -620,7 +663,7 @@ async def test_many_connections_at_once_keep_apart(network):
 async def test_connections_over_loopback_say_so(network, ends):
     for end in ends:
         assert end.loopback
-        assert (end.principal is None) == (network.transport.scheme != "coaps+tcp")
+        assert (end.principal is not None) == (end.certificate != b"") == network.proves
         assert end.address
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from collab.codec.wire import Buffer
-from collab.core.identity import Principal
 from collab.errors import (
     CollabError,
     LimitExceeded,
@@ -34,7 +33,7 @@ from collab.transport.base import (
     split_host_port,
 )
 from collab.transport.coap.stream import ABORT, RELEASE, Phase, frame, message
-from collab.transport.coap.tcp_wire import Wire
+from collab.transport.coap.tcp_wire import Peer, Wire
 
 log = logging.getLogger("collab.transport")
 
@@ -52,11 +51,11 @@ _ACCEPT_RETRY_S: Final = 0.1
 class _TcpConnection(Connection):
     kind = "coap+tcp"
 
-    def __init__(self, wire: Wire, address: str, host: str, principal: Principal | None) -> None:
+    def __init__(self, wire: Wire, address: str, host: str) -> None:
         self._wire = wire
         self.address = address
         self.loopback = is_loopback(host)
-        self.principal = principal
+        self.principal, self.certificate = wire.peer
         self.max_frame_bytes = wire.stream.max_frame_bytes
 
     async def send(self, parts: Sequence[Buffer]) -> None:
@@ -192,7 +191,7 @@ class _TcpListener(Listener):
             raise wire.problem
         if not wire.stream.opened:
             return None
-        return _TcpConnection(wire, shown, host, wire.principal)
+        return _TcpConnection(wire, shown, host)
 
     async def _serve_open(self, connection: Connection) -> None:
         try:
@@ -273,7 +272,7 @@ class CoapTcpTransport(Transport):
             await loop.create_connection(lambda: wire, host, port, ssl=context, server_hostname=name)
             await wire.news.wait()
             if wire.stream.opened:
-                return _TcpConnection(wire, address, host, wire.principal)
+                return _TcpConnection(wire, address, host)
             if isinstance(wire.problem, (OSError, Refused)):
                 raise wire.problem
             cause = str(wire.problem or wire.stream.cause)
@@ -291,16 +290,16 @@ class CoapTcpTransport(Transport):
         return split_host_port(place)
 
 
-def _admission(security: Security | None, address: str) -> Callable[[asyncio.Transport], Principal | None]:
+def _admission(security: Security | None, address: str) -> Callable[[asyncio.Transport], Peer]:
     """Who the other end of a stream is, as its certificate says; nobody without TLS."""
 
-    def admit(transport: asyncio.Transport) -> Principal | None:
+    def admit(transport: asyncio.Transport) -> Peer:
         if security is None:
-            return None
+            return Peer()
         certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         if certificate is None:
             raise Refused(f"{address}: shows no certificate")
-        return security.check(certificate)
+        return Peer(security.check(certificate), certificate)
 
     return admit
 

@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from collab.codec.wire import Buffer
 from collab.core.identity import Principal
@@ -24,13 +24,20 @@ _ANSWERS_BYTES: Final = 64 * 1024
 """Answers kept for somebody who asks and does not read; more end the connection."""
 
 
+class Peer(NamedTuple):
+    """The other end, as its certificate (DER) proves it; nobody without TLS."""
+
+    principal: Principal | None = None
+    certificate: bytes = b""
+
+
 class Wire(asyncio.BufferedProtocol):
     """Reads messages from a TCP or TLS stream and keeps frames for a reader."""
 
-    def __init__(self, *, dialler: bool, admit: Callable[[asyncio.Transport], Principal | None]) -> None:
+    def __init__(self, *, dialler: bool, admit: Callable[[asyncio.Transport], Peer]) -> None:
         """``admit`` says who the other end is, before anything is said or heard."""
         self._admit = admit
-        self.principal: Principal | None = None
+        self.peer = Peer()
         self.stream = Stream(dialler=dialler)
         self.started = False
         """Whether there is a transport."""
@@ -71,7 +78,7 @@ class Wire(asyncio.BufferedProtocol):
             transport.abort()
             return
         try:
-            self.principal = self._admit(transport)
+            self.peer = self._admit(transport)
         except CollabError as error:
             self._fail(error)
         else:
