@@ -57,8 +57,9 @@ async def try_broker(address: str, security: Security | None, timeout_s: float) 
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).lower().replace("_", " ")
         return seen(Login.CERTIFICATE if "alert" in reason else Login.NO_TLS, reason)
-    except OSError as error:
-        return seen(Login.WANTS_TLS if not tls else Login.REFUSED, error.strerror or "it hangs up")
+    except OSError:
+        # The port is open: whoever hangs up in the middle of a handshake has not understood it.
+        return seen(Login.NO_TLS if tls else Login.WANTS_TLS, "it hangs up")
     return seen(*_answer(reply, tls))
 
 
