@@ -339,7 +339,8 @@ def test_blocked_multicast_is_told(tmp_path, hook):
     with Namespaces() as hosts:
         here, there = hosts.add("mh"), hosts.add("mt")
         hosts.join(here, "192.168.9.1/24", there, "192.168.9.2/24")
-        rules = f"table ip f {{ chain c {{ type filter hook {hook} priority 0; ip daddr 224.0.0.0/4 drop\n }}\n }}\n"
+        chain = f"type filter hook {hook} priority 0; ip daddr 224.0.0.0/4 drop"
+        rules = f"table ip f {{ chain c {{ {chain}\n }}\n }}\n"
         run(*hosts.inside(here), "nft", "-f", "-", given=rules)
         with running([NodeProcess("a", tmp_path, wrapper=hosts.inside(here))]) as [node]:
             done = inside(hosts, here, "--peers", node.place, code=1)
