@@ -112,7 +112,7 @@ def refusal_text(body: Buffer) -> str:
 def _check_name(text: str, role: str, address: str, proven: Principal | None) -> NodeName:
     """The peer's name, which its certificate must prove if it has shown one.
 
-    Several processes may share a certificate (a node also asks in its clients' name): each adds ``~``
+    Several processes may share a client's or an operator's certificate: each adds ``~``
     and a suffix, which no certificate's name contains.
     """
     base, mark, suffix = text.partition("~")
@@ -122,7 +122,7 @@ def _check_name(text: str, role: str, address: str, proven: Principal | None) ->
             check_name(suffix, "hello.name: the suffix")
     except InputError as error:
         raise ProtocolError(str(error)) from error
-    if len(text) > MAX_ID:
+    if len(text) > MAX_ID or (mark and role == "node"):
         raise ProtocolError(f"hello.name: {text[:MAX_ID]!r} is no name of a {role}")
     if proven is not None and base != proven.name:
         raise Refused(f"{address}: calls itself {text!r}, but its certificate is {proven}'s")
