@@ -31,6 +31,7 @@ from collab.transport.grpc import GrpcTransport
 from collab.transport.lazy import LazyTransport
 
 if TYPE_CHECKING:
+    from collab.node.coap.service import CoapService
     from collab.security.identity import Credentials
 
 ENDPOINT_ROOM: Final = 64 * 1024
@@ -125,7 +126,37 @@ def _mdns(_: DiscoverySettings) -> Discovery:
     return MdnsDiscovery()
 
 
-DISCOVERIES: Final[dict[str, Callable[[DiscoverySettings], Discovery]]] = {"mdns": _mdns}
+def _mqtt(settings: DiscoverySettings) -> Discovery:
+    from collab.discovery.mqtt import MqttDiscovery
+
+    if settings.broker is None:
+        raise UsageError("--discovery mqtt: give --broker mqtt://HOST:PORT as well")
+    security = settings.security
+    if security is None:
+        return MqttDiscovery(settings.broker)
+    return MqttDiscovery(settings.broker, lambda: security.context(server_side=False, hostname=True))
+
+
+def _coap(_: DiscoverySettings) -> Discovery:
+    from collab.discovery.coap import CoapDiscovery
+
+    return CoapDiscovery()
+
+
+def _directory(settings: DiscoverySettings) -> Discovery:
+    from collab.discovery.directory import DirectoryDiscovery
+
+    if settings.directory is None:
+        raise UsageError("--discovery directory: give --directory coap://HOST:PORT as well")
+    return DirectoryDiscovery(settings.directory)
+
+
+DISCOVERIES: Final[dict[str, Callable[[DiscoverySettings], Discovery]]] = {
+    "mdns": _mdns,
+    "mqtt": _mqtt,
+    "coap": _coap,
+    "directory": _directory,
+}
 
 
 def discoveries(names: Sequence[str], settings: DiscoverySettings) -> list[Discovery]:
@@ -178,6 +209,7 @@ def build_node(
         )
 
     ways = [way for way in config.discovery if way != "none"]
+    ways += ["mqtt"] * bool(config.broker) + ["directory"] * bool(config.directory)
     settings = DiscoverySettings(config.broker, config.directory, name, security)
     try:
         return NodeService(
@@ -191,6 +223,21 @@ def build_node(
     except BaseException:
         store.close()
         raise
+
+
+def coap_service(service: NodeService, security: Security | None) -> CoapService:
+    """What serves foreign CoAP clients at a node's ``coap`` setting, not yet entered."""
+    from collab.node.coap.service import CoapService
+
+    config = service.config
+    assert config.coap is not None
+
+    def make_links(handler: Handler) -> Links:
+        identity = Identity(NodeName(f"{service.name}~coap"), "node" if security is not None else "client")
+        table = transports(name=service.name, security=security)
+        return Links(identity, table, handler, security=security, insecure_networks=config.insecure_networks)
+
+    return CoapService(service, config.coap, security, config.insecure_networks, make_links)
 
 
 def _node_name(config: NodeConfig, security: Credentials | None) -> str:

@@ -6,8 +6,9 @@ import asyncio
 import json
 import signal
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -103,7 +104,7 @@ def _prepare_process(verbose: bool) -> None:
 
 
 async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> None:
-    from collab.assembly import build_node, load_identity
+    from collab.assembly import build_node, coap_service, load_identity
 
     security = await asyncio.to_thread(load_identity, identity)
     stop = asyncio.Event()
@@ -112,8 +113,12 @@ async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> No
         loop.add_signal_handler(number, stop.set)
     if settings.insecure_networks:
         print("warning: links are not encrypted; anybody on this network can read and forge", file=sys.stderr)
-    async with build_node(settings, security=security) as service:
-        event = {"event": "ready", "name": service.name, "endpoints": service.endpoints}
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(build_node(settings, security=security))
+        event: dict[str, Any] = {"event": "ready", "name": service.name, "endpoints": service.endpoints}
+        if settings.coap:
+            clients = await asyncio.to_thread(coap_service, service, security)
+            event["coap"] = (await stack.enter_async_context(clients)).endpoints
         if as_json:
             print(json.dumps(event), flush=True)
         else:

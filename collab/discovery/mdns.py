@@ -21,6 +21,8 @@ from collab.discovery.records import from_txt, to_txt
 from collab.errors import ProtocolError
 
 log = logging.getLogger("collab.discovery")
+# It warns, with a traceback, of every interface without multicast; `trouble` says what matters.
+logging.getLogger("zeroconf").setLevel(logging.ERROR)
 
 SERVICE: Final = "_collab._tcp.local."
 RECORD_TTL_S: Final = 60
@@ -74,6 +76,7 @@ class MdnsDiscovery(Discovery):
     async def stop(self) -> None:
         """Withdraw the records (RFC 6762 10.1) and close the sockets."""
         self._report = self._gone = None
+        self._changed_me.set()
         tasks = [task for task in (self._running, *self._asking) if task is not None]
         self._running = None
         for task in tasks:
@@ -88,7 +91,7 @@ class MdnsDiscovery(Discovery):
         loop = asyncio.get_running_loop()
         looked = loop.time()
         self._changed_me.set()
-        while True:
+        while self._report is not None:
             if self._zeroconf is None:
                 await asyncio.sleep(_RETRY_S)
                 self._open()
