@@ -1,7 +1,7 @@
 """Requests of foreign clients through whole plans, with this process as the requester.
 
 The node dials itself and the plan's other nodes as any client does: one way to run a
-request, with its admission, retries and deadlines (``docs/adr/0013-coap-resources.md``).
+request, with its admission, retries and deadlines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collab.client.wiring import entry
 from collab.codec.tensors import Array
 from collab.core.ids import Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.errors import CollabError, Overloaded, PeerUnreachable
+from collab.errors import CollabError, Overloaded, PeerUnreachable, Refused
 from collab.link.link import Handler
 from collab.link.links import Links
 from collab.node.service import NodeService
@@ -76,7 +76,16 @@ class Runner:
             await self._links.__aexit__(None, None, None)
 
     async def run(self, plan: Plan, epoch: Epoch, inputs: Mapping[str, Array], deadline_s: float) -> Result:
-        """One inference; raises as `PlanClient.run`, or `PeerUnreachable` if a plan's entry is."""
+        """One inference; raises as `PlanClient.run`, `PeerUnreachable` if a plan's entry is.
+
+        Raises `Refused` where this process may not be a requester.
+        """
+        if self._links.identity.role == "node":
+            # Nodes lease no credits (`node.verbs`) and have one name each (`link.hello`).
+            raise Refused(
+                "this node's certificate may not ask for inferences; give the CoAP service links "
+                "with a client's identity"
+            )
         key = (plan.name, epoch)
         try:
             async with timeout(deadline_s), self._opening:
