@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from collab.assembly import build_cluster
+from collab.assembly import build_cluster, load_identity
 from collab.client.runner import DEFAULT_DEADLINE_S, PlanClient, Result
 from collab.codec.tensors import Array
 from collab.coordinator import cluster as views
@@ -49,14 +49,23 @@ class Cluster:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, peers: Sequence[str], *, credits: int = 16, insecure_networks: bool = False
+        cls,
+        peers: Sequence[str],
+        *,
+        credits: int = 16,
+        identity: str | Path | None = None,
+        insecure_networks: bool = False,
     ) -> AsyncIterator[Cluster]:
         """Dial every peer (``HOST:PORT``); all must answer.
 
         ``credits`` bounds the requests that this process has under way on a plan.
-        Raises `PeerUnreachable`, or `Refused` off loopback without ``insecure_networks``.
+        ``identity`` is a directory as ``collab cluster join`` makes it.  Raises
+        `PeerUnreachable`, or `Refused` off loopback without an identity or
+        ``insecure_networks``, and by peers that do not take the identity.
         """
-        async with build_cluster(insecure_networks=insecure_networks) as cluster:
+        directory = None if identity is None else Path(identity).expanduser()
+        security = await asyncio.to_thread(load_identity, directory)
+        async with build_cluster(insecure_networks=insecure_networks, security=security) as cluster:
             yield cls(cluster, await cluster.reach(peers), credits)
 
     async def nodes(self) -> dict[NodeName, views.NodeView]:
@@ -145,8 +154,17 @@ class Cluster:
 class BlockingCluster:
     """The same without ``await``, on an event loop in a thread of its own.  Use as a context manager."""
 
-    def __init__(self, peers: Sequence[str], *, credits: int = 16, insecure_networks: bool = False) -> None:
-        self._connect = Cluster.connect(peers, credits=credits, insecure_networks=insecure_networks)
+    def __init__(
+        self,
+        peers: Sequence[str],
+        *,
+        credits: int = 16,
+        identity: str | Path | None = None,
+        insecure_networks: bool = False,
+    ) -> None:
+        self._connect = Cluster.connect(
+            peers, credits=credits, identity=identity, insecure_networks=insecure_networks
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="collab-blocking", daemon=True)
 

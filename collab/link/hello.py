@@ -91,6 +91,8 @@ def decode_hello(frame: Buffer, address: str, me: Identity, proven: Principal | 
         )
     role = hello.role[:16] if proven is None else proven.role
     name = _check_name(hello.name, role, address, proven)
+    if role == "node" and "~" in name:
+        role = "client"  # such a name produces nothing in any plan; it may ask, as every client may
     if name == me.name:
         raise ProtocolError(f"{address}: is named {name!r} like this end; give it another name")
     peer = Identity(
@@ -113,7 +115,8 @@ def _check_name(text: str, role: str, address: str, proven: Principal | None) ->
     """The peer's name, which its certificate must prove if it has shown one.
 
     Several processes may share a client's or an operator's certificate: each adds ``~``
-    and a suffix, which no certificate's name contains.
+    and a suffix, which no certificate's name contains.  A node that asks for others adds
+    one as well.
     """
     base, mark, suffix = text.partition("~")
     try:
@@ -122,7 +125,7 @@ def _check_name(text: str, role: str, address: str, proven: Principal | None) ->
             check_name(suffix, "hello.name: the suffix")
     except InputError as error:
         raise ProtocolError(str(error)) from error
-    if len(text) > MAX_ID or (mark and role == "node"):
+    if len(text) > MAX_ID:
         raise ProtocolError(f"hello.name: {text[:MAX_ID]!r} is no name of a {role}")
     if proven is not None and base != proven.name:
         raise Refused(f"{address}: calls itself {text!r}, but its certificate is {proven}'s")

@@ -249,11 +249,17 @@ async def test_processes_that_share_an_operators_certificate_have_names_of_their
         address = await node.listen("inproc://0")
         one, _ = endpoint("op", transport, home, "operator", as_name="op~1")
         other, _ = endpoint("op", transport, home, "operator", as_name="op~2")
-        async with one, other:
+        asking, _ = endpoint("c", transport, home, as_name="c~1")
+        async with one, other, asking:
             await one.connect(address)
             await other.connect(address)
-            await heard.until(lambda: len(heard.ups) == 2)
-    assert {link.peer.name for link in heard.ups} == {"op~1", "op~2"}
+            await asking.connect(address)
+            await heard.until(lambda: len(heard.ups) == 3)
+    assert {(link.peer.name, link.peer.role) for link in heard.ups} == {
+        ("op~1", "operator"),
+        ("op~2", "operator"),
+        ("c~1", "client"),
+    }
 
 
 async def test_without_a_certificate_nobody_gets_in_and_is_told_what_to_do(home, caplog):
