@@ -89,6 +89,7 @@ class CoapDiscovery(Discovery):
     async def stop(self) -> None:
         """Close the sockets; what others know of this node is over within its time to live."""
         self._report = None
+        self._newcomer.set()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -155,7 +156,7 @@ class CoapDiscovery(Discovery):
         self._ask(arrived)
         await asyncio.sleep(second)
         self._ask(arrived)
-        while True:
+        while self._report is not None:
             with suppress(asyncio.TimeoutError, TimeoutError):
                 await asyncio.wait_for(self._newcomer.wait(), further)
                 await asyncio.sleep(AGAIN_S + random.uniform(0, LEISURE_S))

@@ -140,7 +140,7 @@ def to_links(me: Sighting) -> str:
         ("software", me.software),
         ("id", me.instance),
     )
-    attributes = "".join(f";{key}={_quoted(value)}" for key, value in texts if value)
+    attributes = "".join(f";{key}={quoted(value)}" for key, value in texts if value)
     usable = [endpoint for endpoint in me.endpoints if ">" not in endpoint][:MAX_ENDPOINTS]
     return ",".join(f"<{endpoint}>{attributes}" for endpoint in usable or ["/"])
 
@@ -233,6 +233,7 @@ def _string(text: str, at: int) -> tuple[str, int]:
     raise ProtocolError("link format: a quoted string has no end")
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
+    """A value as an attribute's quoted string (RFC 2616 2.2)."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

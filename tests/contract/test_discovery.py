@@ -9,11 +9,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiocoap
 import msgspec
 import pytest
+from aiocoap.cli.rd import StandaloneResourceDirectory
 
 from collab.discovery.base import Discovery, Sighting
 from collab.discovery.coap import CoapDiscovery
+from collab.discovery.directory import DirectoryDiscovery
+from collab.discovery.directory_server import DirectoryServer
 from collab.discovery.mdns import LOOPBACK, MdnsDiscovery
 from collab.discovery.memory import Board, MemoryDiscovery
 from collab.discovery.mqtt import MqttDiscovery
@@ -66,10 +70,41 @@ async def coap() -> AsyncIterator[Network]:
     yield Network(lambda: CoapDiscovery(("lo",)), goodbyes=False, broken=broken)
 
 
+@asynccontextmanager
+async def directory() -> AsyncIterator[Network]:
+    port = free_port()
+    server = DirectoryServer("127.0.0.1", port)
+    await server.start()
+    try:
+        yield Network(
+            lambda: DirectoryDiscovery(f"coap://127.0.0.1:{port}"),
+            broken=lambda: DirectoryDiscovery(f"coap://127.0.0.1:{free_port()}"),
+        )
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def foreign_directory() -> AsyncIterator[Network]:
+    """The one that aiocoap ships."""
+    port = free_port()
+    context = await aiocoap.Context.create_server_context(None, bind=("127.0.0.1", port), transports=["udp6"])
+    context.serversite = StandaloneResourceDirectory(context=context)
+    try:
+        yield Network(lambda: DirectoryDiscovery(f"coap://127.0.0.1:{port}"))
+    finally:
+        # Its registrations end with tasks that it does not own.
+        for registration in list(context.serversite.common_rd.get_endpoints()):
+            registration.delete()
+        await context.shutdown()
+
+
 NETWORKS: dict[str, Callable[[], AbstractAsyncContextManager[Network]]] = {
     "memory": memory,
     "mdns": mdns,
     "coap": coap,
+    "directory": directory,
+    "foreign directory": foreign_directory,
     "mqtt": mqtt,
 }
 
