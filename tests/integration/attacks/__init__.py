@@ -1,0 +1,1 @@
+"""What attackers can do to a cluster of real processes, and what they cannot."""

@@ -1,0 +1,69 @@
+"""Who gets in: those with a certificate of the cluster that holds, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from collab.errors import CollabError
+from collab.transport.aio import timeout
+from tests.identities import Identities
+from tests.integration.attacks.conftest import SCHEMES, WITHIN_S, Victims
+from tests.integration.attacks.strangers import Held, Stolen, attacker, expired, held, self_signed
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def _strangers(victims: Victims, elsewhere: Identities) -> dict[str, Held | None]:
+    authority = victims.identities.authority
+    return {
+        "no certificate": None,
+        "of another authority": held(elsewhere.directory("z")),
+        "expired": expired(victims.identities, "late"),
+        "revoked": held(victims.identities.directory("gone")),
+        "of a broker": authority.issue_server(["127.0.0.1"]),
+        "of the enrolment server": authority.issue_enrolment(5),
+        "the authority's own": held_by_authority(victims),
+        "self-signed": self_signed("z"),
+    }
+
+
+def held_by_authority(victims: Victims) -> Held:
+    directory = victims.identities.authority.directory
+    return (directory / "authority.pem").read_bytes(), (directory / "key.pem").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def strangers(victims: Victims, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stolen]:
+    made = _strangers(victims, Identities(tmp_path_factory.mktemp("elsewhere")))
+    authority = victims.identities.authority
+    authority.revoke("gone")
+    root = authority.directory / "authority.pem"
+    return {who: Stolen(root.read_bytes(), shown) for who, shown in made.items()}
+
+
+REASONS = {
+    "no certificate": ("certificate",),
+    "of another authority": ("certificate",),
+    "expired": ("expired",),
+    "of a broker": ("certificate",),
+    "of the enrolment server": ("certificate",),
+    "the authority's own": ("certificate",),
+    "self-signed": ("certificate",),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("who", REASONS)
+async def test_who_has_no_certificate_that_holds_gets_no_link(victims, strangers, who, scheme):
+    with pytest.raises(CollabError) as refusal:
+        async with attacker(strangers[who], "z") as thief, timeout(WITHIN_S):
+            link = await thief.dial(victims.address("x", scheme))
+            await link.wait_ended()
+            raise link.ended or AssertionError
+    print(scheme, who, repr(refusal.value))
+    line = await victims.says("x", *REASONS[who])
+    print(line)
+    await victims.serve_honestly(1)
+    assert await asyncio.to_thread(victims.said, "y") == ""
