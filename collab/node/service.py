@@ -269,7 +269,13 @@ class NodeService:
         if token.kind is Kind.VALUE and not self._fits(token):
             self._count("payload_mismatch")
             raise ProtocolError(f"edge {token.edge} of plan {token.key.plan!r} does not carry these tensors")
+        forged = self.session.forged
         actions = self.session.receive(link.peer.name, token, now)
+        if self.session.forged != forged:
+            log.warning(
+                "a token from %s is forged and dropped: edge %d of plan %.80r for %.80r is not its to send",
+                *(link.peer.name, token.edge, token.key.plan, token.requester),
+            )
         if not self.draining or any(not _is_refusal(action) for action in actions):
             self._heard_us = now
         self._perform(actions)
@@ -340,7 +346,10 @@ class NodeService:
 
     def link_down(self, link: Link, error: CollabError) -> None:
         """A link ended; its peer is lost unless another link to it lives."""
-        log.info("link down: %s: %s", link.peer.name, error)
+        broke_rules = isinstance(error, (ProtocolError, LimitExceeded))
+        log.log(
+            logging.WARNING if broke_rules else logging.INFO, "link down: %s: %s", link.peer.name, error
+        )
         if self.links.get(link.peer.name) is None:
             self._perform(self.session.peer_lost(link.peer.name, monotonic_us()))
 

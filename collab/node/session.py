@@ -183,6 +183,11 @@ class Session:
         return asdict(self._counters)
 
     @property
+    def forged(self) -> int:
+        """Tokens so far from somebody whom the plan does not place there."""
+        return self._counters.forged
+
+    @property
     def in_flight(self) -> int:
         """Attempts of which some stage waits or computes here."""
         return self._attempts.live

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +12,8 @@ from google.protobuf.message import DecodeError, Message
 from collab.codec.verbs import VERBS
 from collab.core.ids import NodeName
 from collab.errors import ProtocolError, Refused
+
+log = logging.getLogger("collab.node")
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class Dispatcher:
         roles = ROLES.get(name, _OPERATOR)
         if caller.role not in roles:
             allowed = ", ".join(sorted(roles))
-            raise Refused(
-                f"{name}: {caller.name!r} is a {caller.role or 'stranger'}; only {allowed} may call it"
-            )
+            refusal = f"{name}: {caller.name!r} is a {caller.role or 'stranger'}; only {allowed} may call it"
+            log.warning("a call is refused: %s", refusal)
+            raise Refused(refusal)
         try:
             request = verb.request.FromString(bytes(body))
         except (DecodeError, UnicodeDecodeError) as error:
