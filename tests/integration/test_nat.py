@@ -67,7 +67,8 @@ def collab(scene: Scene, *arguments: object) -> dict:
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    return json.loads(done.stdout)
+    report: dict = json.loads(done.stdout)
+    return report
 
 
 def node(scene: Scene, name: str, where: tuple[str, ...], *options: str) -> NodeProcess:
@@ -147,3 +148,5 @@ def test_where_neither_end_can_accept_the_session_runs_over_the_broker(scene, di
         status = answers(scene, digits, peers, "--transport", transport)
     between = [p for n in status["nodes"] for p in n["peers"] if {n["name"], p["name"]} == {"x", "y"}]
     assert transport in {peer["transport"] for peer in between}
+    found = {(n["name"], f["name"]): f["found"] for n in status["nodes"] for f in n["found"]}
+    assert found == {("x", "y"): ["mqtt"], ("y", "x"): ["mqtt"]}
