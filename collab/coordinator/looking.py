@@ -67,5 +67,9 @@ async def _view(cluster: Cluster, peer: Peer) -> NodeView:
     if not peer.endpoints:
         raise PeerUnreachable("it accepts no connections, and tells no relay or broker")
     link = await cluster.links.connect_any(peer.endpoints, NodeName(peer.name) if peer.name else None)
+    loop = asyncio.get_running_loop()
+    asked_s = loop.time()
     reply = await Control(link).describe()
-    return NodeView(link.peer.name, link.connection.address, reply, link.rtt_us / 1000)
+    # The first ping may not be back yet; a call takes hardly longer.
+    rtt_ms = link.rtt_us / 1000 or (loop.time() - asked_s) * 1000
+    return NodeView(link.peer.name, link.connection.address, reply, rtt_ms)
