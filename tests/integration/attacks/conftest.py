@@ -9,14 +9,13 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from collab.assembly import build_cluster
 from collab.client.runner import PlanClient
 from collab.coordinator.cluster import Cluster
 from collab.coordinator.deploy import deploy
-from collab.core.ids import Epoch, NodeName
+from collab.core.ids import Epoch
 from collab.core.plan import Plan
 from collab.core.tensor import TensorSpec
 from tests.identities import Identities
@@ -68,7 +67,9 @@ class Victims:
         raise AssertionError(f"{node} does not say {words}: {said[-3000:]}")
 
     @asynccontextmanager
-    async def client(self, name: str = "op", role: str = "operator") -> AsyncIterator[tuple[Cluster, PlanClient]]:
+    async def client(
+        self, name: str = "op", role: str = "operator"
+    ) -> AsyncIterator[tuple[Cluster, PlanClient]]:
         """An honest client with the plan open."""
         async with build_cluster(security=self.identities.of(name, role)) as cluster:
             client = await cluster.open(self.plan, 2)
@@ -137,5 +138,3 @@ def victims(tmp_path_factory: pytest.TempPathFactory, digits: Reference) -> Iter
 def _marked(request: pytest.FixtureRequest) -> None:
     if "victims" in request.fixturenames:
         request.getfixturevalue("victims").mark()
-
-
