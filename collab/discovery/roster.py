@@ -106,12 +106,6 @@ class Roster:
         if self._held.pop((how, source), None) is not None:
             self._recompute()
 
-    def forget(self, how: str) -> None:
-        """Drop everything that one discovery has seen, as when it stops."""
-        for key in [key for key in self._held if key[0] == how]:
-            del self._held[key]
-        self._recompute()
-
     def expire(self) -> float | None:
         """Drop what is over; when the next sighting will be, on the clock given, or None."""
         if self._drop_expired():
@@ -127,14 +121,6 @@ class Roster:
     def find(self, name: str) -> list[Peer]:
         """Peers of a name; more than one if clusters or processes share it."""
         return [peer for peer in self.peers() if peer.name == name]
-
-    def conflicts(self) -> dict[str, list[Peer]]:
-        """Peers that claim one name in one cluster, by name."""
-        found: dict[str, list[Peer]] = {}
-        for peer in self.peers():
-            if peer.conflict:
-                found.setdefault(peer.name, []).append(peer)
-        return found
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Have changes told, in order, after they are in the roster; returns what ends it.

@@ -45,14 +45,17 @@ def test_one_name_in_two_clusters_is_two_peers_without_conflict() -> None:
     roster.report(seen("a", "grpc://h:1", cluster="home", source="1"))
     roster.report(seen("a", "grpc://h:2", cluster="work", source="2"))
     assert [peer.cluster for peer in roster.peers()] == ["home", "work"]
-    assert not roster.conflicts()
+    assert not any(peer.conflict for peer in roster.peers())
 
 
 def test_two_processes_of_one_name_stay_two_and_are_marked() -> None:
     roster = Roster(Clock())
     roster.report(seen("a", "grpc://h:1", instance="one", source="1"))
     roster.report(seen("a", "grpc://h:2", instance="two", source="2"))
-    assert [peer.endpoints for peer in roster.conflicts()["a"]] == [("grpc://h:1",), ("grpc://h:2",)]
+    assert [(peer.endpoints, peer.conflict) for peer in roster.find("a")] == [
+        (("grpc://h:1",), True),
+        (("grpc://h:2",), True),
+    ]
     roster.gone("mdns", "2")
     assert not only(roster).conflict
 
@@ -122,14 +125,6 @@ def test_subscribers_hear_of_what_comes_changes_and_goes() -> None:
     end()
     roster.report(seen("a", "grpc://h:1"))
     assert len(heard) == 3
-
-
-def test_what_a_stopped_discovery_saw_can_be_dropped() -> None:
-    roster = Roster(Clock())
-    roster.report(seen("a", "grpc://h:1"))
-    roster.report(seen("b", "grpc://h:2", how="mqtt"))
-    roster.forget("mdns")
-    assert only(roster).name == "b"
 
 
 def test_a_full_roster_keeps_whom_it_knows_until_they_are_over() -> None:
