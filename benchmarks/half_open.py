@@ -54,6 +54,8 @@ class HalfOpen:
         self._said = said
         self._count = count
         self._open: list[socket.socket] = []
+        self.connected = 0
+        """Connections that came about; who attacks may be refused some."""
 
     async def __aenter__(self) -> HalfOpen:
         raise_limit(self._count)
@@ -70,6 +72,7 @@ class HalfOpen:
             await asyncio.wait_for(loop.sock_connect(sock, self._where), 5)
             if self._said:
                 await loop.sock_sendall(sock, self._said)
+            self.connected += 1
         except (OSError, TimeoutError, asyncio.TimeoutError):
             pass
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from collab.transport.aio import timeout
 from tests.identities import Identities
 from tests.integration.attacks.conftest import WITHIN_S
 from tests.integration.processes import NodeProcess
-from tests.mosquitto import mosquitto
+from tests.mosquitto import Mosquitto, free_port, mosquitto
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -104,27 +105,33 @@ ATTACKS: dict[str, Callable[[], Meddle]] = {
 }
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-async def test_a_broker_in_the_middle_reads_nothing_and_forges_nothing(tmp_path, attack):
-    print("seed 3")
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[tuple[Identities, Mosquitto, NodeProcess, int]]:
+    """A broker, a node that will be told of another port, and that port."""
     identities = Identities(tmp_path).enrol("n").enrol("op", role="operator")
+    port = free_port()
+    options = ("--identity", str(identities.directory("n")), "--broker", f"mqtt://127.0.0.1:{port}")
+    node = NodeProcess("n", tmp_path, "--no-listen", *options)
     with mosquitto() as broker:
-        middle = Middle(broker.port)
-        server = await asyncio.start_server(middle.serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        options = ("--identity", str(identities.directory("n")), "--broker", f"mqtt://127.0.0.1:{port}")
-        node = NodeProcess("n", tmp_path, "--no-listen", *options)
-        try:
-            await asyncio.to_thread(node.start)
-            await _attacked(middle, identities, f"mqtt://127.0.0.1:{broker.port}/n", ATTACKS[attack]())
-        finally:
-            await asyncio.to_thread(node.stop)
-            server.close()
-            await server.wait_closed()
+        yield identities, broker, node, port
+        node.stop()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_a_broker_in_the_middle_reads_nothing_and_forges_nothing(scene, attack):
+    identities, broker, node, port = scene
+    middle = Middle(broker.port)
+    server = await asyncio.start_server(middle.serve, "127.0.0.1", port)
+    try:
+        await asyncio.to_thread(node.start)
+        await _attacked(middle, identities, f"mqtt://127.0.0.1:{broker.port}/n", ATTACKS[attack]())
+    finally:
+        await asyncio.to_thread(node.stop)
+        server.close()
+        await server.wait_closed()
     assert middle.meddled
-    assert SECRET not in middle.seen
-    assert b"Describe" not in middle.seen
-    assert b"Probe" not in middle.seen
+    for hidden in (SECRET, b"Describe", b"Probe"):
+        assert hidden not in middle.seen
 
 
 async def _attacked(middle: Middle, identities: Identities, address: str, meddle: Meddle) -> None:

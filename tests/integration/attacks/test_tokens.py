@@ -97,7 +97,7 @@ def victims_name(client: object) -> list[str]:
 
 
 async def test_a_client_gives_back_no_lease_of_another(victims):
-    async with victims.client("alice") as (cluster, client):
+    async with victims.client("alice") as (_, client):
         async with attacker(victims.identities.of("bob"), "bob~evil", "client") as thief:
             from collab.client.control import Control
 

@@ -22,7 +22,7 @@ async def test_nodes_and_clients_call_no_verb_of_an_operator(victims: Victims, n
     async with attacker(victims.identities.of(name), f"{name}~evil", "operator", known_as=name) as thief:
         link = await thief.dial(victims.address("x", scheme))
         for verb in (*OPERATORS_VERBS, "PutRevocations"):
-            with pytest.raises(Refused, match="only .*operator may call it"):
+            with pytest.raises(Refused, match=r"only .*operator may call it"):
                 await link.call(verb)
         assert link.ended is None
     await victims.says("x", name, "Drain", "may call it")
@@ -48,7 +48,6 @@ async def test_over_grpc_the_certificate_decides_as_well(victims: Victims, name)
 async def test_nobody_takes_anothers_name(victims: Victims, claimed, scheme):
     async with attacker(victims.identities.of("bob"), claimed, "client", known_as="bob") as thief:
         with pytest.raises(CollabError):
-            link = await thief.dial(victims.address("x", scheme))
-            await link.call("Describe")
+            await (await thief.dial(victims.address("x", scheme))).call("Describe")
     await victims.says("x", "refused", f"calls itself '{claimed}'", "bob.client.home")
     await victims.serve_honestly(1)
