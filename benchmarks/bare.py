@@ -21,8 +21,10 @@ import aiocoap.resource
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-BLOCK_SZX = 6
-"""1,024 bytes a block, the most that RFC 7959 has over UDP."""
+BLOCK_BYTES = 1024
+"""The largest block of RFC 7959."""
+IN_FLIGHT = 8
+"""Requests at a time where a library has no queue of its own."""
 
 
 class Echo(ABC):
@@ -64,6 +66,10 @@ class Echo(ABC):
         """Send a message and wait for its echo."""
 
     @abstractmethod
+    async def stream(self, message: bytes, count: int) -> None:
+        """Send messages while their echoes come back."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Disconnect."""
 
@@ -103,6 +109,20 @@ class TcpEcho(Echo):
         _exactly(self._socket, memoryview(bytearray(struct.unpack("<I", head)[0])))
         if sender is not None:
             sender.join()
+
+    async def stream(self, message: bytes, count: int) -> None:
+        """Send in a thread."""
+
+        def send_all() -> None:
+            for _ in range(count):
+                self._send(message)
+
+        sender = threading.Thread(target=send_all)
+        sender.start()
+        into = memoryview(bytearray(len(message) + 4))
+        for _ in range(count):
+            _exactly(self._socket, into)
+        sender.join()
 
     def _send(self, message: bytes) -> None:
         self._socket.sendmsg([struct.pack("<I", len(message))])
@@ -165,13 +185,28 @@ class PahoEcho(Echo):
         """Connect to the broker."""
         self._arrived = threading.Event()
         self._client = await asyncio.to_thread(
-            _paho, self._address, "bare/pong", lambda _, __: self._arrived.set()
+            _paho, self._address, "bare/pong", lambda _, __: self._one_arrived()
         )
+        self._left = 1
+
+    def _one_arrived(self) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            self._arrived.set()
 
     async def round_trip(self, message: bytes) -> None:
         """Publish and wait."""
+        self._left = 1
         self._arrived.clear()
         self._client.publish("bare/ping", message, qos=1)
+        self._arrived.wait()
+
+    async def stream(self, message: bytes, count: int) -> None:
+        """Publish all; paho keeps them and sends as fast as the broker takes them."""
+        self._left = count
+        self._arrived.clear()
+        for _ in range(count):
+            self._client.publish("bare/ping", message, qos=1)
         self._arrived.wait()
 
     async def close(self) -> None:
@@ -211,6 +246,16 @@ class CoapEcho(Echo):
         request = aiocoap.Message(code=aiocoap.POST, uri=uri, payload=message)
         response = await self._context.request(request).response
         assert len(response.payload) == len(message), response
+
+    async def stream(self, message: bytes, count: int) -> None:
+        """Requests, some at a time; one where they take blocks, which aiocoap would mix up."""
+        slots = asyncio.Semaphore(IN_FLIGHT if len(message) <= BLOCK_BYTES else 1)
+
+        async def one() -> None:
+            async with slots:
+                await self.round_trip(message)
+
+        await asyncio.gather(*(one() for _ in range(count)))
 
     async def close(self) -> None:
         """Close the client."""

@@ -57,6 +57,17 @@ class EchoClient:
         await self._call.write(message)
         return bytes(await self._call.read())
 
+    async def stream(self, message: bytes, count: int) -> None:
+        """Send messages one after another while their echoes come back."""
+        sending = asyncio.ensure_future(self._send_all(message, count))
+        for _ in range(count):
+            await self._call.read()
+        await sending
+
+    async def _send_all(self, message: bytes, count: int) -> None:
+        for _ in range(count):
+            await self._call.write(message)
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

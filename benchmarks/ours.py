@@ -71,6 +71,18 @@ class OurEcho:
             left -= len(await self._connection.receive())
         await sending
 
+    async def stream(self, message: bytes, count: int) -> None:
+        """Send messages one after another while their echoes come back."""
+        sending = asyncio.ensure_future(self._send_all(message, count))
+        left = len(message) * count
+        while left:
+            left -= len(await self._connection.receive())
+        await sending
+
+    async def _send_all(self, message: bytes, count: int) -> None:
+        for _ in range(count):
+            await self._send(message)
+
     async def _send(self, message: bytes) -> None:
         view, most = memoryview(message), self._connection.max_frame_bytes
         for at in range(0, len(view), most):

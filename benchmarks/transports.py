@@ -34,12 +34,16 @@ UDP_LIMIT = 1 << 20
 LOCK_STEP_LIMIT = 1 << 16
 """Largest message of the comparison in turns: aiocoap takes seconds for more."""
 TARGET = "<= 1.3"
+BARE = {"grpc": "grpc.aio", "mqtt": "paho", "coap+tcp": "aiocoap tcp", "coap+udp": "aiocoap udp"}
+"""The bare library of each transport."""
 HOP = (10.0, 0.001)
 """Delay each way in ms, and the share of datagrams that are lost."""
 
 
 class _Client(Protocol):
     async def round_trip(self, message: bytes) -> object: ...
+
+    async def stream(self, message: bytes, count: int) -> object: ...
 
 
 async def _time(client: _Client, message: bytes) -> float:
@@ -60,11 +64,37 @@ async def _medians(clients: dict[str, _Client], message: bytes, count: int) -> d
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+async def _rates(clients: dict[str, _Client], message: bytes, seconds_ms: float) -> dict[str, float]:
+    """Mbit/s each way with messages in flight, the best of three turns, everything in turn."""
+    rates: dict[str, float] = dict.fromkeys(clients, 0.0)
+    for _ in range(3):
+        for name, client in clients.items():
+            count = max(4, min(2000, int(seconds_ms / await _time(client, message))))
+            start = time.perf_counter()
+            await client.stream(message, count)
+            taken = time.perf_counter() - start
+            rates[name] = max(rates[name], 8 * len(message) * count / taken / 1e6)
+    return rates
+
+
+def _rate_ratios(size: str, rates: dict[str, float]) -> list[Figure]:
+    """How many times the library's throughput is ours."""
+    made = []
+    for ours, library in BARE.items():
+        if ours in rates and library in rates:
+            how = (
+                f"{rates[ours]:.4g} Mbit/s beside {rates[library]:.4g} of {library}, "
+                f"{rates['tcp']:.4g} of blocking sockets"
+            )
+            name = f"{ours}, {size}, throughput, library by ours"
+            made.append(Figure(name, rates[library] / rates[ours], "x", TARGET, rates[library], how))
+    return made
+
+
 def _ratios(size: str, length: int, times: dict[str, float]) -> list[Figure]:
     """Our transports beside their libraries; plain sockets for comparison."""
-    bare = {"grpc": "grpc.aio", "mqtt": "paho", "coap+tcp": "aiocoap tcp", "coap+udp": "aiocoap udp"}
     made = []
-    for ours, library in bare.items():
+    for ours, library in BARE.items():
         if ours in times and library in times:
             how = (
                 f"{times[ours]:.3g} ms beside {times[library]:.3g} ms of {library}, "
@@ -99,6 +129,7 @@ async def _plain(stack: AsyncExitStack, broker: str, quick: bool) -> list[Figure
         if length == LOCK_STEP_LIMIT:
             count = min(count, 20)  # lock-step takes 0.1 s for each
         figures += _ratios(size, length, await _medians(taking, bytes(length), count))
+        figures += _rate_ratios(size, await _rates(taking, bytes(length), 100 if quick else 500))
     return figures
 
 
