@@ -116,14 +116,23 @@ class DiscoverySettings:
 
     broker: str | None = None
     directory: str | None = None
-    name: NodeName = NodeName("")
+    addresses: tuple[str, ...] = ()
+    """Given by hand."""
     security: Security | None = None
+    loopback_only: bool = False
+    """Whether this end serves loopback alone, so that the network need not know of it."""
 
 
-def _mdns(_: DiscoverySettings) -> Discovery:
-    from collab.discovery.mdns import MdnsDiscovery
+def _static(settings: DiscoverySettings) -> Discovery:
+    from collab.discovery.static import StaticDiscovery
 
-    return MdnsDiscovery()
+    return StaticDiscovery(settings.addresses)
+
+
+def _mdns(settings: DiscoverySettings) -> Discovery:
+    from collab.discovery.mdns import LOOPBACK, MdnsDiscovery
+
+    return MdnsDiscovery(LOOPBACK if settings.loopback_only else ())
 
 
 def _mqtt(settings: DiscoverySettings) -> Discovery:
@@ -137,10 +146,10 @@ def _mqtt(settings: DiscoverySettings) -> Discovery:
     return MqttDiscovery(settings.broker, lambda: security.context(server_side=False, hostname=True))
 
 
-def _coap(_: DiscoverySettings) -> Discovery:
+def _coap(settings: DiscoverySettings) -> Discovery:
     from collab.discovery.coap import CoapDiscovery
 
-    return CoapDiscovery()
+    return CoapDiscovery(("lo",) if settings.loopback_only else ())
 
 
 def _directory(settings: DiscoverySettings) -> Discovery:
@@ -152,6 +161,7 @@ def _directory(settings: DiscoverySettings) -> Discovery:
 
 
 DISCOVERIES: Final[dict[str, Callable[[DiscoverySettings], Discovery]]] = {
+    "static": _static,
     "mdns": _mdns,
     "mqtt": _mqtt,
     "coap": _coap,
@@ -160,7 +170,7 @@ DISCOVERIES: Final[dict[str, Callable[[DiscoverySettings], Discovery]]] = {
 
 
 def discoveries(names: Sequence[str], settings: DiscoverySettings) -> list[Discovery]:
-    """Ways of finding by name; those at a broker or a directory that is set are used unasked.
+    """Ways of finding by name.
 
     Raises `UsageError` for a name that is not known.
     """
@@ -210,7 +220,14 @@ def build_node(
 
     ways = [way for way in config.discovery if way != "none"]
     ways += ["mqtt"] * bool(config.broker) + ["directory"] * bool(config.directory)
-    settings = DiscoverySettings(config.broker, config.directory, name, security)
+    ways += ["static"] * bool(config.join)
+    settings = DiscoverySettings(
+        config.broker,
+        config.directory,
+        config.join,
+        security,
+        loopback_only=security is None and not config.insecure_networks,
+    )
     try:
         return NodeService(
             msgspec.structs.replace(config, name=name),

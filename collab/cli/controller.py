@@ -47,6 +47,9 @@ def controller(
     identity: Annotated[
         Path | None, typer.Option(help="Of a controller or an operator [env: COLLAB_IDENTITY].")
     ] = None,
+    directory: Annotated[
+        str | None, typer.Option(help="HOST:PORT to serve a CoAP resource directory at, for discovery.")
+    ] = None,
     json_: AsJson = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log who enrols and who is told.")] = False,
 ) -> None:
@@ -63,11 +66,16 @@ def controller(
     )
     opened = open_authority(authority, passphrase_file)
     opened.unlock()
-    asyncio.run(_run(opened, listen, read_peers(peers), identity_directory(identity), json_))
+    asyncio.run(_run(opened, listen, read_peers(peers), identity_directory(identity), directory, json_))
 
 
 async def _run(
-    authority: Authority, listen: str, peers: list[str], identity: Path | None, as_json: bool
+    authority: Authority,
+    listen: str,
+    peers: list[str],
+    identity: Path | None,
+    directory: str | None,
+    as_json: bool,
 ) -> None:
     from collab.assembly import build_cluster, load_identity
     from collab.coordinator.controller import Controller
@@ -93,6 +101,8 @@ async def _run(
             security = await asyncio.to_thread(load_identity, identity)
             cluster = await stack.enter_async_context(build_cluster(role="controller", security=security))
             watching = loop.create_task(Controller(cluster, peers, authority.crl).run())
+        if directory is not None:
+            await _serve_directory(stack, *split_host_port(directory))
         address = contact(host, server.port)
         if as_json:
             emit({"event": "ready", "cluster": authority.cluster, "address": address})
@@ -106,6 +116,15 @@ async def _run(
                 await asyncio.gather(watching, return_exceptions=True)
     if as_json:
         emit({"event": "stopped"})
+
+
+async def _serve_directory(stack: AsyncExitStack, host: str, port: int) -> None:
+    """Serve until the stack is left."""
+    from collab.discovery.directory_server import DirectoryServer
+
+    server = DirectoryServer(host, port)
+    stack.push_async_callback(server.stop)
+    await server.start()
 
 
 async def _first(stop: asyncio.Event, watching: asyncio.Task[None] | None) -> None:

@@ -347,9 +347,7 @@ class NodeService:
     def link_down(self, link: Link, error: CollabError) -> None:
         """A link ended; its peer is lost unless another link to it lives."""
         broke_rules = isinstance(error, (ProtocolError, LimitExceeded))
-        log.log(
-            logging.WARNING if broke_rules else logging.INFO, "link down: %s: %s", link.peer.name, error
-        )
+        log.log(logging.WARNING if broke_rules else logging.INFO, "link down: %s: %s", link.peer.name, error)
         if self.links.get(link.peer.name) is None:
             self._perform(self.session.peer_lost(link.peer.name, monotonic_us()))
 

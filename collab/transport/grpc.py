@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +18,7 @@ import grpc
 import grpc.aio
 
 from collab.codec.wire import Buffer, read_varint, varint
-from collab.core.identity import Principal
+from collab.core.identity import Pem, Principal
 from collab.errors import (
     CollabError,
     LimitExceeded,
@@ -347,13 +348,21 @@ class GrpcTransport(Transport):
             return server.add_insecure_port(place)
         security = self._security
 
-        def current() -> Any:
-            # Asked at every handshake, so that a renewed certificate is shown at once.
-            pem = security.pem()
-            return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.authority)
+        shown, deciding = security.pem(), threading.Lock()
+
+        def renewed() -> Any:
+            # Asked at every handshake, so that a renewed certificate is shown at once.  None keeps the
+            # old one: gRPC aborts the process if handshakes at the same time replace it each.
+            nonlocal shown
+            with deciding:
+                pem = security.pem()
+                if pem == shown:
+                    return None
+                shown = pem
+            return _configuration(pem)
 
         credentials = grpc.dynamic_ssl_server_credentials(
-            current(), current, require_client_authentication=True
+            _configuration(shown), renewed, require_client_authentication=True
         )
         return server.add_secure_port(place, credentials)
 
@@ -388,6 +397,10 @@ class GrpcTransport(Transport):
         # gRPC shows no certificate of the server, so it is pinned to the name that was found there.
         pinned = ("grpc.ssl_target_name_override", str(principal))
         return grpc.aio.secure_channel(place, credentials, options=(*_OPTIONS, pinned))
+
+
+def _configuration(pem: Pem) -> Any:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.authority)
 
 
 async def _who_is_there(security: Security, address: str, host: str, port: int) -> _Peer:

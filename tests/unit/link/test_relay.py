@@ -10,6 +10,7 @@ import pytest
 from collab.core.ids import NodeName
 from collab.errors import LinkLost, PeerUnreachable, ProtocolError, Refused, UsageError
 from collab.link import relay as relay_module
+from collab.link.hello import Identity
 from collab.link.links import Links, is_kind
 from collab.link.relay import relay_address, split_relay
 from collab.transport.aio import timeout
@@ -130,9 +131,7 @@ async def test_a_ticket_that_is_anothers_is_refused(scene):
     await scene.joined()
     waiting: asyncio.Future = asyncio.get_running_loop().create_future()
     scene.relay._relay._waiting[bytes(16)] = (NodeName("x"), waiting)
-    opened = await scene.dialler._establish.open(
-        scene.at, relay_module.Identity(NodeName(""), "", relay_ticket=bytes(16))
-    )
+    opened = await scene.dialler._establish.open(scene.at, Identity(NodeName(""), "", relay_ticket=bytes(16)))
     async with timeout(WITHIN_S):
         assert b"not its own" in bytes(await opened.connection.receive())
     assert not waiting.done()

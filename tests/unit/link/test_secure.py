@@ -138,6 +138,16 @@ def _swapping() -> Callable[[bytes], list[bytes]]:
     return swap
 
 
+def _swallowing() -> Callable[[bytes], list[bytes]]:
+    seen: list[bytes] = []
+
+    def swallow(frame: bytes) -> list[bytes]:
+        seen.append(frame)
+        return [frame] if len(seen) > 1 else []
+
+    return swallow
+
+
 ATTACKS: dict[str, Callable[[], Callable[[bytes], list[bytes]]]] = {
     "alters a byte": lambda: _flip,
     "replays a frame": lambda: lambda frame: [frame, frame],
@@ -145,9 +155,7 @@ ATTACKS: dict[str, Callable[[], Callable[[bytes], list[bytes]]]] = {
     "cuts a frame short": lambda: lambda frame: [frame[:-1]],
     "adds bytes": lambda: lambda frame: [frame + b"\0"],
     "sends bytes of its own": lambda: lambda frame: [random.Random(1).randbytes(len(frame))],
-    "swallows one and goes on": lambda: (
-        lambda held: lambda f: [] if held.append(f) or len(held) == 1 else [f]
-    )([]),
+    "swallows one and goes on": lambda: _swallowing(),
 }
 
 
