@@ -63,8 +63,7 @@ class Cluster:
         `PeerUnreachable`, or `Refused` off loopback without an identity or
         ``insecure_networks``, and by peers that do not take the identity.
         """
-        directory = None if identity is None else Path(identity).expanduser()
-        security = await asyncio.to_thread(load_identity, directory)
+        security = await asyncio.to_thread(load_identity, identity)
         async with build_cluster(insecure_networks=insecure_networks, security=security) as cluster:
             yield cls(cluster, await cluster.reach(peers), credits)
 

@@ -97,7 +97,7 @@ def transports(
     return table
 
 
-def load_identity(directory: Path | None) -> Credentials | None:
+def load_identity(directory: str | Path | None) -> Credentials | None:
     """The key and certificates in a directory; None stays None.
 
     Raises `Refused` for a key that others can read or a certificate that is not valid,
@@ -107,7 +107,7 @@ def load_identity(directory: Path | None) -> Credentials | None:
         return None
     from collab.security.identity import Credentials
 
-    return Credentials.load(directory)
+    return Credentials.load(Path(directory).expanduser())
 
 
 @dataclass(frozen=True)
