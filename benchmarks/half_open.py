@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import resource
 import socket
 import statistics
@@ -149,9 +150,8 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
         for kind, (scheme, said) in KINDS.items():
             print(f"{COUNT} of {kind}", file=sys.stderr)
             address = endpoints[scheme]
-            without, within = await interleaved(
-                control.describe, lambda at=address, what=said: HalfOpen(at, what), turns, count
-            )
+            attack = functools.partial(HalfOpen, address, said)
+            without, within = await interleaved(control.describe, attack, turns, count)
             async with HalfOpen(address, said):
                 newcomer = await newcomer_ms(address)
             how = f"{within:.3g} ms with, {without:.3g} ms without; a newcomer is served in {newcomer:.0f} ms"

@@ -61,7 +61,7 @@ class Victims:
         while time.monotonic() < deadline:
             said = await asyncio.to_thread(self.said, node)
             for line in said.splitlines():
-                if all(word in line for word in words):
+                if all(word.lower() in line.lower() for word in words):
                     return line
             await asyncio.sleep(0.02)
         raise AssertionError(f"{node} does not say {words}: {said[-3000:]}")

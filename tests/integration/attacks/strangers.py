@@ -69,7 +69,7 @@ class Stolen:
 
     def pem(self) -> Pem:
         certificate, key = self._held or (None, None)
-        return Pem(key, certificate, self._authority)  # type: ignore[arg-type]
+        return Pem(key, certificate, self._authority)
 
 
 def held(directory: Path) -> Held:
