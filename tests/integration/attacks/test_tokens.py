@@ -52,7 +52,7 @@ async def waiting_request(victims: Victims, name: str):
         try:
             asked = asyncio.ensure_future(client.run(victims.digits.requests[5], WITHIN_S))
             async with timeout(WITHIN_S):
-                while not client._pending:
+                while not client._pending:  # noqa: ASYNC110 - the client tells nobody
                     await asyncio.sleep(0)
             yield client, next(iter(client._pending))
         finally:
@@ -118,7 +118,7 @@ async def test_an_answer_comes_from_the_output_stage_alone(victims):
             thief.send(link, token(victims, ANSWER, own, request))
             thief.send(link, token(victims, ANSWER, own, request), route=(NodeName("x"), NodeName("z")))
             async with timeout(WITHIN_S):
-                while client._requester.counters["forged"] < 2:
+                while client._requester.counters["forged"] < 2:  # noqa: ASYNC110 - the client tells nobody
                     await asyncio.sleep(0.01)
 
 
