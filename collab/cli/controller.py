@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,16 +53,11 @@ def controller(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log who enrols and who is told.")] = False,
 ) -> None:
     """Serve enrolment and renewal, and tell nodes what was revoked, until SIGTERM or SIGINT."""
-    import logging
-
+    from collab.cli.logs import log_to_stderr
     from collab.cli.settings import identity_directory
     from collab.cli.settings import peers as read_peers
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr(verbose)
     opened = open_authority(authority, passphrase_file)
     opened.unlock()
     asyncio.run(_run(opened, listen, read_peers(peers), identity_directory(identity), directory, json_))

@@ -92,12 +92,9 @@ def node(
 
 
 def _prepare_process(verbose: bool) -> None:
-    import logging
+    from collab.cli.logs import log_to_stderr
 
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(verbose)
     from collab.node.memory import keep_large_buffers
 
     keep_large_buffers()

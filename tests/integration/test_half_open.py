@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 GENEROUS = 5.0
 """Times the latency; what is aimed at is 2, which the benchmark measures without company."""
-MOST_BYTES = {"grpc": 64 << 20, "coaps+tcp": 384 << 20}
-"""asyncio keeps 256 KiB for each TLS handshake, also of those that were ended to make room: too much yet."""
+MOST_BYTES = 128 << 20
+"""Three thousand connections come and go in a test; what gRPC's TLS takes for each is not ours to choose."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ async def test_a_secured_node_serves_on_beside_a_thousand_half_open_connections(
             assert crowd.connected == COUNT
             (name,) = await other.reach([at[scheme]])
             assert (await other.control(name).describe()).name == "n"
-        assert node.resident_bytes - held < MOST_BYTES[scheme]
+        assert node.resident_bytes - held < MOST_BYTES
         assert (await ask()).name == "n"
 
 

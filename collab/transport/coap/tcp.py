@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from collab.codec.wire import Buffer
 from collab.errors import (
@@ -41,6 +41,13 @@ OPENING_S: Final = 5.0
 """How long somebody who connects may take until the link is open; foreign clients are ended then."""
 MAX_OPENING: Final = 256
 """Connections that are not open yet; the oldest makes room."""
+MAX_HANDSHAKES: Final = 128
+"""Of those, the ones in a TLS handshake, each with some 300 KiB of asyncio's; the oldest makes room."""
+_HANDSHAKE: Final = 22
+"""Content type of a handshake record (RFC 8446 5.1)."""
+_RECORD_HEAD: Final = 5
+_RECORD_BYTES: Final = 1 << 14
+_PEEK_S: Final = 0.02
 _CLOSE_S: Final = 1.0
 _ALPN: Final = "coap"
 """RFC 8323 8.2."""
@@ -117,13 +124,57 @@ class _TcpConnection(Connection):
         wire.transport.abort()
 
 
+_Waiting = OrderedDict[asyncio.Task[Any], None]
+"""Tasks in the order in which they began to wait."""
+
+
+def _make_room(waiting: _Waiting, most: int) -> None:
+    while len(waiting) >= most:
+        oldest, _ = waiting.popitem(last=False)
+        oldest.cancel()
+
+
+async def _client_hello(sock: socket.socket) -> None:
+    """Wait until the first TLS record is there as a whole, or what is none, or the end; takes nothing.
+
+    Who says nothing, or half of it, costs a socket and no TLS.
+    """
+    while True:
+        await _readable(sock)
+        head = sock.recv(_RECORD_HEAD, socket.MSG_PEEK)
+        if not head or head[0] != _HANDSHAKE:
+            return
+        if len(head) == _RECORD_HEAD:
+            whole = _RECORD_HEAD + min(int.from_bytes(head[3:], "big"), _RECORD_BYTES)
+            if len(sock.recv(whole, socket.MSG_PEEK)) == whole:
+                return
+        # What is there keeps the socket readable: look again in a while.
+        await asyncio.sleep(_PEEK_S)
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def arrived() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(sock, arrived)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(sock)
+
+
 class _TcpListener(Listener):
     def __init__(self, sock: socket.socket, address: str, accept: Accept, security: Security | None) -> None:
         self.address = address
         self._socket = sock
         self._accept = accept
         self._security = security
-        self._opening: OrderedDict[asyncio.Task[None], None] = OrderedDict()
+        self._opening: _Waiting = OrderedDict()
+        self._shaking: _Waiting = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wires: set[Wire] = set()
         self._running = asyncio.ensure_future(self._run())
@@ -137,9 +188,7 @@ class _TcpListener(Listener):
                 log.warning("%s: cannot accept: %s", self.address, error)
                 await asyncio.sleep(_ACCEPT_RETRY_S)
                 continue
-            if len(self._opening) >= MAX_OPENING:
-                oldest, _ = self._opening.popitem(last=False)
-                oldest.cancel()
+            _make_room(self._opening, MAX_OPENING)
             task = asyncio.ensure_future(self._serve(sock, place))
             self._opening[task] = None
             self._tasks.add(task)
@@ -148,6 +197,7 @@ class _TcpListener(Listener):
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._opening.pop(task, None)
+        self._shaking.pop(task, None)
 
     async def _serve(self, sock: socket.socket, place: tuple[str, int]) -> None:
         scheme = "coap+tcp" if self._security is None else "coaps+tcp"
@@ -176,9 +226,16 @@ class _TcpListener(Listener):
         loop = asyncio.get_running_loop()
         security = self._security
         context = None if security is None else security.context(server_side=True, alpn=_ALPN)
+        task = asyncio.current_task()
+        assert task is not None
         try:
             async with timeout(OPENING_S):
+                if context is not None:
+                    await _client_hello(sock)
+                    _make_room(self._shaking, MAX_HANDSHAKES)
+                    self._shaking[task] = None
                 await loop.connect_accepted_socket(lambda: wire, sock, ssl=context)
+                self._shaking.pop(task, None)
                 await wire.news.wait()
         except (TimeoutError, asyncio.TimeoutError):
             return None
@@ -186,7 +243,7 @@ class _TcpListener(Listener):
             raise Refused(f"{shown}: {_reason(error)}") from error
         except OSError:
             return None
-        self._opening.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
+        self._opening.pop(task, None)
         if isinstance(wire.problem, Refused):
             raise wire.problem
         if not wire.stream.opened:

@@ -54,7 +54,7 @@ class Wire(asyncio.BufferedProtocol):
         self.paused = False
         self._held = 0
         self._reading = True
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._scratch = memoryview(b"")  # made when there is a transport
         self._filled = 0
         self._big: memoryview | None = None
         """A message that does not fit into the scratch buffer, on its way in."""
@@ -68,6 +68,7 @@ class Wire(asyncio.BufferedProtocol):
         """Say hello."""
         assert isinstance(transport, asyncio.Transport)
         self.transport, self.started = transport, True
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         transport.set_write_buffer_limits(high=_WRITTEN_BYTES)
         sock = transport.get_extra_info("socket")
         if sock is not None:

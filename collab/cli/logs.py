@@ -1,0 +1,55 @@
+"""What a long-lived process logs, on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+BURST: Final = 20
+"""Records of one kind that are written within `WINDOW_S`; the rest are counted."""
+WINDOW_S: Final = 10.0
+MAX_KINDS: Final = 256
+
+
+def log_to_stderr(verbose: bool) -> None:
+    """Log warnings, and everything else that matters if asked to; strangers cannot flood it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Throttle())
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        handlers=[handler],
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+class Throttle(logging.Filter):
+    """Lets a bounded number of records of one kind through, and says how many it has left out.
+
+    A kind is a logger and a message before its arguments are filled in: a stranger who is
+    refused a thousand times a second is one kind.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, str], list[float]] = {}
+        """Start of the window and records in it, by kind."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write a record."""
+        if record.levelno >= logging.ERROR:
+            return True
+        now, kind = self._clock(), (record.name, str(record.msg))
+        window = self._seen.get(kind)
+        if window is None or now - window[0] >= WINDOW_S:
+            if window is not None and window[1] > BURST:
+                record.msg = f"{record.msg} ({window[1] - BURST:.0f} more like this were left out)"
+            if len(self._seen) >= MAX_KINDS:
+                self._seen.clear()
+            self._seen[kind] = [now, 1]
+            return True
+        window[1] += 1
+        return window[1] <= BURST

@@ -1,0 +1,35 @@
+"""Logs that strangers cannot flood."""
+
+from __future__ import annotations
+
+import logging
+
+from collab.cli.logs import BURST, MAX_KINDS, WINDOW_S, Throttle
+
+
+def record(text: str, level: int = logging.WARNING, *arguments: object) -> logging.LogRecord:
+    return logging.LogRecord("collab.link", level, "", 0, text, arguments, None)
+
+
+def test_a_flood_of_one_kind_is_cut_and_counted_and_others_are_not():
+    now = [0.0]
+    throttle = Throttle(lambda: now[0])
+    flood = [throttle.filter(record("refused: %s", logging.WARNING, n)) for n in range(BURST + 500)]
+    assert sum(flood) == BURST
+    assert throttle.filter(record("something else"))
+    now[0] = WINDOW_S
+    later = record("refused: %s", logging.WARNING, "again")
+    assert throttle.filter(later)
+    assert later.getMessage() == "refused: again (500 more like this were left out)"
+
+
+def test_errors_are_never_left_out():
+    throttle = Throttle(lambda: 0.0)
+    assert all(throttle.filter(record("broken", logging.ERROR)) for _ in range(10 * BURST))
+
+
+def test_the_kinds_that_are_remembered_are_bounded():
+    throttle = Throttle(lambda: 0.0)
+    for n in range(10 * MAX_KINDS):
+        throttle.filter(record(f"kind {n}"))
+    assert len(throttle._seen) <= MAX_KINDS
