@@ -376,7 +376,7 @@ class GrpcTransport(Transport):
             async with timeout(timeout_s):
                 if self._security is not None:
                     peer = await _who_is_there(self._security, address, host, port)
-                channel = self._channel(place, peer.principal)
+                channel = self._channel(place, peer)
                 if not await _ready(channel):
                     raise PeerUnreachable(f"{address}: {await _why_not(host, port)}")
         except BaseException as error:
@@ -389,13 +389,14 @@ class GrpcTransport(Transport):
             raise
         return _ClientConnection(channel, address, is_loopback(host), peer)
 
-    def _channel(self, place: str, principal: Principal | None) -> grpc.aio.Channel:
+    def _channel(self, place: str, peer: _Peer) -> grpc.aio.Channel:
         if self._security is None:
             return grpc.aio.insecure_channel(place, options=_OPTIONS)
         pem = self._security.pem()
-        credentials = grpc.ssl_channel_credentials(pem.authority, pem.key, pem.certificate)
-        # gRPC shows no certificate of the server, so it is pinned to the name that was found there.
-        pinned = ("grpc.ssl_target_name_override", str(principal))
+        # gRPC shows no certificate of the server, so it trusts the one alone that was judged.
+        judged = ssl.DER_cert_to_PEM_cert(peer.certificate).encode("ascii")
+        credentials = grpc.ssl_channel_credentials(judged, pem.key, pem.certificate)
+        pinned = ("grpc.ssl_target_name_override", str(peer.principal))
         return grpc.aio.secure_channel(place, credentials, options=(*_OPTIONS, pinned))
 
 
