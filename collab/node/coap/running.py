@@ -19,7 +19,7 @@ from collab.client.wiring import entry
 from collab.codec.tensors import Array
 from collab.core.ids import Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.errors import CollabError, Overloaded, PeerUnreachable, Refused
+from collab.errors import CollabError, Overloaded, PeerUnreachable
 from collab.link.link import Handler
 from collab.link.links import Links
 from collab.node.service import NodeService
@@ -76,16 +76,7 @@ class Runner:
             await self._links.__aexit__(None, None, None)
 
     async def run(self, plan: Plan, epoch: Epoch, inputs: Mapping[str, Array], deadline_s: float) -> Result:
-        """One inference; raises as `PlanClient.run`, `PeerUnreachable` if a plan's entry is.
-
-        Raises `Refused` where this process may not be a requester.
-        """
-        if self._links.identity.role == "node":
-            # Nodes lease no credits (`node.verbs`) and have one name each (`link.hello`).
-            raise Refused(
-                "this node's certificate may not ask for inferences; give the CoAP service links "
-                "with a client's identity"
-            )
+        """One inference; raises as `PlanClient.run`, `PeerUnreachable` if a plan's entry is."""
         key = (plan.name, epoch)
         try:
             async with timeout(deadline_s), self._opening:

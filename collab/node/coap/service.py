@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from contextlib import AsyncExitStack
 from types import TracebackType
 
 import aiocoap
 
-from collab.core.ids import NodeName
 from collab.errors import Refused
-from collab.link.hello import Identity
-from collab.link.link import Handler
-from collab.link.links import Links
 from collab.node.coap.endpoint import close_endpoint, open_endpoint
 from collab.node.coap.jobs import Jobs
 from collab.node.coap.resources import Resources
@@ -22,7 +17,6 @@ from collab.node.coap.site import Site
 from collab.node.service import NodeService
 from collab.transport.aio import TaskGroup
 from collab.transport.base import Security, contact_host, is_loopback, split_host_port
-from collab.transport.grpc import GrpcTransport
 
 log = logging.getLogger("collab.node.coap")
 
@@ -32,7 +26,7 @@ class CoapService:
 
     With ``security`` it is ``coaps+tcp`` only and clients prove who they are; without it,
     ``coap`` and ``coap+tcp``, off loopback only where ``insecure_networks`` allows.
-    ``make_links`` makes the links over which plans are run; without it they are gRPC's.
+    ``make_links`` makes the links over which plans are run.
     """
 
     def __init__(
@@ -41,7 +35,7 @@ class CoapService:
         place: str,
         security: Security | None,
         insecure_networks: bool,
-        make_links: MakeLinks | None = None,
+        make_links: MakeLinks,
     ) -> None:
         self.endpoints: list[str] = []
         """Where clients can reach it, once entered."""
@@ -49,7 +43,7 @@ class CoapService:
         self._host, self._port = split_host_port(place)
         self._security = security
         self._insecure_networks = insecure_networks
-        self._make_links = make_links or self._grpc_links
+        self._make_links = make_links
         self._stack = AsyncExitStack()
         if security is None and not insecure_networks and not is_loopback(self._host):
             raise Refused(
@@ -89,18 +83,3 @@ class CoapService:
     async def _close(self, context: aiocoap.Context, site: Site) -> None:
         await site.close()
         await close_endpoint(context)
-
-    def _grpc_links(self, handler: Handler) -> Links:
-        role = "client" if self._security is None else self._security.principal.role
-        return Links(
-            Identity(requester_name(self._node.name), role),
-            {"grpc": GrpcTransport(None, self._security)},
-            handler,
-            security=self._security,
-            insecure_networks=self._insecure_networks,
-        )
-
-
-def requester_name(node: NodeName) -> NodeName:
-    """What a node calls itself as a requester: its certificate's name and a suffix (`link.hello`)."""
-    return NodeName(f"{node}~{secrets.token_hex(6)}")
