@@ -12,6 +12,7 @@ BURST: Final = 20
 """Records of one kind that are written within `WINDOW_S`; the rest are counted."""
 WINDOW_S: Final = 10.0
 MAX_KINDS: Final = 256
+_MAX_TEXT: Final = 120
 
 
 def log_to_stderr(verbose: bool) -> None:
@@ -28,28 +29,33 @@ def log_to_stderr(verbose: bool) -> None:
 class Throttle(logging.Filter):
     """Lets a bounded number of records of one kind through, and says how many it has left out.
 
-    A kind is a logger and a message before its arguments are filled in: a stranger who is
-    refused a thousand times a second is one kind.
+    A kind is a logger, a message and its first argument, such as the peer: one who is refused
+    a thousand times a second is one kind.  With too many kinds the argument no longer counts.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._seen: dict[tuple[str, str], list[float]] = {}
+        self._seen: dict[tuple[str, str, str], list[float]] = {}
         """Start of the window and records in it, by kind."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write a record."""
         if record.levelno >= logging.ERROR:
             return True
-        now, kind = self._clock(), (record.name, str(record.msg))
+        now, kind = self._clock(), self._kind(record)
         window = self._seen.get(kind)
         if window is None or now - window[0] >= WINDOW_S:
             if window is not None and window[1] > BURST:
                 record.msg = f"{record.msg} ({window[1] - BURST:.0f} more like this were left out)"
-            if len(self._seen) >= MAX_KINDS:
+            if len(self._seen) >= 2 * MAX_KINDS:
                 self._seen.clear()
             self._seen[kind] = [now, 1]
             return True
         window[1] += 1
         return window[1] <= BURST
+
+    def _kind(self, record: logging.LogRecord) -> tuple[str, str, str]:
+        first = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+        kind = (record.name, str(record.msg), str(first)[:_MAX_TEXT])
+        return kind if kind in self._seen or len(self._seen) < MAX_KINDS else (*kind[:2], "")

@@ -205,7 +205,7 @@ class PlanClient:
         encoded_us = now_us()
         request = RequestId(os.urandom(16))
         try:
-            actions = self._requester.submit(request, payload, encoded_us, start_us + int(deadline_s * 1e6))
+            actions = self._requester.submit(request, payload, start_us, start_us + int(deadline_s * 1e6))
         except (NodeLost, Overloaded):
             if self._not_loaded:
                 raise NotLoaded(self._not_loaded) from None

@@ -14,7 +14,7 @@ from collab.client.runner import PlanClient
 from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import NodeRef, Plan
-from collab.errors import CollabError, NotLoaded, PeerUnreachable, UsageError
+from collab.errors import CollabError, NotLoaded, PeerError, PeerUnreachable, UsageError
 from collab.link.link import Handler, Link
 from collab.link.links import Links
 from collab.runtime.base import RuntimeClass
@@ -207,11 +207,11 @@ class Cluster:
 
     async def _reach_enough(self, plan: Plan) -> set[NodeName]:
         """Link to a plan's nodes; those that could not be reached and need not be."""
-        missing: dict[NodeName, PeerUnreachable] = {}
+        missing: dict[NodeName, PeerError] = {}
         for ref in plan.nodes:
             try:
                 await self.reach_plan(plan, [ref.name])
-            except PeerUnreachable as error:
+            except PeerError as error:
                 missing[ref.name] = error
         for stage in plan.stages:
             if missing.keys() >= set(stage.nodes):

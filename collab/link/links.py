@@ -183,7 +183,10 @@ class Links:
         return link
 
     async def connect_any(self, addresses: Sequence[str], name: NodeName | None = None) -> Link:
-        """Dial addresses in their order and return the first link that comes up."""
+        """Dial addresses in their order and return the first link that comes up.
+
+        Raises the error that all of them end with, `PeerUnreachable` where they differ, with all reasons.
+        """
         errors: list[CollabError] = []
         for address in addresses:
             try:
@@ -191,9 +194,9 @@ class Links:
             except CollabError as error:
                 errors.append(error)
         what = f"node {name!r}: " if name else ""
-        if len(errors) == 1:
-            raise errors[0]
-        raise PeerUnreachable(what + ("; ".join(map(str, errors)) or "no endpoint is known; give --peers"))
+        text = what + ("; ".join(map(str, errors)) or "no endpoint is known; give --peers")
+        kinds = {type(error) for error in errors}
+        raise (kinds.pop() if len(kinds) == 1 else PeerUnreachable)(text)
 
     def keep_peer(self, name: NodeName, addresses: Sequence[str], kind: str = "") -> str:
         """Have a link to a peer from now on: dial whenever there is none, with jittered back-off.

@@ -306,7 +306,7 @@ def test_another_node_at_the_address_is_no_substitute(scene: Scene):
 
 
 def test_peers_that_are_no_addresses_are_refused(scene: Scene):
-    refused(USAGE, "no peers … --peers", "nodes", "--json")
+    refused(USAGE, "no peers … --peers", "status", "--json")
     refused(USAGE, "127.0.0.1", "nodes", "--peers", "127.0.0.1", "--json")
     refused(USAGE, "pigeon", "nodes", "--peers", "pigeon://a:1", "--json")
     twice = scene.nodes[0].place

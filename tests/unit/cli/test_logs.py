@@ -14,13 +14,13 @@ def record(text: str, level: int = logging.WARNING, *arguments: object) -> loggi
 def test_a_flood_of_one_kind_is_cut_and_counted_and_others_are_not():
     now = [0.0]
     throttle = Throttle(lambda: now[0])
-    flood = [throttle.filter(record("refused: %s", logging.WARNING, n)) for n in range(BURST + 500)]
+    flood = [throttle.filter(record("refused: %s", logging.WARNING, "m")) for n in range(BURST + 500)]
     assert sum(flood) == BURST
     assert throttle.filter(record("something else"))
     now[0] = WINDOW_S
-    later = record("refused: %s", logging.WARNING, "again")
+    later = record("refused: %s", logging.WARNING, "m")
     assert throttle.filter(later)
-    assert later.getMessage() == "refused: again (500 more like this were left out)"
+    assert later.getMessage() == "refused: m (500 more like this were left out)"
 
 
 def test_errors_are_never_left_out():
@@ -32,4 +32,10 @@ def test_the_kinds_that_are_remembered_are_bounded():
     throttle = Throttle(lambda: 0.0)
     for n in range(10 * MAX_KINDS):
         throttle.filter(record(f"kind {n}"))
-    assert len(throttle._seen) <= MAX_KINDS
+    assert len(throttle._seen) <= 2 * MAX_KINDS
+
+
+def test_with_too_many_peers_their_records_are_one_kind():
+    throttle = Throttle(lambda: 0.0)
+    let_through = sum(throttle.filter(record("refused: %s", logging.WARNING, str(n))) for n in range(5000))
+    assert let_through <= MAX_KINDS + BURST

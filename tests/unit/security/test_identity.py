@@ -18,8 +18,6 @@ from collab.security.authority import Authority, enrol_here
 from collab.security.certificates import certificate_der, new_key, signing_request
 from collab.security.identity import Credentials
 
-NOW = datetime.now(timezone.utc)
-
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
@@ -83,11 +81,11 @@ def test_a_certificate_of_another_authority_is_refused_by_check_and_handshake(au
 
 @pytest.mark.parametrize(("shift", "reason"), [(91, "expired"), (-1, "clocks")])
 def test_a_certificate_out_of_its_time_is_refused(authority, tmp_path, shift, reason):
-    clock = [NOW]
+    clock = [datetime.now(timezone.utc)]
     enrol_here(authority, tmp_path / "a", "a", "node")
     one = Credentials.load(tmp_path / "a", clock=lambda: clock[0])
     other = enrol(authority, tmp_path, "b")
-    clock[0] = NOW + timedelta(days=shift)
+    clock[0] += timedelta(days=shift)
     with pytest.raises(Refused, match=reason):
         one.check(der(other.pem().certificate))
 
