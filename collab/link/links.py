@@ -185,7 +185,7 @@ class Links:
     async def connect_any(self, addresses: Sequence[str], name: NodeName | None = None) -> Link:
         """Dial addresses in their order and return the first link that comes up.
 
-        Raises the error that all of them end with, `PeerUnreachable` where they differ, with all reasons.
+        Raises `Refused` where all of them refuse, else `PeerUnreachable`, with every reason.
         """
         errors: list[CollabError] = []
         for address in addresses:
@@ -195,8 +195,8 @@ class Links:
                 errors.append(error)
         what = f"node {name!r}: " if name else ""
         text = what + ("; ".join(map(str, errors)) or "no endpoint is known; give --peers")
-        kinds = {type(error) for error in errors}
-        raise (kinds.pop() if len(kinds) == 1 else PeerUnreachable)(text)
+        refused = bool(errors) and all(isinstance(error, Refused) for error in errors)
+        raise Refused(text) if refused else PeerUnreachable(text)
 
     def keep_peer(self, name: NodeName, addresses: Sequence[str], kind: str = "") -> str:
         """Have a link to a peer from now on: dial whenever there is none, with jittered back-off.
