@@ -1,4 +1,4 @@
-"""The files that people give and get: plans as YAML, arrays as ``.npz``."""
+"""The files that people give and get: plans as YAML, profiles as JSON, arrays as ``.npz``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import yaml
 
     from collab.core.plan import Plan
+    from collab.core.profile import Profile
 
 _NPY: Final = b"\x93NUMPY"
 _ZIP: Final = b"PK"
@@ -107,6 +108,32 @@ def _line(node: yaml.Node) -> str:
     return f"line {node.start_mark.line + 1}"
 
 
+def read_profile(path: Path) -> Profile:
+    """A checked profile from its JSON file.  Raises `PlanError` or `InputError`."""
+    from collab.core.profiles import MAX_PROFILE_BYTES, decode_profile
+
+    try:
+        size = path.stat().st_size
+        if size > MAX_PROFILE_BYTES:
+            raise PlanError(f"profile {path}: {size} bytes are over {MAX_PROFILE_BYTES}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"profile {path}: {error.strerror}") from error
+    try:
+        return decode_profile(data)
+    except PlanError as error:
+        raise PlanError(f"profile {path}: {error}") from error
+
+
+def write_profile(path: Path, profile: Profile) -> None:
+    """Write a profile as JSON; raises `InputError`."""
+    import msgspec
+
+    from collab.core.profile import to_json
+
+    write_text(path, msgspec.json.format(to_json(profile), indent=1).decode() + "\n")
+
+
 def write_plan(path: Path, plan: Plan) -> None:
     """Write a plan as YAML; raises `InputError`."""
     import msgspec
@@ -117,8 +144,13 @@ def write_plan(path: Path, plan: Plan) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; raises `InputError`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; raises `InputError`."""
     with _whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(data)
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:

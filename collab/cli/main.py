@@ -46,11 +46,23 @@ def _options(
 
 @functools.cache
 def _register() -> None:
-    from collab.cli import cluster, controller, demo, deploying, doctor, model, node, nodes, planning, running
+    from collab.cli import (
+        cluster,
+        controller,
+        demo,
+        deploying,
+        doctor,
+        model,
+        node,
+        nodes,
+        planning,
+        profile,
+        running,
+    )
 
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
-    for module in (node, nodes, planning, deploying, running, demo, controller, doctor):
+    for module in (node, nodes, profile, planning, deploying, running, demo, controller, doctor):
         module.register(app)
 
 

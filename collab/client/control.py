@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
+from collab.client.measuring import Probed, Sample
 from collab.codec.pb import control_pb2 as pb
 from collab.codec.verbs import VERBS
 from collab.core.ids import Digest, NodeName
+from collab.core.profile import CodecSpeed
 from collab.errors import ProtocolError
 from collab.link.link import Link
 from collab.link.mux import Channel
@@ -78,11 +80,27 @@ class Control:
         reply: pb.LeaseReply = await self.call("Lease", request, timeout_s=_LEASE_TIMEOUT_S)
         return reply
 
-    async def profile(self, sha256: str, runs: int, threads: int) -> list[float]:
-        """Times in ms of running a blob of the node's store as a stage."""
-        request = pb.ProfileRequest(sha256=sha256, runs=runs, threads=threads)
-        reply: pb.ProfileReply = await self.call("Profile", request, timeout_s=_LOAD_TIMEOUT_S)
-        return list(reply.run_ms)
+    async def profile(self, request: pb.ProfileRequest) -> pb.ProfileReply:
+        """Times of running a blob of the node's store as a stage."""
+        timeout_s = _LOAD_TIMEOUT_S + _paced_s(request.budget_ms, request.share)
+        reply: pb.ProfileReply = await self.call("Profile", request, timeout_s=timeout_s)
+        return reply
+
+    async def profile_codecs(self, request: pb.ProfileCodecsRequest) -> list[CodecSpeed]:
+        """How fast the node encodes and decodes sample tensors, codec by codec."""
+        timeout_s = _LOAD_TIMEOUT_S + len(request.codecs) * _paced_s(request.budget_ms, request.share)
+        reply = await self.call("ProfileCodecs", request, timeout_s=timeout_s)
+        return [
+            CodecSpeed(codec=c.codec, encode_mb_s=c.encode_mb_s, decode_mb_s=c.decode_mb_s)
+            for c in reply.codecs
+        ]
+
+    async def probe_peer(self, request: pb.ProbePeerRequest) -> Probed:
+        """What the node measures of its link to another one; up is from the node asked."""
+        timeout_s = _LOAD_TIMEOUT_S + _paced_s(request.budget_ms, request.share)
+        reply = await self.call("ProbePeer", request, timeout_s=timeout_s)
+        samples = [Sample(s.up_bytes, s.down_bytes, s.ms) for s in reply.samples]
+        return Probed(samples, reply.lost)
 
     async def put_revocations(self, crl: bytes) -> int:
         """Hand on the authority's revocation list; the number of the one that the node goes by now."""
@@ -114,3 +132,8 @@ class Control:
             if reply.complete:
                 return
             await asyncio.sleep(0)
+
+
+def _paced_s(budget_ms: float, share: float) -> float:
+    """How long a measurement may take with its pauses."""
+    return budget_ms / 1000 / (share or 1.0)

@@ -33,6 +33,8 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "Lease": Verb(pb.LeaseRequest, pb.LeaseReply),
         "Status": Verb(pb.StatusRequest, pb.StatusReply),
         "Profile": Verb(pb.ProfileRequest, pb.ProfileReply),
+        "ProfileCodecs": Verb(pb.ProfileCodecsRequest, pb.ProfileCodecsReply),
+        "ProbePeer": Verb(pb.ProbePeerRequest, pb.ProbePeerReply),
         "Drain": Verb(pb.DrainRequest, pb.DrainReply),
         "PutRevocations": Verb(pb.PutRevocationsRequest, pb.PutRevocationsReply),
     }

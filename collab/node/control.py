@@ -7,21 +7,19 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from collab import __version__
+from collab.client.measuring import MAX_PROBE_BYTES
 from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import CODECS
 from collab.core.ids import Digest, Epoch, PlanName, check_digest
 from collab.core.plan import from_json
 from collab.errors import LimitExceeded, Refused
+from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
 from collab.node.verbs import Caller, Implementation
 from collab.runtime.cpu import resident_bytes
-from collab.runtime.sample import zero_inputs
 
 if TYPE_CHECKING:
     from collab.node.service import NodeService
-
-_MAX_PROBE_BYTES = 4 << 20
-_MAX_PROFILE_RUNS = 1000
 
 
 class NodeControl:
@@ -29,6 +27,7 @@ class NodeControl:
 
     def __init__(self, service: NodeService) -> None:
         self._node = service
+        self._profiler = Profiler(service)
         self._started = time.monotonic()
 
     def implementations(self) -> dict[str, Implementation]:
@@ -47,6 +46,8 @@ class NodeControl:
             "Lease": self.lease,
             "Status": self.status,
             "Profile": self.profile,
+            "ProfileCodecs": self.profile_codecs,
+            "ProbePeer": self.probe_peer,
             "Drain": self.drain,
             "PutRevocations": self.put_revocations,
         }
@@ -96,9 +97,19 @@ class NodeControl:
 
     async def probe(self, _: Caller, request: pb.ProbeRequest) -> pb.ProbeReply:
         """Take some bytes and give some back, for measuring a link."""
-        if max(request.reply_bytes, len(request.body)) > _MAX_PROBE_BYTES:
-            raise LimitExceeded(f"Probe: over {_MAX_PROBE_BYTES} bytes")
-        return pb.ProbeReply(received_bytes=len(request.body), body=bytes(request.reply_bytes))
+        if max(request.reply_bytes, len(request.body)) > MAX_PROBE_BYTES:
+            raise LimitExceeded(f"Probe: over {MAX_PROBE_BYTES} bytes")
+        begun = time.perf_counter()
+        reply = pb.ProbeReply(received_bytes=len(request.body), body=bytes(request.reply_bytes))
+        if request.timed:
+            # What reading this request and writing this reply copy, done once more for the clock.
+            body = memoryview(request.SerializeToString())
+            copying = time.perf_counter()
+            pb.ProbeRequest.FromString(bytes(body))
+            reply.SerializeToString()
+            now = time.perf_counter()
+            reply.handling_us = int(((now - begun) + (now - copying)) * 1e6)
+        return reply
 
     async def blob_status(self, _: Caller, request: pb.BlobStatusRequest) -> pb.BlobStatusReply:
         """Bytes held of each blob; a complete one is checked, a corrupted one is removed."""
@@ -213,27 +224,15 @@ class NodeControl:
 
     async def profile(self, _: Caller, request: pb.ProfileRequest) -> pb.ProfileReply:
         """Time a blob of the store as a stage on this device."""
-        if not 1 <= request.runs <= _MAX_PROFILE_RUNS:
-            raise LimitExceeded(f"Profile.runs: {request.runs}; give 1 to {_MAX_PROFILE_RUNS}")
-        stages = self._node.stages
-        sha256 = check_digest(request.sha256, "Profile.sha256:")
-        return pb.ProfileReply(
-            run_ms=await stages.off_loop(self._profile, sha256, request.runs, max(1, request.threads))
-        )
+        return await self._profiler.stage(request)
 
-    def _profile(self, sha256: Digest, runs: int, threads: int) -> list[float]:
-        stage = self._node.default_backend.load(self._node.stages.store.path(sha256), threads)
-        try:
-            inputs = zero_inputs(stage)
-            stage.run(inputs)
-            times = []
-            for _ in range(runs):
-                start = time.perf_counter()
-                stage.run(inputs)
-                times.append((time.perf_counter() - start) * 1000)
-            return times
-        finally:
-            stage.close()
+    async def profile_codecs(self, _: Caller, request: pb.ProfileCodecsRequest) -> pb.ProfileCodecsReply:
+        """Time codecs on this device."""
+        return await self._profiler.codecs(request)
+
+    async def probe_peer(self, _: Caller, request: pb.ProbePeerRequest) -> pb.ProbePeerReply:
+        """Measure the link to another node."""
+        return await self._profiler.peer(request)
 
     async def drain(self, _: Caller, __: pb.DrainRequest) -> pb.DrainReply:
         """Admit nothing more; what is under way finishes."""

@@ -71,20 +71,24 @@ class LoadedPlan(_message.Message):
     def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[str]] = ..., in_flight: _Optional[int] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
-    __slots__ = ("reply_bytes", "body")
+    __slots__ = ("reply_bytes", "body", "timed")
     REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
+    TIMED_FIELD_NUMBER: _ClassVar[int]
     reply_bytes: int
     body: bytes
-    def __init__(self, reply_bytes: _Optional[int] = ..., body: _Optional[bytes] = ...) -> None: ...
+    timed: bool
+    def __init__(self, reply_bytes: _Optional[int] = ..., body: _Optional[bytes] = ..., timed: _Optional[bool] = ...) -> None: ...
 
 class ProbeReply(_message.Message):
-    __slots__ = ("received_bytes", "body")
+    __slots__ = ("received_bytes", "body", "handling_us")
     RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
+    HANDLING_US_FIELD_NUMBER: _ClassVar[int]
     received_bytes: int
     body: bytes
-    def __init__(self, received_bytes: _Optional[int] = ..., body: _Optional[bytes] = ...) -> None: ...
+    handling_us: int
+    def __init__(self, received_bytes: _Optional[int] = ..., body: _Optional[bytes] = ..., handling_us: _Optional[int] = ...) -> None: ...
 
 class BlobStatusRequest(_message.Message):
     __slots__ = ("sha256",)
@@ -253,20 +257,114 @@ class Peer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., rtt_us: _Optional[int] = ..., kind: _Optional[str] = ..., role: _Optional[str] = ..., relayed: _Optional[bool] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ...) -> None: ...
 
 class ProfileRequest(_message.Message):
-    __slots__ = ("sha256", "runs", "threads")
+    __slots__ = ("sha256", "runs", "threads", "budget_ms", "share", "hand_over")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    HAND_OVER_FIELD_NUMBER: _ClassVar[int]
     sha256: str
     runs: int
     threads: int
-    def __init__(self, sha256: _Optional[str] = ..., runs: _Optional[int] = ..., threads: _Optional[int] = ...) -> None: ...
+    budget_ms: float
+    share: float
+    hand_over: bool
+    def __init__(self, sha256: _Optional[str] = ..., runs: _Optional[int] = ..., threads: _Optional[int] = ..., budget_ms: _Optional[float] = ..., share: _Optional[float] = ..., hand_over: _Optional[bool] = ...) -> None: ...
 
 class ProfileReply(_message.Message):
-    __slots__ = ("run_ms",)
+    __slots__ = ("run_ms", "cpu_ms", "memory_bytes", "load_ms", "load", "in_flight", "hand_over_ms")
     RUN_MS_FIELD_NUMBER: _ClassVar[int]
+    CPU_MS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_MS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    HAND_OVER_MS_FIELD_NUMBER: _ClassVar[int]
     run_ms: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, run_ms: _Optional[_Iterable[float]] = ...) -> None: ...
+    cpu_ms: _containers.RepeatedScalarFieldContainer[float]
+    memory_bytes: int
+    load_ms: float
+    load: float
+    in_flight: int
+    hand_over_ms: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, run_ms: _Optional[_Iterable[float]] = ..., cpu_ms: _Optional[_Iterable[float]] = ..., memory_bytes: _Optional[int] = ..., load_ms: _Optional[float] = ..., load: _Optional[float] = ..., in_flight: _Optional[int] = ..., hand_over_ms: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ProfileCodecsRequest(_message.Message):
+    __slots__ = ("codecs", "tensors", "budget_ms", "share")
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    tensors: _containers.RepeatedCompositeFieldContainer[SampleTensor]
+    budget_ms: float
+    share: float
+    def __init__(self, codecs: _Optional[_Iterable[str]] = ..., tensors: _Optional[_Iterable[_Union[SampleTensor, _Mapping]]] = ..., budget_ms: _Optional[float] = ..., share: _Optional[float] = ...) -> None: ...
+
+class SampleTensor(_message.Message):
+    __slots__ = ("shape", "dtype", "data")
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    dtype: str
+    data: bytes
+    def __init__(self, shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ProfileCodecsReply(_message.Message):
+    __slots__ = ("codecs",)
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    codecs: _containers.RepeatedCompositeFieldContainer[CodecTime]
+    def __init__(self, codecs: _Optional[_Iterable[_Union[CodecTime, _Mapping]]] = ...) -> None: ...
+
+class CodecTime(_message.Message):
+    __slots__ = ("codec", "encode_mb_s", "decode_mb_s")
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_MB_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_MB_S_FIELD_NUMBER: _ClassVar[int]
+    codec: str
+    encode_mb_s: float
+    decode_mb_s: float
+    def __init__(self, codec: _Optional[str] = ..., encode_mb_s: _Optional[float] = ..., decode_mb_s: _Optional[float] = ...) -> None: ...
+
+class ProbePeerRequest(_message.Message):
+    __slots__ = ("peer", "endpoints", "kind", "sizes", "rounds", "budget_ms", "share")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    endpoints: _containers.RepeatedScalarFieldContainer[str]
+    kind: str
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    rounds: int
+    budget_ms: float
+    share: float
+    def __init__(self, peer: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., kind: _Optional[str] = ..., sizes: _Optional[_Iterable[int]] = ..., rounds: _Optional[int] = ..., budget_ms: _Optional[float] = ..., share: _Optional[float] = ...) -> None: ...
+
+class ProbePeerReply(_message.Message):
+    __slots__ = ("samples", "lost", "relayed")
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_FIELD_NUMBER: _ClassVar[int]
+    samples: _containers.RepeatedCompositeFieldContainer[ProbeSample]
+    lost: int
+    relayed: bool
+    def __init__(self, samples: _Optional[_Iterable[_Union[ProbeSample, _Mapping]]] = ..., lost: _Optional[int] = ..., relayed: _Optional[bool] = ...) -> None: ...
+
+class ProbeSample(_message.Message):
+    __slots__ = ("up_bytes", "down_bytes", "ms")
+    UP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DOWN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MS_FIELD_NUMBER: _ClassVar[int]
+    up_bytes: int
+    down_bytes: int
+    ms: float
+    def __init__(self, up_bytes: _Optional[int] = ..., down_bytes: _Optional[int] = ..., ms: _Optional[float] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ()

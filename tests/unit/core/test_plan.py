@@ -25,7 +25,7 @@ from collab.core.plan import (
 from collab.core.tensor import TensorSpec
 from collab.core.validate import convert_plan
 from collab.errors import PlanError
-from tests.unit.core.trees import cascade, chain
+from tests.unit.core.trees import SHA, cascade, chain
 from tests.unit.node.plans import plans
 
 
@@ -96,9 +96,25 @@ def test_what_is_default_is_not_written():
     assert to_json(convert_plan({**chain(), "credits": 64})) == to_json(convert_plan(chain()))
 
 
+def test_a_prediction_is_kept_in_files_and_does_not_travel():
+    predicted = {
+        "latency_ms": 7.0,
+        "bottleneck_ms": 3.0,
+        "stages": [{"stage": "head", "nodes": ["a"], "ms": 3.0}],
+        "edges": [{"source": "head", "target": "tail", "ms": 1.0, "occupied_ms": 0.5}],
+        "profile": SHA,
+        "basis": "a guess",
+    }
+    plan = convert_plan({**chain(), "predicted": predicted})
+    assert plan.predicted is not None
+    assert convert_plan(yaml.safe_load(yaml.safe_dump(msgspec.to_builtins(plan)))) == plan
+    assert to_json(plan) == to_json(convert_plan(chain()))
+    assert plan.digest == convert_plan(chain()).digest
+
+
 # --- the digest --------------------------------------------------------------
 
-IGNORED = {("nodes", "endpoints"), ("models", "path")}
+IGNORED = {("nodes", "endpoints"), ("models", "path"), ("predicted",)}
 
 
 def rich() -> Plan:

@@ -230,6 +230,46 @@ def test_a_broken_rule_is_named_with_its_field(changes, message):
     assert "\n" not in str(caught.value)
 
 
+def predicted(**changes: Any) -> dict[str, Any]:
+    """A prediction of the chain, with some fields changed."""
+    return {"latency_ms": 2.0, "bottleneck_ms": 1.0, **changes}
+
+
+PREDICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "no time": (predicted(latency_ms=math.nan), "predicted.latency_ms: nan is not a finite time"),
+    "a negative time": (predicted(bottleneck_ms=-1.0), "predicted.bottleneck_ms: -1.0 is not a finite"),
+    "an endless stage": (
+        predicted(stages=[{"stage": "head", "nodes": ["a"], "ms": math.inf}]),
+        "predicted.stages[0].ms: inf is not a finite time",
+    ),
+    "an unknown stage": (
+        predicted(stages=[{"stage": "neck", "nodes": [], "ms": 1.0}]),
+        "predicted.stages[0].stage: the plan has no stage 'neck'",
+    ),
+    "a stage elsewhere": (
+        predicted(stages=[{"stage": "head", "nodes": ["b"], "ms": 1.0}]),
+        "predicted.stages[0].nodes: 'head' is not on 'b'",
+    ),
+    "an unknown edge": (
+        predicted(edges=[{"source": "tail", "target": "head", "ms": 1.0, "occupied_ms": 0.0}]),
+        "predicted.edges[0]: the plan has no edge tail -> head",
+    ),
+    "an endless edge": (
+        predicted(edges=[{"source": "head", "target": "tail", "ms": 1.0, "occupied_ms": math.inf}]),
+        "predicted.edges[0].occupied_ms: inf is not a finite time",
+    ),
+    "no digest": (predicted(profile="p.json"), "predicted.profile: 'p.json': not a SHA-256"),
+    "a long story": (predicted(basis="x" * 2000), "predicted.basis: has over 1000 bytes"),
+    "no text": (predicted(basis="\ud800"), "plan: a text in it is not valid Unicode"),
+}
+
+
+@pytest.mark.parametrize(("given_", "message"), PREDICTIONS.values(), ids=PREDICTIONS)
+def test_a_prediction_that_cannot_be_is_refused(given_, message):
+    with pytest.raises(PlanError, match="^" + re.escape(message)):
+        convert_plan({**chain(), "predicted": given_})
+
+
 QUORUMS: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"k": 0}, "stages[2] (merge).fires.k: 0; the stage has 2 in-edges"),
     "too many": ({"k": 3}, "stages[2] (merge).fires.k: 3; the stage has 2 in-edges"),
