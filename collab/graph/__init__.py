@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collab.graph.cuts import Cut, allowed_cuts, check_cuts, cuts
 from collab.graph.graph import Graph, Operator, custom_operators, parse_model, read_model, with_shapes
+from collab.graph.reorder import reorder
 from collab.graph.sampling import random_inputs, random_splits
 from collab.graph.split import StageModel, manifest, split
 from collab.graph.verify import VerifyReport, verify
@@ -26,6 +27,7 @@ __all__ = [
     "random_inputs",
     "random_splits",
     "read_model",
+    "reorder",
     "split",
     "verify",
     "with_shapes",

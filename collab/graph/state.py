@@ -29,7 +29,7 @@ def state_ranges(flat: FlatModel, main: int, counted: Mapping[int, int]) -> tupl
         counted: from an operator's position in the file to its number among the counted ones.
     """
     subgraph = flat.subgraphs[main]
-    finder = _Finder(flat)
+    finder = StateFinder(flat)
     users: dict[Key, list[int]] = {}
     for position, keys in enumerate(finder.keys(main)):
         for key in keys:
@@ -51,7 +51,7 @@ def _describe(key: Key, flat: FlatModel, main: int) -> str:
     return f"the {kind} {name!r}"
 
 
-class _Finder:
+class StateFinder:
     """Collects what each operator touches, called subgraphs included."""
 
     def __init__(self, flat: FlatModel) -> None:
