@@ -13,9 +13,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,14 +26,20 @@ from typing import Any, TypeVar
 from collab.assembly import build_cluster, load_identity
 from collab.client.runner import DEFAULT_DEADLINE_S, PlanClient, Result
 from collab.codec.tensors import Array
+from collab.coordinator import choosing, planning
 from collab.coordinator import cluster as views
-from collab.coordinator import planning
 from collab.coordinator.deploy import Deployment, deploy, undeploy
+from collab.coordinator.profiling import QUICK, Profiling, Settings
 from collab.core.ids import NodeName, PlanName, check_name
 from collab.core.plan import Plan
+from collab.core.profile import Profile
+from collab.core.profiles import check_model
 from collab.errors import CollabError
-from collab.planner.chain import Assignment
+from collab.graph import Graph
+from collab.planner.chains import Wants
 from collab.runtime.litert import LiteRT
+
+log = logging.getLogger("collab.api")
 
 T = TypeVar("T")
 
@@ -71,41 +80,67 @@ class Cluster:
         """The nodes as they describe themselves, by name."""
         return await self._cluster.describe(self._names)
 
+    async def profile(self, model: str | Path, settings: Settings = QUICK) -> Profile:
+        """Measure a ``.tflite`` on the nodes, and the links between all of them and this process.
+
+        `QUICK` takes seconds; ``collab.coordinator.profiling.Settings()`` is surer and
+        takes about half a minute for three nodes.  Raises `ModelError` or `PeerError`.
+        """
+        path = await asyncio.to_thread(Path(model).resolve)
+        graph = await asyncio.to_thread(planning.open_model, path)
+        return await self._profile(path, graph, settings)
+
+    async def _profile(self, path: Path, graph: Graph, settings: Settings) -> Profile:
+        views = list((await self.nodes()).values())
+        work = Profiling(
+            self._cluster,
+            views,
+            graph,
+            settings,
+            now=lambda: datetime.now(timezone.utc),
+            backend=LiteRT(),
+            warn=log.warning,
+        )
+        return await work.run(path)
+
     async def plan(
         self,
         model: str | Path,
+        wants: Wants = Wants(),
         *,
         at: Sequence[int] | None = None,
         assign: Sequence[Sequence[str]] | None = None,
         name: str | None = None,
         threads: int = 1,
+        profile: Profile | None = None,
     ) -> Plan:
-        """Cut a ``.tflite`` at operators ``at`` (else evenly by measured time) and place its stages.
+        """Cut a ``.tflite`` and place its stages where that is best for ``wants``.
 
-        ``assign`` names the nodes of each stage, several are replicas; else one stage a
-        node.  Raises `ModelError`, `CutError`, `UsageError` or `PlanError`.
+        ``at`` gives exactly these cuts, ``assign`` exactly these nodes for the stages
+        (several are replicas).  Without a ``profile`` the devices and links get a quick
+        look first.  Raises `ModelError`, `UsageError` or `PlanError`.
         """
         path = await asyncio.to_thread(Path(model).resolve)
         graph = await asyncio.to_thread(planning.open_model, path)
-        nodes = list((await self.nodes()).values())
-        if at is None:
-            count = len(assign) if assign is not None else len(nodes)
-            op_ms = await asyncio.to_thread(planning.time_operators, graph, LiteRT(), threads)
-            at = planning.choose_cuts(graph, op_ms, count)
-        if assign is None:
-            assignment = planning.default_assignment(len(at) + 1, nodes)
-        else:
-            assignment = Assignment(tuple(tuple(map(NodeName, stage)) for stage in assign))
-        plan, _ = planning.build_chain(
-            PlanName(check_name(name or planning.plan_name(path), "name")),
-            path,
-            graph,
-            at,
-            assignment,
-            [view.ref for view in nodes],
-            threads=threads,
+        nodes = await self.nodes()
+        if profile is None:
+            profile = await self._profile(path, graph, replace(QUICK, threads=(threads,)))
+        check_model(profile, graph.sha256)
+        absent, _ = choosing.among(profile, list(nodes))
+        placed = None if assign is None else tuple(tuple(map(NodeName, stage)) for stage in assign)
+        full = replace(
+            wants,
+            at=wants.at if at is None else tuple(at),
+            assign=placed or wants.assign,
+            forbidden=wants.forbidden | absent,
+            max_replicas=max(wants.max_replicas, *map(len, placed or ((),))),
         )
-        return plan
+        if not full.choose_threads:
+            profile = choosing.with_threads(profile, threads)
+        chosen = await asyncio.to_thread(choosing.choose, profile, full, choosing.CHOSEN, "measured")
+        options = choosing.PlanOptions(PlanName(check_name(name or planning.plan_name(path), "name")))
+        refs = [view.ref for view in nodes.values()]
+        return await asyncio.to_thread(choosing.plan_of, chosen, path, graph, refs, options)
 
     async def deploy(self, plan: Plan) -> Deployment:
         """Bring a plan up on all of its nodes, or on none; idempotent."""
@@ -196,9 +231,13 @@ class BlockingCluster:
         """See `Cluster.nodes`."""
         return self._call(self._cluster.nodes())
 
-    def plan(self, model: str | Path, **options: Any) -> Plan:
+    def profile(self, model: str | Path, settings: Settings = QUICK) -> Profile:
+        """See `Cluster.profile`."""
+        return self._call(self._cluster.profile(model, settings))
+
+    def plan(self, model: str | Path, wants: Wants = Wants(), **options: Any) -> Plan:
         """See `Cluster.plan`."""
-        return self._call(self._cluster.plan(model, **options))
+        return self._call(self._cluster.plan(model, wants, **options))
 
     def deploy(self, plan: Plan) -> Deployment:
         """See `Cluster.deploy`."""

@@ -1,30 +1,35 @@
-"""``collab plan``: cut a model and place its stages."""
+"""``collab plan``: cut a model and place its stages as is best, or as told."""
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, confirmed, reach, with_cluster
-from collab.cli.files import write_plan
-from collab.cli.output import emit, progress, say, show, table
+from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, confirmed
+from collab.cli.output import say
+from collab.cli.plan_sources import Found, Source
 from collab.errors import UsageError
 
 if TYPE_CHECKING:
-    from collab.coordinator.cluster import Cluster
-    from collab.coordinator.planning import Planned
+    from collab.planner.chains import Objective, Wants
 
 EXAMPLE = """
 Examples:
 
     collab plan m.tflite --peers 127.0.0.1:7070,127.0.0.1:7071 --out plan.yaml
 
+    collab plan m.tflite --peers … --profile profile.json --objective throughput --preview --out plan.yaml
+
     collab plan m.tflite --peers … --at 12,40 --assign a,b+d,c --out plan.yaml
 
-    collab plan m.tflite --peers … --codecs int8+zstd --codec-error 0.01 --out plan.yaml
+    collab plan m.tflite --peers … --codecs auto --codec-error 0.01 --transport auto --out plan.yaml
+
+    collab plan --profile profile.json --objective energy --deadline-ms 50 --json
+
+    collab plan --profile profile.json --frontier latency,throughput --svg frontier.svg
 """
 
 
@@ -34,25 +39,42 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    model: Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)],
+    model: Annotated[
+        Path | None, typer.Argument(help="A .tflite file; not needed to plan from a profile without --out.")
+    ] = None,
     peers: Peers = None,
-    at: Annotated[
-        str | None, typer.Option(help="Cuts, such as 12,40; evenly timed stages otherwise.")
+    profile: Annotated[
+        Path | None, typer.Option(help="What 'collab profile' measured; a quick look at the peers otherwise.")
     ] = None,
+    objective: Annotated[
+        str, typer.Option(help="What to be best at: latency, throughput, memory, energy or bytes.")
+    ] = "latency",
+    at: Annotated[str | None, typer.Option(help="Exactly these cuts, such as 12,40.")] = None,
     assign: Annotated[
-        str | None, typer.Option(help="Node of each stage, such as a,b+d,c (+ joins replicas).")
+        str | None, typer.Option(help="Exactly these nodes, such as a,b+d,c (+ joins replicas).")
     ] = None,
+    deadline_ms: Annotated[float | None, typer.Option(help="Largest latency that is allowed.")] = None,
+    first_on: Annotated[
+        str | None, typer.Option(help="Node of the first stage, as where raw input must not leave it.")
+    ] = None,
+    first_ops: Annotated[int, typer.Option(help="Fewest operators of the first stage.")] = 0,
+    forbid: Annotated[str | None, typer.Option(help="Nodes that run nothing, such as a,b.")] = None,
+    max_stages: Annotated[int | None, typer.Option(help="Most stages.")] = None,
+    max_replicas: Annotated[int, typer.Option(help="Most nodes that share a stage.")] = 1,
+    revisit: Annotated[bool, typer.Option("--revisit", help="A node may hold several stages.")] = False,
     out: Annotated[Path | None, typer.Option(help="Where to write the plan.")] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the plan; the model's file name otherwise.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of each stage.")] = 1,
+    threads: Annotated[
+        str, typer.Option(help="Threads of each stage; auto chooses from what the profile has.")
+    ] = "1",
     credits_: Annotated[int, typer.Option("--credits", help="Requests admitted at a time.")] = 64,
     codecs: Annotated[
         str,
         typer.Option(
-            help="Codec of each link from the requester back to it, or one for all: "
-            "raw, fp16, int8 or int8c, with +lz4 or +zstd behind it."
+            help="Codec of each link from the requester back to it, or one for all: raw, fp16, int8 or "
+            "int8c, with +lz4 or +zstd behind it; auto chooses by link."
         ),
     ] = "raw",
     codec_error: Annotated[
@@ -60,105 +82,121 @@ def plan(
         typer.Option(help="Largest error of lossy codecs, as a share of a tensor's range; they need it."),
     ] = None,
     transport: Annotated[
-        str, typer.Option(help="Transport of each link, or one for all: grpc, mqtt, coap+tcp, coap+udp.")
-    ] = "grpc",
+        str,
+        typer.Option(
+            help="Transport of each link, or one for all: grpc, mqtt, coap+tcp, coap+udp; auto chooses."
+        ),
+    ] = "auto",
     answer_by_chain: Annotated[
         bool, typer.Option("--answer-by-chain", help="The answer goes back through the chain's nodes.")
     ] = False,
     signature: Annotated[str | None, typer.Option(help="Which signature, where a model has several.")] = None,
-    preview: Annotated[bool, typer.Option("--preview", help="Draw the plan.")] = False,
+    max_age_days: Annotated[float, typer.Option(help="Oldest measurement that a profile may have.")] = 30,
+    preview: Annotated[bool, typer.Option("--preview", help="Draw the plan, and say why.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Where to draw the plan, or the frontier.")] = None,
+    frontier: Annotated[
+        str | None, typer.Option(help="Best compromises of two objectives, such as latency,throughput.")
+    ] = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
 ) -> None:
-    """Cut a model, place its stages on nodes, and say what it should cost."""
-    from collab.cli.settings import peers as read_peers
-    from collab.coordinator.planning import open_model, plan_name
-    from collab.core.ids import PlanName, check_name
+    """Cut a model, place its stages where they are best, and say what that should cost."""
+    from collab.cli.plan_results import Output, finish, show_frontier
+    from collab.coordinator.choosing import MoveOptions
+
+    if out is None and not (preview or json_ or svg or frontier):
+        raise UsageError("give --out FILE to keep the plan, --preview to see it, or --json")
+    if model is None and (out is not None or profile is None):
+        raise UsageError(
+            "MODEL: give the .tflite file; only plans from a --profile that are not kept need none"
+        )
+    _check_numbers(credits_, max_replicas, codec_error)
+    source = Source(
+        model, profile, signature, threads, max_age_days, MoveOptions(codecs, transport, codec_error)
+    )
+    # Codecs that cannot be meant are refused before anything is measured.
+    wanted = source.moves.wanted_codecs
+    rules = {
+        "objective": _objective(objective, "--objective"),
+        "deadline_ms": deadline_ms,
+        "codecs": wanted,
+        "codec_error": codec_error,
+        "transports": source.moves.wanted_transports,
+        "first_on": first_on,
+        "first_ops": first_ops,
+        "max_replicas": max_replicas,
+        "max_stages": max_stages,
+        "revisit": revisit,
+        "choose_threads": threads == "auto",
+    }
+    axes = _axes(frontier)
+    found = source.look(peers, confirmed(insecure, insecure_network))
+    wants = _wants(found, rules, at, assign, forbid)
+    if axes:
+        show_frontier(found.profile, wants, axes, svg, json_)
+        return
+    finish(source, found, wants, Output(out, name, credits_, answer_by_chain, preview, svg, json_))
+
+
+def _check_numbers(credits_: int, max_replicas: int, codec_error: float | None) -> None:
     from collab.core.validate import MAX_CREDITS
 
-    if out is None and not preview and not json_:
-        raise UsageError("give --out FILE to keep the plan, --preview to see it, or --json")
-    chosen = PlanName(check_name(name or plan_name(model), "--name"))
-    options: dict[str, Any] = {
-        "threads": threads,
-        "credits": credits_,
-        "signature": signature,
-        "return_by_chain": answer_by_chain,
-        "codec_error": codec_error,
-    }
-
-    for option, value, most in (("--threads", threads, 256), ("--credits", credits_, MAX_CREDITS)):
-        if not 1 <= value <= most:
-            raise UsageError(f"{option} {value}: give 1 to {most}")
+    if not 1 <= credits_ <= MAX_CREDITS:
+        raise UsageError(f"--credits {credits_}: give 1 to {MAX_CREDITS}")
+    if max_replicas < 1:
+        raise UsageError(f"--max-replicas {max_replicas}: give 1 or more")
     if codec_error is not None and not 0 < codec_error <= 1:
         raise UsageError(f"--codec-error {codec_error:g}: give a share above 0 and at most 1, such as 0.01")
-    graph, path = open_model(model, signature), model.resolve()
-
-    async def make(cluster: Cluster) -> Planned:
-        views = await reach(cluster, read_peers(peers))
-        return await _plan(cluster, views, chosen, path, graph, at, assign, codecs, transport, options)
-
-    planned = with_cluster(make, trust=confirmed(insecure, insecure_network))
-    if out is not None:
-        write_plan(out, planned.plan)
-        say(f"wrote {out}")
-    if preview:
-        from collab.cli.draw import draw_plan
-
-        show(draw_plan(planned.plan), _times(planned))
-    if json_:
-        emit(planned.to_json())
 
 
-async def _plan(
-    cluster: Cluster,
-    views: Any,
-    name: Any,
-    model: Path,
-    graph: Any,
-    at: str | None,
-    assign: str | None,
-    codecs: str,
-    transport: str,
-    options: dict[str, Any],
-) -> Planned:
-    from collab.coordinator import planning
+def _objective(text: str, option: str) -> Objective:
+    from collab.planner.chains import OBJECTIVES
+
+    for known in OBJECTIVES:
+        if known == text:
+            return known
+    raise UsageError(f"{option} {text!r}: use one of {', '.join(OBJECTIVES)}")
+
+
+def _axes(text: str | None) -> tuple[Objective, ...]:
+    if text is None:
+        return ()
+    entries = tuple(_objective(entry.strip(), "--frontier") for entry in text.split(","))
+    if len(set(entries)) != 2:
+        raise UsageError(f"--frontier {text!r}: give two objectives, such as latency,throughput")
+    return entries
+
+
+def _wants(
+    found: Found, rules: dict[str, Any], at: str | None, assign: str | None, forbid: str | None
+) -> Wants:
+    """The rules that the plan has to keep; raises `UsageError` for nodes that are not there."""
+    from collab.coordinator.choosing import among
+    from collab.coordinator.planning import parse_cuts
+    from collab.core.ids import NodeName
     from collab.planner.chain import parse_assignment
-    from collab.runtime.litert import LiteRT
+    from collab.planner.chains import Wants
 
-    with progress("timing operators") as advance:
-        # In a thread: links go on saying that they are alive.
-        op_ms = await asyncio.to_thread(planning.time_operators, graph, LiteRT(), options["threads"], advance)
-    entries = len(assign.split(",")) if assign is not None else len(views)
-    places = planning.choose_cuts(graph, op_ms, entries) if at is None else planning.parse_cuts(at)
-    stages = len(places) + 1
+    absent: frozenset[NodeName] = frozenset()
+    if found.views:
+        absent, unknown = among(found.profile, [view.name for view in found.views])
+        if unknown:
+            say(f"warning: the profile does not know {', '.join(unknown)}; measure with: collab profile")
+    known = [device.name for device in found.profile.devices if device.name not in absent]
+    cuts = None if at is None else parse_cuts(at)
+    placed = None
     if assign is not None:
-        assignment = parse_assignment(assign, stages, [view.name for view in views])
-    else:
-        assignment = planning.default_assignment(stages, views)
-    built, _ = planning.build_chain(
-        name,
-        model,
-        graph,
-        places,
-        assignment,
-        [view.ref for view in views],
-        codecs=planning.parse_codecs(codecs, stages + 1, options["codec_error"]),
-        transports=planning.per_link(transport, stages + 1, "--transport"),
-        **options,
-    )
-    planning.check_transports(built, cluster.links.schemes)
-    links = await planning.probe_links(cluster, [ref.name for ref in built.nodes])
-    basis = "operators timed on this machine, links probed from here; devices taken for equally fast"
-    if any(edge.codec != "raw" for edge in built.edges):
-        basis += "; codecs not counted"
-    return planning.predict(graph, built, op_ms, links, basis)
-
-
-def _times(planned: Planned) -> Any:
-    rows: list[tuple[object, ...]] = [
-        ("this plan", planned.predicted.latency_ms, planned.predicted.bottleneck_ms)
-    ]
-    rows += [(what, times.latency_ms, times.bottleneck_ms) for what, times in planned.runners_up]
-    return table(f"predicted ({planned.basis})", ("", "latency ms", "bottleneck ms"), rows)
+        stages = len(assign.split(",")) if cuts is None else len(cuts) + 1
+        placed = parse_assignment(assign, stages, known).stages
+    forbidden = frozenset(NodeName(entry.strip()) for entry in forbid.split(",")) if forbid else frozenset()
+    twice = [name for stage in placed or () for name in stage]
+    wants = Wants(**rules, at=cuts, assign=placed, forbidden=forbidden | absent)
+    if placed is not None:
+        # What is assigned by hand may repeat nodes and have replicas without a flag.
+        wants = replace(
+            wants,
+            revisit=wants.revisit or len(set(twice)) < len(twice),
+            max_replicas=max(wants.max_replicas, *map(len, placed)),
+        )
+    return wants

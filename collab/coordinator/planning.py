@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import Array
-from collab.coordinator.cluster import Cluster, NodeView
+from collab.coordinator.cluster import NodeView
 from collab.core.codecs import parse_codec
-from collab.core.ids import Digest, NodeName, PlanName, StageId
+from collab.core.ids import Digest, PlanName, StageId
 from collab.core.plan import ModelRef, NodeRef, Plan, StageSpec, Tolerance
-from collab.core.profile import LinkProfile
-from collab.errors import CollabError, ModelError, PlanError, UsageError
+from collab.errors import ModelError, UsageError
 from collab.graph import Graph, StageModel, cuts, read_model, split, with_shapes
 from collab.link.links import is_kind
 from collab.planner.chain import Assignment, chain
-from collab.planner.cost import ChainCosts, Prediction
 from collab.planner.even import even_cuts
 from collab.runtime.base import Backend
 from collab.runtime.litert import LiteRT
@@ -34,42 +28,9 @@ _PROBE_BYTES = 1 << 20
 _RUNS = 5
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A plan with what is predicted of it, and of the alternatives."""
-
-    plan: Plan
-    predicted: Prediction
-    best_single: tuple[NodeName, Prediction]
-    runners_up: tuple[tuple[str, Prediction], ...]
-    basis: str
-    """What the prediction rests on."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As ``collab plan --json`` prints it."""
-        return {
-            "name": self.plan.name,
-            "stages": [{"ops": list(s.ops or ()), "nodes": list(s.nodes)} for s in self.plan.stages],
-            "links": [
-                {"source": e.source, "target": e.target, "transport": e.transport, "codec": e.codec}
-                for e in self.plan.edges
-            ],
-            "codec_error": self.plan.codec_error,
-            "predicted": _times(self.predicted),
-            "best_single": {"node": self.best_single[0], **_times(self.best_single[1])},
-            "runners_up": [{"what": what, **_times(times)} for what, times in self.runners_up],
-            "basis": self.basis,
-        }
-
-
-def _times(prediction: Prediction) -> dict[str, float]:
-    return {
-        "latency_ms": round(prediction.latency_ms, 3),
-        "bottleneck_ms": round(prediction.bottleneck_ms, 3),
-    }
-
-
-def stage_specs(models: Sequence[StageModel], assignment: Assignment, threads: int) -> list[StageSpec]:
+def stage_specs(
+    models: Sequence[StageModel], assignment: Assignment, threads: Sequence[int]
+) -> list[StageSpec]:
     """Placed stages of a split."""
     return [
         StageSpec(
@@ -80,9 +41,9 @@ def stage_specs(models: Sequence[StageModel], assignment: Assignment, threads: i
             ops=(model.start, model.stop),
             sha256=Digest(model.sha256),
             bytes=len(model.data),
-            threads=threads,
+            threads=count,
         )
-        for i, (model, nodes) in enumerate(zip(models, assignment.stages, strict=True))
+        for i, (model, nodes, count) in enumerate(zip(models, assignment.stages, threads, strict=True))
     ]
 
 
@@ -95,19 +56,23 @@ def build_chain(
     nodes: Sequence[NodeRef],
     *,
     signature: str | None = None,
-    threads: int = 1,
+    threads: int | Sequence[int] = 1,
     codecs: Sequence[str] = (),
     transports: Sequence[str] = (),
     credits: int = 64,
     return_by_chain: bool = False,
     codec_error: float | None = None,
 ) -> tuple[Plan, dict[Digest, bytes]]:
-    """Split a model and place its stages; returns the plan and the stages' bytes by digest."""
+    """Split a model and place its stages; returns the plan and the stages' bytes by digest.
+
+    ``threads`` are those of every stage, or of each.
+    """
     models = split(graph, at)
+    counts = [threads] * len(models) if isinstance(threads, int) else threads
     plan = chain(
         name,
         ModelRef(sha256=Digest(graph.sha256), ops=graph.op_count, path=str(path), signature=signature),
-        stage_specs(models, assignment, threads),
+        stage_specs(models, assignment, counts),
         [[t.name for t in model.boundary_in] for model in models[1:]],
         graph.inputs,
         graph.outputs,
@@ -127,23 +92,6 @@ def lossy_tolerance(codecs: Sequence[str], codec_error: float | None) -> Toleran
     default = Tolerance()
     allowed = (codec_error or 0.0) * sum(not parse_codec(name).exact for name in codecs)
     return Tolerance(atol=max(default.atol, allowed), rtol=max(default.rtol, allowed))
-
-
-def parse_codecs(text: str, links: int, codec_error: float | None) -> list[str]:
-    """Codecs of the links in full spelling; raises `UsageError`."""
-    listed = []
-    for entry in per_link(text, links, "--codecs"):
-        try:
-            name = parse_codec(entry)
-        except PlanError as error:
-            raise UsageError(f"--codecs: {error}") from None
-        if not name.exact and codec_error is None:
-            raise UsageError(
-                f"--codecs: {entry!r} loses digits; say with --codec-error how much of a tensor's range "
-                f"it may add, such as 0.01, or use {name.without_loss}"
-            )
-        listed.append(str(name))
-    return listed
 
 
 def per_link(text: str, links: int, option: str) -> list[str]:
@@ -260,71 +208,9 @@ def _time(run: Callable[[Any], Any], inputs: Any) -> float:
     return statistics.median(samples)
 
 
-async def probe_links(cluster: Cluster, names: Sequence[NodeName]) -> dict[NodeName, LinkProfile]:
-    """Delay and rate from here to each node, measured one after another."""
-    links: dict[NodeName, LinkProfile] = {}
-    for name in names:
-        control = cluster.control(name)
-        request = pb.ProbeRequest(body=bytes(_PROBE_BYTES))
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        await control.call("Probe", pb.ProbeRequest())
-        empty_s = loop.time() - start
-        start = loop.time()
-        await control.call("Probe", request)
-        full_s = max(loop.time() - start - empty_s, 1e-6)
-        links[name] = LinkProfile(control.link.rtt_us / 2000, 8 * _PROBE_BYTES / full_s / 1e6)
-    return links
-
-
 def choose_cuts(graph: Graph, op_ms: Sequence[float], stages: int) -> tuple[int, ...]:
     """Cuts for that many stages of times as even as can be."""
     return even_cuts(op_ms, allowed_cuts(graph), stages)
-
-
-def predict(
-    graph: Graph, plan: Plan, op_ms: Sequence[float], links: Mapping[NodeName, LinkProfile], basis: str
-) -> Planned:
-    """What a chain and its alternatives cost if all devices are as fast as this one.
-
-    The delay between two nodes is taken for that of the slower link from here.
-    """
-    names = [ref.name for ref in plan.nodes]
-    here = NodeName("@here")
-    pairs = {(here, n): links[n] for n in names} | {(n, here): links[n] for n in names}
-    pairs |= {
-        (a, b): LinkProfile(
-            max(links[a].latency_ms, links[b].latency_ms), min(links[a].mbit_s, links[b].mbit_s)
-        )
-        for a in names
-        for b in names
-        if a != b
-    }
-    costs = ChainCosts(
-        op_ms={name: op_ms for name in names},
-        cut_bytes=allowed_cuts(graph),
-        links=pairs,
-        input_bytes=sum(t.nbytes for t in graph.inputs),
-        output_bytes=sum(t.nbytes for t in graph.outputs),
-        requester=here,
-    )
-    whole = [(0, graph.op_count)]
-    singles = {name: costs.predict(whole, [[name]]) for name in names}
-    best = min(singles, key=lambda name: singles[name].latency_ms)
-    ranges = [stage.ops for stage in plan.stages if stage.ops is not None]
-    others: list[tuple[str, Prediction]] = [(f"whole model on {name}", singles[name]) for name in names]
-    for count in range(2, len(names) + 1):
-        try:
-            at = choose_cuts(graph, op_ms, count)
-        except CollabError:
-            break
-        bounds = list(pairwise((0, *at, graph.op_count)))
-        if bounds != ranges:
-            label = f"{count} even stages, cut at {', '.join(map(str, at))}"
-            others.append((label, costs.predict(bounds, [[n] for n in names[:count]])))
-    others.sort(key=lambda entry: entry[1].latency_ms)
-    predicted = costs.predict(ranges, [stage.nodes for stage in plan.stages])
-    return Planned(plan, predicted, (best, singles[best]), tuple(others[:5]), basis)
 
 
 def default_assignment(stages: int, views: Sequence[NodeView]) -> Assignment:
