@@ -333,6 +333,32 @@ def broker(
         say(f"run: mosquitto -c {where / 'mosquitto.conf'} (as the owner of {where})")
 
 
+@app.command(epilog="Example:\n\n    collab cluster oscore meter-7 pi-1 --out contexts")
+def oscore(
+    client: Annotated[str, typer.Argument(help="Name of the CoAP client.", show_default=False)],
+    node: Annotated[str, typer.Argument(help="Name of the node that it may ask.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory to write to.", show_default=False)],
+    authority: AuthorityDirectory = None,
+    json_: AsJson = False,
+) -> None:
+    """Write a pair of OSCORE contexts, with which a CoAP client without TLS asks a node."""
+    from collab.core.identity import Principal
+    from collab.core.ids import NodeName, check_name
+    from collab.security.object_security import ROLE, check_enrolled, write_pair
+
+    opened = open_authority(authority, None)
+    names = Principal(NodeName(check_name(client, "CLIENT")), ROLE, opened.cluster)
+    asked = Principal(NodeName(check_name(node, "NODE")), "node", opened.cluster)
+    check_enrolled(names, asked, opened.issued(), datetime.now(timezone.utc))
+    clients, nodes = write_pair(out, names, asked)
+    if json_:
+        emit({"client": str(names), "node": str(asked), "for_client": str(clients), "for_node": str(nodes)})
+        return
+    say(f"{clients}: move it to {client}, for any CoAP library with OSCORE")
+    say(f"{nodes}: move it to {node}, into the directory that --coap-oscore names")
+    say("move, never copy: a context that is used twice is broken")
+
+
 @app.command(epilog="Example:\n\n    collab cluster renew --address 10.0.0.5:7443")
 def renew(
     identity: IdentityDirectory = None,

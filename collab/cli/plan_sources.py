@@ -41,16 +41,22 @@ class Source:
     max_age_days: float
     moves: MoveOptions
 
-    def look(self, peers: str | None, trust: Trust) -> Found:
-        """Read the model and the profile, and look at the peers where there are any."""
+    def look(self, peers: str | None, trust: Trust, cuts: Sequence[int] | None = None) -> Found:
+        """Read the model and the profile, and look at the peers where there are any.
+
+        ``cuts`` that cannot be made are refused before anything is measured.
+        """
         from collab.cli.settings import peers as read_peers
         from collab.coordinator.planning import open_model
+        from collab.graph import check_cuts
 
         counts = self._counts()
         known = None if self.profile is None else _fresh(self.profile, self.max_age_days)
         graph = None if self.model is None else open_model(self.model, self.signature)
         if known is not None and graph is not None:
             _check_model(known, graph)
+        if cuts is not None and graph is not None:
+            check_cuts(graph, cuts)
         addresses = [] if self.model is None else read_peers(peers)
         if known is not None and not addresses:
             return self._threaded(Found(known, graph, (), (), f"profile {self.profile}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,6 +105,8 @@ def plan(
     """Cut a model, place its stages where they are best, and say what that should cost."""
     from collab.cli.plan_results import Output, finish, show_frontier
     from collab.coordinator.choosing import MoveOptions
+    from collab.coordinator.planning import parse_cuts
+    from collab.core.ids import check_name
 
     if out is None and not (preview or json_ or svg or frontier):
         raise UsageError("give --out FILE to keep the plan, --preview to see it, or --json")
@@ -112,6 +115,11 @@ def plan(
             "MODEL: give the .tflite file; only plans from a --profile that are not kept need none"
         )
     _check_numbers(credits_, max_replicas, codec_error)
+    if name is not None:
+        check_name(name, "--name")
+    cuts = None if at is None else parse_cuts(at)
+    entries = None if assign is None else assign.split(",")
+    _check_links(cuts, entries, {"--codecs": codecs, "--transport": transport})
     source = Source(
         model, profile, signature, threads, max_age_days, MoveOptions(codecs, transport, codec_error)
     )
@@ -131,8 +139,8 @@ def plan(
         "choose_threads": threads == "auto",
     }
     axes = _axes(frontier)
-    found = source.look(peers, confirmed(insecure, insecure_network))
-    wants = _wants(found, rules, at, assign, forbid)
+    found = source.look(peers, confirmed(insecure, insecure_network), cuts)
+    wants = _wants(found, rules, cuts, assign, forbid)
     if axes:
         show_frontier(found.profile, wants, axes, svg, json_)
         return
@@ -148,6 +156,24 @@ def _check_numbers(credits_: int, max_replicas: int, codec_error: float | None) 
         raise UsageError(f"--max-replicas {max_replicas}: give 1 or more")
     if codec_error is not None and not 0 < codec_error <= 1:
         raise UsageError(f"--codec-error {codec_error:g}: give a share above 0 and at most 1, such as 0.01")
+
+
+def _check_links(
+    cuts: Sequence[int] | None, assigned: Sequence[str] | None, options: Mapping[str, str]
+) -> None:
+    """Lists of one entry for each link need a known number of links."""
+    links = len(assigned) + 1 if assigned is not None else len(cuts) + 2 if cuts is not None else None
+    for option, text in options.items():
+        count = text.count(",") + 1
+        if count > 1 and links is None:
+            raise UsageError(
+                f"{option} {text!r}: {count} entries; give --at or --assign as well, so that there is "
+                "one for each link, or one for all"
+            )
+        if count > 1 and count != links:
+            raise UsageError(
+                f"{option} {text!r}: {count} entries for {links} links; give one for each, or one for all"
+            )
 
 
 def _objective(text: str, option: str) -> Objective:
@@ -169,11 +195,10 @@ def _axes(text: str | None) -> tuple[Objective, ...]:
 
 
 def _wants(
-    found: Found, rules: dict[str, Any], at: str | None, assign: str | None, forbid: str | None
+    found: Found, rules: dict[str, Any], cuts: tuple[int, ...] | None, assign: str | None, forbid: str | None
 ) -> Wants:
     """The rules that the plan has to keep; raises `UsageError` for nodes that are not there."""
     from collab.coordinator.choosing import among
-    from collab.coordinator.planning import parse_cuts
     from collab.core.ids import NodeName
     from collab.planner.chain import parse_assignment
     from collab.planner.chains import Wants
@@ -184,7 +209,6 @@ def _wants(
         if unknown:
             say(f"warning: the profile does not know {', '.join(unknown)}; measure with: collab profile")
     known = [device.name for device in found.profile.devices if device.name not in absent]
-    cuts = None if at is None else parse_cuts(at)
     placed = None
     if assign is not None:
         stages = len(assign.split(",")) if cuts is None else len(cuts) + 1

@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError, Message
 from collab.client.measuring import Probed, Sample
 from collab.codec.pb import control_pb2 as pb
 from collab.codec.verbs import VERBS
-from collab.core.ids import Digest, NodeName
+from collab.core.ids import Digest, Epoch, NodeName, PlanName
+from collab.core.plan import Plan, from_json
 from collab.core.profile import CodecSpeed
 from collab.errors import ProtocolError
 from collab.link.link import Link
@@ -116,6 +117,15 @@ class Control:
             for d, held, complete in zip(digests, reply.bytes, reply.complete, strict=True)
             if not complete
         }
+
+    async def drop_blobs(self, digests: list[Digest]) -> int:
+        """Remove blobs that no loaded plan of the node uses; how many were there."""
+        return int((await self.call("DropBlobs", pb.DropBlobsRequest(sha256=digests))).dropped)
+
+    async def current_plan(self, name: PlanName) -> tuple[Epoch, Plan]:
+        """Epoch and plan that are current under a name; raises `NotLoaded` if there is none."""
+        reply = await self.call("GetPlan", pb.GetPlanRequest(plan=name))
+        return Epoch(reply.epoch), from_json(reply.json)
 
     async def put_blob(
         self, sha256: Digest, data: bytes, offset: int = 0, progress: Progress | None = None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,7 +26,8 @@ from collab.planner.solve import solve
 
 log = logging.getLogger("collab.coordinator")
 
-AUTO = "auto"
+_ALTERNATIVES: Final = 5
+AUTO: Final = "auto"
 """Leaves a choice to the planner."""
 
 
@@ -80,7 +81,7 @@ class MoveOptions:
         return replace(chain, moves=moves)
 
 
-CHOSEN = MoveOptions(codecs=AUTO, transports=AUTO)
+CHOSEN: Final = MoveOptions(codecs=AUTO, transports=AUTO)
 """Moves as the planner chose them among what is wanted."""
 
 
@@ -148,6 +149,8 @@ def choose(
     other = None if graph is None else _in_better_order(profile, wants, solution, graph)
     if other is not None:
         profile, solution, graph = other
+    if wants.at is not None and wants.assign is not None:
+        solution = replace(solution, runners_up=_free(profile, wants, solution.best))
     pinned = moves.pinned(solution.best.chain)
     if pinned != solution.best.chain:
         evaluator = Evaluator(profile)
@@ -156,6 +159,15 @@ def choose(
         method = f"{solution.method}; transports and codecs as given"
         solution = replace(solution, best=best, method=method)
     return Chosen(profile, wants, solution, basis, graph if other is not None else None)
+
+
+def _free(profile: Profile, wants: Wants, told: Option) -> tuple[Option, ...]:
+    """What would be best without cuts and nodes given by hand: a plan that is told has no runners-up."""
+    try:
+        found = solve(profile, replace(wants, at=None, assign=None), _ALTERNATIVES - 1)
+    except PlanError:
+        return ()
+    return tuple(option for option in (found.best, *found.runners_up) if option.chain != told.chain)
 
 
 def _in_better_order(

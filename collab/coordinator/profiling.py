@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -103,12 +104,19 @@ class Profiling:
         self._done, self._total = 0, 1
         self._pieces: list[Piece] = []
         self._loads: dict[NodeName, float] = {}
+        self._sent: dict[NodeName, list[Digest]] = {}
 
     async def run(self, path: Path, inputs: Sequence[Mapping[str, Array]] = ()) -> Profile:
         """Measure everything; ``inputs`` are real ones for codecs, drawn at random otherwise.
 
         Raises `PeerUnreachable` or `LinkLost` for a node that goes away, and what it reports.
         """
+        try:
+            return await self._run(path, inputs)
+        finally:
+            await self._clean_up()
+
+    async def _run(self, path: Path, inputs: Sequence[Mapping[str, Array]]) -> Profile:
         graph, settings = self._graph, self._settings
         await self._send_stages()
         trials = await self._try_codecs(inputs) if settings.codecs else CodecTrials(())
@@ -189,11 +197,18 @@ class Profiling:
         begun = loop.time()
         blobs = {Digest(stage.sha256): stage.data for stage in stages}
         missing = await control.missing(list(blobs))
+        self._sent.setdefault(control.name, []).extend(missing)
         for digest, held in missing.items():
             await control.put_blob(digest, blobs[digest], held)
             if (rest := pace.rest_s(loop.time() - begun)) > 0:
                 await asyncio.sleep(rest)
             begun = loop.time()
+
+    async def _clean_up(self) -> None:
+        """Take from the nodes' stores what was sent there only to be timed."""
+        for name, digests in self._sent.items():
+            with suppress(CollabError):  # who has gone away evicts it in time
+                await self._cluster.control(name).drop_blobs(digests)
 
     async def _warm_up(self, view: NodeView) -> None:
         """Let a node load its runtime, and see what else it does before it works for us."""

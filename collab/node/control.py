@@ -11,8 +11,8 @@ from collab.client.measuring import MAX_PROBE_BYTES
 from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import CODECS
 from collab.core.ids import Digest, Epoch, PlanName, check_digest
-from collab.core.plan import from_json
-from collab.errors import LimitExceeded, Refused
+from collab.core.plan import from_json, to_json
+from collab.errors import LimitExceeded, NotLoaded, Refused
 from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
 from collab.node.verbs import Caller, Implementation
@@ -37,12 +37,14 @@ class NodeControl:
             "Probe": self.probe,
             "BlobStatus": self.blob_status,
             "PutBlob": self.put_blob,
+            "DropBlobs": self.drop_blobs,
             "Reserve": self.reserve,
             "Prepare": self.prepare,
             "Commit": self.commit,
             "Abort": self.abort,
             "Retire": self.retire,
             "Unload": self.unload,
+            "GetPlan": self.get_plan,
             "Lease": self.lease,
             "Status": self.status,
             "Profile": self.profile,
@@ -136,6 +138,22 @@ class NodeControl:
             stages.used_digests(),
         )
         return pb.PutBlobReply(bytes=held, complete=held == request.total_bytes)
+
+    async def drop_blobs(self, _: Caller, request: pb.DropBlobsRequest) -> pb.DropBlobsReply:
+        """Remove blobs that no loaded plan uses; those that are used, or not here, stay as they are."""
+        stages = self._node.stages
+        wanted = {check_digest(name, "DropBlobs.sha256:") for name in request.sha256}
+        free = wanted - set(stages.used_digests())
+        return pb.DropBlobsReply(dropped=await stages.off_loop(stages.store.drop, sorted(free)))
+
+    async def get_plan(self, _: Caller, request: pb.GetPlanRequest) -> pb.GetPlanReply:
+        """The plan that is current under a name."""
+        name = PlanName(request.plan)
+        current = self._node.session.current(name)
+        plan = None if current is None else self._node.stages.plan(name, current[0])
+        if current is None or plan is None:
+            raise NotLoaded(f"plan {name[:80]!r}: none of that name is current here")
+        return pb.GetPlanReply(epoch=current[0], json=to_json(plan))
 
     async def reserve(self, _: Caller, request: pb.ReserveRequest) -> pb.ReserveReply:
         """Take the right to bring up an epoch of a plan, if what is current is what the caller believes."""

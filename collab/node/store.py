@@ -122,6 +122,19 @@ class Store:
                 self._complete(path, sha256)
         return size + len(data)
 
+    def drop(self, digests: Iterable[Digest]) -> int:
+        """Remove blobs, whole or begun; how many were here."""
+        found = 0
+        with _translated("remove blobs"):
+            for sha256 in digests:
+                paths = [
+                    path for folder in (self._blobs, self._partial) if (path := folder / sha256).exists()
+                ]
+                for path in paths:
+                    path.unlink(missing_ok=True)
+                found += bool(paths)
+        return found
+
     def _complete(self, path: Path, sha256: Digest) -> None:
         if _sha256(path) != sha256:
             path.unlink(missing_ok=True)

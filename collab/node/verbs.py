@@ -32,6 +32,7 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "Describe": _ANYONE,
     "Probe": _ANYONE,
     "Status": _ANYONE,
+    "GetPlan": _CLIENT,
     "Lease": _CLIENT,
     "PutRevocations": frozenset({"operator", "controller"}),
 }

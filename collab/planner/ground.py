@@ -12,7 +12,7 @@ import numpy as np
 from collab.core.ids import NodeName
 from collab.planner.chains import Chain, Objective, Option, StageChoice, Wants
 from collab.planner.evaluate import Evaluator
-from collab.planner.options import SLACK, Arcs, Limits
+from collab.planner.options import Arcs, Limits
 from collab.planner.refuse import allowed_devices
 from collab.planner.subsets import Counts, Order, Space, Step, Sweep, sweep
 from collab.planner.tables import Tables, best_threads, tables_for
@@ -43,9 +43,9 @@ class Ground:
         """Size of what an exact search keeps."""
         return self.sets * len(self.types) * len(self.tables.codecs) * len(self.tables.places)
 
-    def run(self, arcs: Arcs, *, upper: float = math.inf) -> Sweep:
+    def run(self, arcs: Arcs) -> Sweep:
         """Best chains by sets of devices under an objective."""
-        return sweep(arcs, self.space, self.max_stages, upper)
+        return sweep(arcs, self.space, self.max_stages)
 
     def chain(self, arcs: Arcs, path: Sequence[Step]) -> Chain:
         """The chain of a path."""
@@ -109,11 +109,6 @@ def ground_for(costs: Evaluator, wants: Wants, devices: Sequence[NodeName] | Non
 def tightest(value: float, objective: Objective) -> Limits:
     """The limits that hold a chain to a value of an objective that is a maximum."""
     return Limits(busy_ms=value) if objective == "throughput" else Limits(memory_bytes=value)
-
-
-def near(a: float, b: float) -> bool:
-    """Whether two figures are equal but for rounding."""
-    return abs(a - b) <= max(abs(a), abs(b)) * SLACK
 
 
 def paths(found: Sweep, count: int) -> Iterator[list[Step]]:

@@ -164,11 +164,17 @@ class GroupArcs(Arcs):
         ends = [*(list(group) for group in self.groups), [t.end]]
         by_source = np.array([self._folded(single[source]) for source in ends])
         joined: Floats = np.array([self._folded(by_source[:, target].swapaxes(0, 1)) for target in ends])
-        return np.asarray(joined.swapaxes(0, 1))
+        joined = joined.swapaxes(0, 1)
+        if self.limits.busy_ms == math.inf:
+            return joined
+        busy = GroupArcs(t, "throughput", groups=self.groups)._between(r, s)
+        return np.where(busy <= self.limits.busy_ms * (1 + SLACK), joined, math.inf)
 
     def _pairs(self, r: int, s: int, e: Spots, d: Spots, p: Spots) -> Floats:
         """Costs of moves between single ends."""
-        costs: Floats = np.where(self.tables.free[e, d], 0.0, self.travel(r, s, e, d, p).real)
+        # Limits hold for what shares leave of a pair, not for all of it.
+        whole = Arcs(self.tables, self.objective).travel(r, s, e, d, p).real
+        costs: Floats = np.where(self.tables.free[e, d], 0.0, whole)
         return costs
 
     def _folded(self, parts: Floats) -> Floats:
@@ -201,8 +207,8 @@ class GroupArcs(Arcs):
         ways = []
         grid = (sources[:, None], targets[None, :], np.array(place))
         for r in range(len(t.transports)):
-            occupied = Arcs(t, "throughput", self.limits).travel(r, state, *grid).real
-            times = Arcs(t, "latency", self.limits).travel(r, state, *grid)
+            occupied = Arcs(t, "throughput").travel(r, state, *grid).real
+            times = Arcs(t, "latency").travel(r, state, *grid)
             occupied = np.where(t.free[grid[0], grid[1]], 0.0, occupied)
             times = np.where(t.free[grid[0], grid[1]], 0.0, times)
             possible = np.isfinite(occupied).all()

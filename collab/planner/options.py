@@ -44,6 +44,8 @@ class Arcs:
     tables: Tables
     objective: Objective
     limits: Limits = Limits()
+    prices: Floats | None = None
+    """(d,): what each stage on a device costs besides, for bounds; only where costs add up."""
     memory: dict[object, Any] = field(default_factory=dict)
     """What is worked out once and used again."""
 
@@ -97,7 +99,8 @@ class Arcs:
             allowed = allowed & (t.size <= t.limit[:, None, None])
         if not self.coupled:
             allowed = allowed & (t.ms <= limits.busy_ms * (1 + SLACK))
-        return np.where(allowed, self.stage_costs, self.infinite)
+        costs = self.stage_costs if self.prices is None else self.stage_costs + self.prices[:, None, None]
+        return np.where(allowed, costs, self.infinite)
 
     @cached_property
     def stage_costs(self) -> Costs:

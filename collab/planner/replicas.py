@@ -102,6 +102,8 @@ def with_replicas(field: Field, objective: Objective, pool: Pool) -> Found:
     if math.isfinite(pool.deadline_ms):
         bound = max(bound, _in_time(field, objective, pool))
     closed = _close(found, field, pool, bound) if objective == "throughput" else False
+    # Branch and bound follows one way to move for each codec; a deadline may ask for another.
+    closed = closed and math.isinf(pool.deadline_ms)
     best = min(pool.found.values(), key=lambda option: rank(option, objective), default=None)
     if best is None:
         return Found(None, bound, "")

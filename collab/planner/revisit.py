@@ -24,8 +24,8 @@ from collab.planner.search import Found
 from collab.planner.tables import Floats, Tables, best_threads, move_name
 from collab.planner.threshold import pieces_ms
 
-_VISITS = 25_000
-"""Partial chains that branch and bound looks at, at most."""
+_CHILDREN = 60_000
+"""Partial chains that branch and bound makes, at most."""
 _KEPT = 60
 """Partial chains that are remembered for each device and place."""
 _SMALL = 4_000_000
@@ -69,15 +69,16 @@ class Partial:
 def with_revisits(tables: Tables, objective: Objective, pool: Pool) -> Found:
     """The best chain in which nodes may hold several ranges."""
     search = _Forwards(tables, objective, pool)
+    once = ground_for(tables.costs, replace(tables.wants, revisit=False)) if _once(tables) else None
+    if once is not None and once.elements <= _SMALL:
+        optimum(once, objective, pool, 5)
     option = search.shortest() if tables.wants.assign is None else None
     if option is not None:
         pool.add([option])
         possible = math.isfinite(option.costs.latency_ms) and option.costs.latency_ms <= pool.deadline_ms
         if possible and search.arcs.add and search.reached(option):
             return Found(option, option.costs.of(objective), "exact: shortest path over devices and cuts")
-    once = ground_for(tables.costs, replace(tables.wants, revisit=False)) if _once(tables) else None
     if once is not None and once.elements <= _SMALL:
-        optimum(once, objective, pool, 5)
         optimum(once, "latency", pool, 0)
     search.run()
     best = _best(pool)
@@ -123,7 +124,7 @@ class _Forwards:
 
     def __init__(self, tables: Tables, objective: Objective, pool: Pool) -> None:
         self.tables, self.objective, self.pool = tables, objective, pool
-        self.left = _VISITS
+        self.left = _CHILDREN
         self.arcs = Arcs(tables, objective)
         self.rest = completions(self.arcs)
         self.rest_ms = completions(Arcs(tables, "latency"))[:, 0].real
@@ -191,7 +192,6 @@ class _Forwards:
         self._visit(Partial(t.end, 0, 0.0, 0.0, 0.0, zeros, np.zeros((t.end + 1,) * 2), zeros))
 
     def _visit(self, partial: Partial) -> None:
-        self.left -= 1
         t = self.tables
         if self.left <= 0 or self._dominated(partial):
             return
@@ -276,6 +276,7 @@ class _Forwards:
                 memory=memory,
                 path=(*moved.path, (device, place, int(stop))),
             )
+            self.left -= 1
             bound, latency = self._bounds(child)
             if self._hopeful(bound, latency, child):
                 yield bound, latency, child

@@ -24,6 +24,8 @@ _SETS = 2**12
 """Sets of devices over which a search is always exact: those of 12 different ones."""
 _ELEMENTS = 20_000_000
 """Costs that an exact search over more sets may keep, 8 bytes each."""
+_ALONE = 32
+"""Devices that are compared in one pass: sets of them are numbers of 64 bits."""
 
 
 def solve(profile: Profile, wants: Wants, runners_up: int = 5) -> Solution:
@@ -142,4 +144,6 @@ def best_single(costs: Evaluator, wants: Wants) -> Option | None:
         names = [wants.first_on]
     alone = replace(wants, at=(), assign=None, first_ops=0, deadline_ms=None, max_stages=1)
     pool = Pool(wants.objective)
-    return optimum(ground_for(costs, alone, names), wants.objective, pool, 0)
+    for low in range(0, len(names), _ALONE):
+        optimum(ground_for(costs, alone, names[low : low + _ALONE]), wants.objective, pool, 0)
+    return pool.leader

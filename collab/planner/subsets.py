@@ -157,25 +157,13 @@ class Sweep:
         return np.asarray(_arrive(self.arcs, self.layers[layer - 1], row, device)[0])
 
 
-def sweep(
-    arcs: Arcs,
-    space: Space,
-    max_stages: int,
-    upper: float = np.inf,
-    rest: Costs | None = None,
-) -> Sweep:
-    """Best chains for each set of devices and last device.
-
-    ``rest`` bounds what is still to come (d, s, p); with it, what cannot stay within
-    ``upper`` is left out.
-    """
+def sweep(arcs: Arcs, space: Space, max_stages: int) -> Sweep:
+    """Best chains for each set of devices and last device."""
     t = arcs.tables
     layers: list[Layer] = []
     keys: Keys = np.zeros(1, np.int64)
     while len(layers) < max_stages and len(keys):
         layer = _next(arcs, space, layers[-1] if layers else None, keys)
-        if rest is not None and np.isfinite(upper):
-            layer = _pruned(arcs, layer, upper, rest)
         if not len(layer.keys):
             break
         layers.append(layer)
@@ -219,14 +207,6 @@ def _arrive(arcs: Arcs, layer: Layer, rows: NDArray[np.intp], device: int) -> Co
     came = layer.costs[rows]
     joined = np.add(came, ways, out=came) if arcs.add else np.maximum(came, ways, out=came)
     return np.asarray(joined.min(axis=1))
-
-
-def _pruned(arcs: Arcs, layer: Layer, upper: float, rest: Costs) -> Layer:
-    """A layer without what cannot become better than known."""
-    hopeless = arcs.join(layer.costs, rest[None]).real > upper * (1 + SLACK)
-    costs = np.where(hopeless, arcs.infinite, layer.costs)
-    alive = np.isfinite(costs.real).any(axis=(1, 2, 3))
-    return Layer(layer.keys[alive], costs[alive])
 
 
 def along(arcs: Arcs, path: Sequence[Step]) -> float:

@@ -51,9 +51,9 @@ def _nodes_introduce_themselves(nodes: list[NodeProcess]) -> None:
 
 def _plan_as_assigned(nodes: list[NodeProcess], digits: Reference, plan: Path) -> None:
     arguments = ("plan", digits.path, "--peers", peers(nodes), "--out", plan, "--json")
-    even = collab(*arguments, "--name", "digits").json
-    assert [stage["nodes"] for stage in even["stages"]] == [["a"], ["b"], ["c"]]
-    bounds = [stage["ops"] for stage in even["stages"]]
+    ordered = collab(*arguments, "--assign", "c,a,b", "--name", "digits").json
+    assert [stage["nodes"] for stage in ordered["stages"]] == [["c"], ["a"], ["b"]]
+    bounds = [stage["ops"] for stage in ordered["stages"]]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == 30
     assert all(left[1] == right[0] for left, right in itertools.pairwise(bounds))

@@ -50,6 +50,11 @@ def measured(duo: list[NodeProcess], tmp_path_factory: pytest.TempPathFactory) -
     return out, profile
 
 
+def test_nothing_that_was_sent_to_be_timed_stays_on_the_nodes(duo: list[NodeProcess], measured: object):
+    listed = collab("nodes", "--peers", peers(duo), "--json").json
+    assert [entry["models"] for entry in listed] == [[], []]
+
+
 def test_the_file_says_what_the_model_is(measured: tuple[Path, Profile]):
     graph, (_, profile) = read_model(DIGITS), measured
     check(profile)

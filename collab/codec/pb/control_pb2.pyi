@@ -124,6 +124,18 @@ class PutBlobReply(_message.Message):
     complete: bool
     def __init__(self, bytes: _Optional[int] = ..., complete: _Optional[bool] = ...) -> None: ...
 
+class DropBlobsRequest(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sha256: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DropBlobsReply(_message.Message):
+    __slots__ = ("dropped",)
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    dropped: int
+    def __init__(self, dropped: _Optional[int] = ...) -> None: ...
+
 class ReserveRequest(_message.Message):
     __slots__ = ("plan", "epoch", "holder", "expected_epoch", "expected_digest")
     PLAN_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +187,20 @@ class EpochRequest(_message.Message):
 class EpochReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class GetPlanRequest(_message.Message):
+    __slots__ = ("plan",)
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    def __init__(self, plan: _Optional[str] = ...) -> None: ...
+
+class GetPlanReply(_message.Message):
+    __slots__ = ("epoch", "json")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    json: bytes
+    def __init__(self, epoch: _Optional[int] = ..., json: _Optional[bytes] = ...) -> None: ...
 
 class LeaseRequest(_message.Message):
     __slots__ = ("plan", "epoch", "want")

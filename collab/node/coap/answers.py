@@ -95,6 +95,10 @@ class Declined(Exception):
         self.reply = Reply(code, _line(why), None, max_age_s, size1)
 
 
+AMPLIFICATION: Final = 3
+"""Bytes sent to an address that nobody has proven for each byte from it (RFC 7252 11.3, and 9000 8.1)."""
+SILENT: Final = 26
+"""No-Response of every class (RFC 7967 2.1)."""
 _MAX_LINE: Final = 200
 OVERLOADED_S: Final = 1
 """Seconds after which to ask again (Max-Age of 5.03, RFC 7252 5.9.3.4)."""

@@ -25,7 +25,7 @@ from aiocoap.transports.udp6 import MessageInterfaceUDP6
 
 from collab.core.identity import Principal
 from collab.errors import Refused, UsageError
-from collab.transport.base import Security
+from collab.transport.base import Security, contact_host
 
 log = logging.getLogger("collab.node.coap")
 _WIRE_LOG: Final = "collab.node.coap.wire"
@@ -45,6 +45,7 @@ IDLE_S: Final = 300.0
 _UNREAD_BYTES: Final = 4 << 20
 """Answers kept for somebody who asks and does not read; more end the stream."""
 _GOODBYE_S: Final = 1.0
+MAX_PORT: Final = 65_535
 _TRIES: Final = 8
 
 
@@ -91,6 +92,11 @@ class Stream(TcpConnection):  # type: ignore[misc]
         self.lost = asyncio.Event()
         self.busy = 0
         """Requests and observations under way."""
+
+    @property
+    def secured(self) -> bool:
+        """Whether it is TLS, to which clients show certificates."""
+        return self._server.security is not None
 
     def principal(self) -> Principal | None:
         """Whom the client's certificate names, checked now; raises `Refused`."""
@@ -217,28 +223,46 @@ class _Streams(TCPServer):  # type: ignore[misc]
 
 
 async def open_endpoint(
-    site: Any, host: str, port: int, security: Security | None
-) -> tuple[aiocoap.Context, int, bool]:
-    """Serve a site at a host and port: UDP and TCP without security, TLS alone with it.
+    site: Any, host: str, port: int, security: Security | None, plain: bool
+) -> tuple[aiocoap.Context, list[str]]:
+    """Serve a site at a host and port: over TLS with ``security``, over UDP and TCP where ``plain``.
 
-    Returns the library's context, the port, and whether UDP is served; raises `UsageError`.
+    UDP has the port in any case; TCP without TLS has the next one where both are served.
+    Returns the library's context and the URIs; raises `UsageError`.
     """
+    if security is not None and plain and port == MAX_PORT:
+        raise UsageError(f"--coap {host}:{port}: coap+tcp is served at the next port; choose a lower one")
     wire_log = logging.getLogger(_WIRE_LOG)
     # The library warns of every malformed message: strangers would write the log.
     wire_log.setLevel(logging.CRITICAL)
     context = aiocoap.Context(serversite=site, loggername=_WIRE_LOG)
     for attempt in range(_TRIES):
         try:
-            bound = await _streams(context, host, port, security)
-            if security is not None:
-                return context, bound, False
-            return context, bound, await _datagrams(context, host, bound)
+            return context, await _served(context, host, port, security, plain)
         except OSError as error:
             await close_endpoint(context)
             if port == 0 and error.errno == errno.EADDRINUSE and attempt < _TRIES - 1:
                 continue  # the port that TCP was given is taken for UDP
             raise UsageError(f"--coap {host}:{port}: cannot be bound: {error.strerror}") from error
     raise AssertionError
+
+
+async def _served(
+    context: aiocoap.Context, host: str, port: int, security: Security | None, plain: bool
+) -> list[str]:
+    at = contact_host(host)
+    secured: list[str] = []
+    bound, next_port = port, port
+    if security is not None:
+        bound = await _streams(context, host, port, security)
+        secured.append(f"coaps+tcp://{at}:{bound}")
+        next_port = port + 1 if port else 0
+    if not plain:
+        return secured
+    tcp = await _streams(context, host, next_port, None)
+    bound = bound or tcp
+    datagrams = await _datagrams(context, host, bound)
+    return [*secured, *([f"coap://{at}:{bound}"] if datagrams else []), f"coap+tcp://{at}:{tcp}"]
 
 
 async def _streams(context: aiocoap.Context, host: str, port: int, security: Security | None) -> int:

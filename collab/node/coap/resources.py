@@ -58,7 +58,7 @@ class Resources:
 
         Also checks who asks, so that a stranger uploads nothing in vain.
         """
-        if ask.code != Code.POST:
+        if ask.code != Code.POST or (self._secured and ask.caller is None):
             return SMALL_BODY
         match ask.path:
             case ("plans", name, "run" | "jobs"):
@@ -84,6 +84,8 @@ class Resources:
 
     async def answer(self, ask: Ask) -> Reply:
         """Answer one request; raises `Declined` or `CollabError`."""
+        if self._secured and ask.caller is None:
+            raise Declined(Code.UNAUTHORIZED, "who asks?")
         match ask.path:
             case (".well-known", "core"):
                 return self._get(ask, self._links)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import aiocoap
 
@@ -16,7 +17,10 @@ from collab.node.coap.running import MakeLinks, Runner
 from collab.node.coap.site import Site
 from collab.node.service import NodeService
 from collab.transport.aio import TaskGroup
-from collab.transport.base import Security, contact_host, is_loopback, split_host_port
+from collab.transport.base import Security, is_loopback, split_host_port
+
+if TYPE_CHECKING:
+    from collab.node.coap.oscore import ObjectSecurity
 
 log = logging.getLogger("collab.node.coap")
 
@@ -26,7 +30,8 @@ class CoapService:
 
     With ``security`` it is ``coaps+tcp`` only and clients prove who they are; without it,
     ``coap`` and ``coap+tcp``, off loopback only where ``insecure_networks`` allows.
-    ``make_links`` makes the links over which plans are run.
+    ``contexts`` adds both for clients that protect what they ask (RFC 8613), whoever can
+    reach them.  ``make_links`` makes the links over which plans are run.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class CoapService:
         security: Security | None,
         insecure_networks: bool,
         make_links: MakeLinks,
+        contexts: ObjectSecurity | None = None,
     ) -> None:
         self.endpoints: list[str] = []
         """Where clients can reach it, once entered."""
@@ -44,6 +50,7 @@ class CoapService:
         self._security = security
         self._insecure_networks = insecure_networks
         self._make_links = make_links
+        self._contexts = contexts
         self._stack = AsyncExitStack()
         if security is None and not insecure_networks and not is_loopback(self._host):
             raise Refused(
@@ -59,15 +66,15 @@ class CoapService:
             tasks = await self._stack.enter_async_context(TaskGroup())
             jobs = Jobs(tasks.create_task)
             self._stack.callback(jobs.close)
-            site = Site(Resources(self._node, runner, jobs, self._security is not None))
-            context, port, datagrams = await open_endpoint(site, self._host, self._port, self._security)
+            if self._contexts is not None:
+                await self._stack.enter_async_context(self._contexts)
+            site = Site(
+                Resources(self._node, runner, jobs, self._security is not None), contexts=self._contexts
+            )
+            plain = self._security is None or self._contexts is not None
+            context, endpoints = await open_endpoint(site, self._host, self._port, self._security, plain)
             self._stack.push_async_callback(self._close, context, site)
-            place = f"{contact_host(self._host)}:{port}"
-            if self._security is not None:
-                self.endpoints.append(f"coaps+tcp://{place}")
-            else:
-                self.endpoints += [f"coap://{place}"] if datagrams else []
-                self.endpoints.append(f"coap+tcp://{place}")
+            self.endpoints += endpoints
         except BaseException:
             await self._stack.aclose()
             raise

@@ -8,7 +8,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Hashable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiocoap
 from aiocoap.numbers import TransportTuning
@@ -16,10 +16,22 @@ from aiocoap.numbers.contentformat import ContentFormat
 
 from collab.core.identity import Principal
 from collab.errors import CollabError, Refused
-from collab.node.coap.answers import OVERLOADED_S, Ask, Code, Declined, Reply, error_reply
+from collab.node.coap.answers import (
+    AMPLIFICATION,
+    OVERLOADED_S,
+    SILENT,
+    Ask,
+    Code,
+    Declined,
+    Reply,
+    error_reply,
+)
 from collab.node.coap.blocks import BERT, Block, BlockLimits, Downloads, Uploads, cut, fitting
 from collab.node.coap.endpoint import Stream, remote_host
 from collab.node.coap.resources import WELL_KNOWN, Resources
+
+if TYPE_CHECKING:
+    from collab.node.coap.oscore import ObjectSecurity, ProtectedPipe
 
 log = logging.getLogger("collab.node.coap")
 
@@ -34,8 +46,6 @@ LEISURE_S: Final = 5.0
 """DEFAULT_LEISURE (RFC 7252 8.2)."""
 UDP_BODY: Final = 256 * 1024
 """Bytes of a body over UDP, which takes a round trip for each KiB."""
-AMPLIFICATION: Final = 3
-"""Bytes sent to an address that nobody has proven for each byte from it (RFC 7252 11.3, and 9000 8.1)."""
 _LEAST_ANSWER: Final = 128
 """What every request may be answered with; smaller blocks would cost more than they save."""
 _REQUEST_HEAD: Final = 24
@@ -45,8 +55,8 @@ _PATH, _FORMAT, _QUERY, _ACCEPT, _BLOCK2, _BLOCK1 = 11, 12, 15, 17, 23, 27
 _KNOWN: Final = frozenset({_HOST, _PORT, _PATH, _QUERY, _ACCEPT, _BLOCK2, _BLOCK1, _FORMAT, _OBSERVE, _ETAG})
 _PROXY: Final = frozenset({35, 39})
 """Proxy-Uri and Proxy-Scheme (RFC 7252 5.10.2)."""
-_SILENT: Final = 26
-"""No-Response of every class (RFC 7967 2.1)."""
+_LARGEST_BLOCK: Final = 1024
+"""Of a datagram (RFC 7959 2.2)."""
 
 
 class _Reliable(TransportTuning):  # type: ignore[misc]
@@ -64,15 +74,31 @@ class _From(NamedTuple):
     host: Hashable
     stream: Stream | None
     caller: Principal | None
+    protected: ProtectedPipe | None = None
+
+    async def check(self) -> None:
+        """Raise `Refused` if whoever asked has lost the right to since."""
+        if self.protected is not None:
+            await self.protected.check()
+        elif self.stream is not None:
+            self.stream.principal()
 
 
 class Site:
-    """The library's entry: it calls `render_to_pipe` in a task of its own for each request."""
+    """The library's entry: it calls `render_to_pipe` in a task of its own for each request.
+
+    With ``contexts``, whatever comes without TLS has to be protected by one of them.
+    """
 
     def __init__(
-        self, resources: Resources, limits: BlockLimits = BlockLimits(), rng: random.Random | None = None
+        self,
+        resources: Resources,
+        limits: BlockLimits = BlockLimits(),
+        rng: random.Random | None = None,
+        contexts: ObjectSecurity | None = None,
     ) -> None:
         self._resources = resources
+        self._contexts = contexts
         self._uploads = Uploads(limits)
         self._downloads = Downloads(limits)
         self._rng = rng or random.Random()
@@ -105,21 +131,30 @@ class Site:
                 stream.busy -= 1
 
     async def _serve(self, pipe: Any, stream: Stream | None) -> None:
-        request = pipe.request
-        if request.remote.is_multicast_locally:
+        if pipe.request.remote.is_multicast_locally:
             await self._serve_many(pipe)
+            return
+        if self._contexts is not None and (stream is None or not stream.secured):
+            opened = await self._contexts.open(pipe)
+            if opened is not None:
+                who = _From(pipe.request.remote, opened.key, opened.caller, stream, opened.caller, opened)
+                await self._serve_one(opened, who)
             return
         try:
             who = _From(
-                request.remote,
-                request.remote if stream is not None else request.remote.sockaddr[:2],
-                remote_host(request.remote),
+                pipe.request.remote,
+                pipe.request.remote if stream is not None else pipe.request.remote.sockaddr[:2],
+                remote_host(pipe.request.remote),
                 stream,
                 None if stream is None else stream.principal(),
             )
         except Refused as error:
             pipe.add_response(_message(Reply(Code.UNAUTHORIZED, str(error).encode())), is_last=True)
             return
+        await self._serve_one(pipe, who)
+
+    async def _serve_one(self, pipe: Any, who: _From) -> None:
+        request = pipe.request
         if self._answering >= MAX_REQUESTS:
             busy = Declined(Code.UNAVAILABLE, "too many requests; try again later", max_age_s=OVERLOADED_S)
             pipe.add_response(_message(busy.reply), is_last=True)
@@ -138,14 +173,16 @@ class Site:
         """A multicast request: only the list, only with something in it, only after a while."""
         request = pipe.request
         ask = Ask(int(request.code), request.opt.uri_path, request.opt.uri_query, request.opt.accept)
-        response = aiocoap.Message(code=aiocoap.CONTENT, no_response=_SILENT)
-        if ask.path == WELL_KNOWN and ask.code == Code.GET and self._leisurely < MAX_LEISURELY:
+        response = aiocoap.Message(code=aiocoap.CONTENT, no_response=SILENT)
+        listed = self._contexts is None and ask.path == WELL_KNOWN and ask.code == Code.GET
+        if listed and self._leisurely < MAX_LEISURELY:
             self._leisurely += 1
             try:
                 await asyncio.sleep(self._rng.uniform(0, LEISURE_S))
                 reply = await self._resources.answer(ask)
                 if reply.body:
-                    response = self._block(_Whole(request, ("all", request.remote.sockaddr[:2])), reply, None)
+                    everybody = _From(request.remote, ("all", request.remote.sockaddr[:2]), "", None, None)
+                    response = self._block(_Whole(request, everybody.key), reply, everybody)
             except (Declined, CollabError):
                 pass  # no errors in answer to a multicast (RFC 7252 8.2)
             finally:
@@ -181,7 +218,7 @@ class Site:
                     return None, _continue(request)
                 ask = ask._replace(body=body)
                 reply = await self._resources.answer(ask)
-            response = self._block(_Whole(request, key), reply, who.stream)
+            response = self._block(_Whole(request, key), reply, who)
             if request.opt.block1 is not None:
                 response.opt.block1 = request.opt.block1
             return ask, response
@@ -210,19 +247,12 @@ class Site:
             raise Declined(Code.TOO_LARGE, f"the body has more than {most} bytes", size1=most)
         return self._uploads.feed(key, who.host, block, request.payload, most, _now())
 
-    def _block(self, whole: _Whole, reply: Reply, stream: Stream | None) -> Any:
+    def _block(self, whole: _Whole, reply: Reply, who: _From) -> Any:
         """The answer, or the block of it that was asked for or fits."""
         request, key = whole
         response = _message(reply)
         wanted = _block(request.opt.block2)
-        if stream is None:
-            most = max(_LEAST_ANSWER, AMPLIFICATION * (len(request.payload) + _REQUEST_HEAD))
-            if wanted is not None and wanted.number:
-                most = wanted.size  # asked for again and again: the address is real, or the gain is none
-            exponent = min(fitting(most), 6)
-        else:
-            most = stream.maximum_payload_size
-            exponent = stream.maximum_block_size_exp
+        most, exponent = _room(request, wanted, who)
         if wanted is not None:
             exponent = min(exponent, wanted.exponent)
         elif len(reply.body) <= most:
@@ -259,8 +289,7 @@ class Site:
             pipe.add_response(first, is_last=False)
             while not last:
                 last = await change()
-                if who.stream is not None:
-                    who.stream.principal()
+                await who.check()
                 _, response = await self._answered(pipe.request, who)
                 last = last or response.code != aiocoap.CONTENT
                 if not last:
@@ -277,6 +306,18 @@ class Site:
     def _next(self) -> int:
         self._news = (self._news + 1) % (1 << 24)
         return self._news
+
+
+def _room(request: Any, wanted: Block | None, who: _From) -> tuple[int, int]:
+    """Bytes of an answer, and the exponent of the largest block that fits."""
+    if who.stream is not None:
+        return who.stream.maximum_payload_size, who.stream.maximum_block_size_exp
+    if who.protected is not None:
+        return _LARGEST_BLOCK, fitting(_LARGEST_BLOCK)  # fresh and proven: nobody else can ask for it
+    most = max(_LEAST_ANSWER, AMPLIFICATION * (len(request.payload) + _REQUEST_HEAD))
+    if wanted is not None and wanted.number:
+        most = wanted.size  # asked for again and again: the address is real, or the gain is none
+    return most, fitting(most)
 
 
 class _Whole(NamedTuple):

@@ -313,3 +313,12 @@ def test_a_kept_plan_that_cannot_be_read_is_named_and_harms_no_other(
     assert broken[0].startswith("broken.json: ")
     store.forget_plan(PlanName("broken"), Epoch(1))
     assert not store.kept_plans()[1]
+
+
+def test_blobs_are_dropped_whole_or_begun_and_others_stay(store):
+    whole, kept = put(store, blob(100, 1)[1]), put(store, blob(100, 2)[1])
+    begun, data = blob(100, 3)
+    store.put(begun, 100, 0, data[:40], ())
+    assert store.drop([whole, begun, digest_of(b"never here")]) == 2
+    assert store.digests() == [kept]
+    assert store.held(begun) == (0, False)

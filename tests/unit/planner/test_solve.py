@@ -80,6 +80,15 @@ def test_with_revisits_replicas_or_given_nodes_it_is_the_best_or_says_by_how_muc
     assert exactly >= 2
 
 
+@pytest.mark.parametrize("seed", [2052, 2161, 3099, 3284])
+def test_replicas_within_a_deadline_are_exact_only_where_they_say_so(seed):
+    found, best = checked(seed, "replicas")
+    assert found is not None
+    assert best is not None
+    if found.method.startswith("exact"):
+        assert agree(found.best.costs.bottleneck_ms, best[0])
+
+
 @pytest.mark.parametrize("block", range(3))
 def test_a_search_without_room_for_exactness_keeps_its_bound(block, monkeypatch):
     monkeypatch.setattr(solving, "_ELEMENTS", 0)
