@@ -31,6 +31,7 @@ from collab.transport.grpc import GrpcTransport
 from collab.transport.lazy import LazyTransport
 
 if TYPE_CHECKING:
+    from collab.node.coap.oscore import ObjectSecurity
     from collab.node.coap.service import CoapService
     from collab.security.identity import Credentials
 
@@ -42,12 +43,19 @@ SMALLEST_LIMIT: Final = 2 << 20
 BACKENDS: Final[dict[str, Callable[[], Backend]]] = {"litert": LiteRT}
 
 
-def backends() -> dict[str, Backend]:
-    """Back ends by name: ours, and those of the entry point group ``collab.backends``."""
+def backends(stretch: float = 1.0) -> dict[str, Backend]:
+    """Back ends by name: ours, and those of the entry point group ``collab.backends``.
+
+    ``stretch`` makes all of them that many times slower.
+    """
     found = {name: make() for name, make in BACKENDS.items()}
     for point in entry_points(group="collab.backends"):
         found.setdefault(point.name, point.load()())
-    return found
+    if stretch == 1:
+        return found
+    from collab.runtime.stretched import Stretched
+
+    return {name: Stretched(backend, stretch) for name, backend in found.items()}
 
 
 def transports(
@@ -232,7 +240,7 @@ def build_node(
         return NodeService(
             msgspec.structs.replace(config, name=name),
             store,
-            backends(),
+            backends(config.stretch),
             make_links,
             security=security,
             make_discoveries=(lambda: discoveries(ways, settings)) if ways else None,
@@ -243,7 +251,11 @@ def build_node(
 
 
 def coap_service(service: NodeService, security: Security | None) -> CoapService:
-    """What serves foreign CoAP clients at a node's ``coap`` setting, not yet entered."""
+    """What serves foreign CoAP clients at a node's ``coap`` setting, not yet entered.
+
+    Raises `UsageError` for OSCORE contexts where no identity says whose they are,
+    `ConfigError` where what OSCORE needs is not installed.
+    """
     from collab.node.coap.service import CoapService
 
     config = service.config
@@ -254,7 +266,22 @@ def coap_service(service: NodeService, security: Security | None) -> CoapService
         table = transports(name=service.name, security=security)
         return Links(identity, table, handler, security=security, insecure_networks=config.insecure_networks)
 
-    return CoapService(service, config.coap, security, config.insecure_networks, make_links)
+    contexts = None
+    if config.coap_oscore is not None:
+        contexts = _object_security(config.coap_oscore, security)
+    return CoapService(service, config.coap, security, config.insecure_networks, make_links, contexts)
+
+
+def _object_security(directory: Path, security: Security | None) -> ObjectSecurity:
+    if security is None:
+        raise UsageError("--coap-oscore: contexts name a node of a cluster; give --identity DIR as well")
+    try:
+        from collab.node.coap.oscore import ObjectSecurity
+    except ImportError as error:
+        raise ConfigError(
+            f"--coap-oscore: {error.name or 'a module'} is missing: pip install 'collab[oscore]'"
+        ) from error
+    return ObjectSecurity(directory.expanduser(), security.principal)
 
 
 def _node_name(config: NodeConfig, security: Credentials | None) -> str:

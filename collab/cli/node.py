@@ -49,6 +49,9 @@ def node(
     coap: Annotated[
         str | None, typer.Option(help="HOST:PORT at which to serve foreign CoAP clients.")
     ] = None,
+    coap_oscore: Annotated[
+        Path | None, typer.Option(help="Directory with the OSCORE contexts of CoAP clients without TLS.")
+    ] = None,
     identity: Annotated[
         Path | None,
         typer.Option(help="Directory with this node's key and certificate [env: COLLAB_IDENTITY]."),
@@ -56,6 +59,9 @@ def node(
     store: Annotated[Path | None, typer.Option(help="Directory for models; kept over restarts.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     max_tensor_bytes: Annotated[int | None, typer.Option(help="Largest tensor that is accepted.")] = None,
+    stretch: Annotated[
+        float | None, typer.Option(hidden=True, help="Slow every stage down so many times; for experiments.")
+    ] = None,
     insecure: Annotated[bool, typer.Option(help="Use unencrypted links.")] = False,
     insecure_network: Annotated[bool, typer.Option(help="Confirm --insecure off loopback.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print events as JSON lines on stdout.")] = False,
@@ -77,15 +83,19 @@ def node(
         "discovery": discovery.split(",") if discovery else None,
         "directory": directory,
         "coap": coap,
+        "coap_oscore": coap_oscore,
         "insecure": trust.insecure or None,
         "store": store,
         "max_tensor_bytes": max_tensor_bytes,
         "insecure_networks": trust.networks or None,
+        "stretch": stretch,
     }
     settings = gather(NodeConfig, flags, config, "node")
     for way in settings.discovery:
         if way not in (*DISCOVERIES, "none"):
             raise UsageError(f"--discovery: {way!r} is not known; use {', '.join(DISCOVERIES)} or none")
+    if settings.coap_oscore is not None and settings.coap is None:
+        raise UsageError("--coap-oscore: give --coap HOST:PORT as well")
     chosen = None if settings.insecure else identity_directory(identity or settings.identity, config)
     _prepare_process(verbose)
     asyncio.run(_run(settings, chosen, json_))

@@ -34,6 +34,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CoAP resource directory to register at: ``coap://HOST:PORT``."""
     coap: str | None = None
     """HOST:PORT at which foreign CoAP clients are served."""
+    coap_oscore: Path | None = None
+    """Directory with an OSCORE context (RFC 8613) for each client that is served without TLS."""
     store: Path | None = None
     store_bytes: Bytes = 4 << 30
     max_tensor_bytes: Bytes = 64 << 20
@@ -48,3 +50,5 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the previous epoch of a plan stays for requests under way."""
     max_epochs: Annotated[int, msgspec.Meta(ge=2)] = 4
     """Epochs of one plan in memory at a time."""
+    stretch: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
+    """How many times as long every stage takes as it really does; for experiments only."""

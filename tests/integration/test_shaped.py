@@ -1,0 +1,163 @@
+"""Emulated links: they have the delay and the rate that was asked for, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.shaped import Shape, ShapedNetwork, Way
+
+PORT = 7000
+
+ECHO = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.bind(("0.0.0.0", 7000))
+    print("ready", flush=True)
+    while True:
+        s.sendto(*s.recvfrom(2048))
+"""
+
+PING = """
+import socket, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.connect((sys.argv[1], 7000))
+    s.settimeout(float(sys.argv[3]))
+    for i in range(int(sys.argv[2])):
+        start = time.perf_counter()
+        s.send(bytes(64))
+        s.recv(2048)
+        print(1000 * (time.perf_counter() - start))
+"""
+
+SINK = """
+import socket, time
+with socket.create_server(("0.0.0.0", 7000)) as server:
+    print("ready", flush=True)
+    with server.accept()[0] as s:
+        begin, count = 0.0, 0
+        while data := s.recv(1 << 20):
+            now = time.perf_counter()
+            count += len(data)
+            if not begin and count > 1_000_000:  # by then TCP has found the rate
+                begin, from_count = now, count
+    print(8e-6 * (count - from_count) / (now - begin), flush=True)
+"""
+
+SOURCE = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 7000)) as s:
+    s.sendall(bytes(int(sys.argv[2])))
+"""
+
+
+def python(net: ShapedNetwork, host: str, code: str, *arguments: object) -> list[str]:
+    return [*net.inside(host), sys.executable, "-I", "-S", "-c", code, *map(str, arguments)]
+
+
+@contextmanager
+def serving(net: ShapedNetwork, host: str, code: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(python(net, host, code), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def numbers(net: ShapedNetwork, host: str, code: str, *arguments: object) -> list[float]:
+    done = subprocess.run(
+        python(net, host, code, *arguments), capture_output=True, text=True, timeout=20, check=True
+    )
+    return [float(line) for line in done.stdout.split()]
+
+
+def quartile(values: list[float]) -> float:
+    """The first; the fastest quarter is hardly late even on a busy machine."""
+    return statistics.quantiles(values)[0]
+
+
+def test_a_round_trip_takes_both_delays_and_may_change_meanwhile():
+    links = {("a", "b"): Shape(10, 100), ("b", "a"): Shape(5, 100), ("a", "c"): Shape(1, 100)}
+    with ShapedNetwork(["a", "b", "c"], links) as net, serving(net, "b", ECHO):
+        times = numbers(net, "a", PING, net.address("b"), 41, 5)
+        assert min(times) >= 15.0
+        assert quartile(times) <= 15.75
+        net.shape("a", "b", delay_ms=2)
+        assert 7.0 <= quartile(numbers(net, "a", PING, net.address("b"), 41, 5)) <= 7.5
+        # 64 bytes with 28 of headers at 16 kbit/s are 46 ms.
+        net.shape("b", "a", mbit_s=0.016)
+        assert 53.0 <= quartile(numbers(net, "a", PING, net.address("b"), 7, 5)) <= 55.5
+        with pytest.raises(subprocess.CalledProcessError, match="exit status 1"):
+            numbers(net, "c", PING, net.address("b"), 1, 0.1)
+
+
+def test_tcp_gets_the_rate_of_each_direction():
+    links = {("a", "b"): Shape(5, 100), ("b", "a"): Shape(5, 20)}
+    with ShapedNetwork(["a", "b"], links) as net:
+        for source, target, mbit_s, size in (("a", "b", 100, 20_000_000), ("b", "a", 20, 4_000_000)):
+            with serving(net, target, SINK) as sink:
+                numbers(net, source, SOURCE, net.address(target), size)
+                assert float(sink.stdout.readline()) == pytest.approx(mbit_s, rel=0.08)
+
+
+def test_nothing_is_left_when_whoever_made_it_is_killed():
+    script = f"""
+import os, subprocess, sys, tests.shaped as shaped
+with shaped.ShapedNetwork(["a"], {{}}) as net:
+    python = [sys.executable, "-I", "-S", "-c", {ECHO!r}]
+    with subprocess.Popen([*net.inside("a"), *python], stdout=subprocess.PIPE, text=True) as left:
+        left.stdout.readline()
+        print(net._process.pid, left.pid, flush=True)
+        sys.stdin.read()
+"""
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+    ) as maker:
+        pids = [int(word) for word in maker.stdout.readline().split()]
+        assert len(pids) == 2
+        ends = [os.pidfd_open(pid) for pid in pids]
+        maker.kill()
+        try:
+            for end in ends:
+                # A descriptor of a process becomes readable when it ends.
+                assert ended(end, 20)
+        finally:
+            for end in ends:
+                os.close(end)
+    assert maker.returncode == -signal.SIGKILL
+
+
+def ended(descriptor: int, within_s: float) -> bool:
+    return bool(select.select([descriptor], [], [], within_s)[0])
+
+
+def test_what_finds_the_queue_full_is_lost():
+    way = Way(Shape(10, 8, queue_bytes=2000))  # 1000 bytes take 1 ms
+    assert [way.arrival(0.0, 1000) for _ in range(4)] == [
+        *(pytest.approx(t) for t in (0.011, 0.012, 0.013)),
+        None,
+    ]
+    assert way.arrival(0.0011, 1000) == pytest.approx(0.014)
+
+
+def test_a_shorter_delay_lets_nothing_overtake():
+    way = Way(Shape(50, 8))
+    first = way.arrival(0.0, 1000)
+    way.reshape(Shape(1, 8))
+    assert way.arrival(0.001, 1000) == first == pytest.approx(0.051)
+    assert way.arrival(1.0, 1000) == pytest.approx(1.002)
