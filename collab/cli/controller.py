@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,17 +18,23 @@ from collab.cli.cluster import (
     contact,
     open_authority,
 )
-from collab.cli.connect import AsJson, Peers
+from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, Trust, confirmed
 from collab.cli.output import emit, say
+from collab.cli.replanning import Watched, read_watched
+from collab.errors import UsageError
+from collab.transport.base import split_host_port
 
 if TYPE_CHECKING:
+    from collab.coordinator.replan import Decision
     from collab.core.identity import Principal
     from collab.security.authority import Authority
 
 EXAMPLE = """
-Example:
+Examples:
 
     collab controller --listen 10.0.0.5:7443 --peers 10.0.0.7:7070,10.0.0.8:7070
+
+    collab controller --plan plan.yaml --profile P.json --replan-when 20%
 """
 
 
@@ -44,72 +51,161 @@ def controller(
     authority: AuthorityDirectory = None,
     passphrase_file: PassphraseFile = None,
     identity: Annotated[
-        Path | None, typer.Option(help="Of a controller or an operator [env: COLLAB_IDENTITY].")
+        Path | None,
+        typer.Option(help="Of a controller, or of an operator for --plan [env: COLLAB_IDENTITY]."),
     ] = None,
     directory: Annotated[
         str | None, typer.Option(help="HOST:PORT to serve a CoAP resource directory at, for discovery.")
     ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A deployed plan to watch, and to deploy anew when that pays.")
+    ] = None,
+    profile: Annotated[Path | None, typer.Option(help="The profile that the plan was made from.")] = None,
+    replan_when: Annotated[
+        str, typer.Option(help="How far measured times must be from the profile's, such as 20%.")
+    ] = "20%",
+    replan_every: Annotated[float, typer.Option(help="Seconds between two looks at the plan.")] = 1.0,
+    replan_margin: Annotated[
+        str, typer.Option(help="How much better a new plan must be predicted, such as 10%.")
+    ] = "10%",
+    replan_pause: Annotated[
+        float, typer.Option(help="Seconds after a switch before the next; more while links flap.")
+    ] = 30.0,
+    objective: Annotated[
+        str, typer.Option(help="What plans are made for: latency, throughput, memory, energy or bytes.")
+    ] = "latency",
+    requester_here: Annotated[
+        bool,
+        typer.Option(
+            "--requester-here", help="The plan's requester is on this machine: probe its links from here."
+        ),
+    ] = False,
+    insecure: Insecure = False,
+    insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log who enrols and who is told.")] = False,
 ) -> None:
-    """Serve enrolment and renewal, and tell nodes what was revoked, until SIGTERM or SIGINT."""
+    """Serve enrolment and renewal, tell nodes what was revoked, keep a plan at its best, until SIGTERM.
+
+    With --insecure there is no authority: a plan is watched and nothing is served.
+    """
     from collab.cli.logs import log_to_stderr
     from collab.cli.settings import identity_directory
     from collab.cli.settings import peers as read_peers
 
+    trust = confirmed(insecure, insecure_network)
+    watched = None
+    if plan is not None:
+        watched = read_watched(
+            *(plan, profile, replan_when, replan_every, replan_margin, replan_pause),
+            *(objective, requester_here),
+        )
+    elif profile is not None or trust.insecure:
+        raise UsageError("--plan: missing; --profile and --insecure are for watching one")
     log_to_stderr(verbose)
-    opened = open_authority(authority, passphrase_file)
-    opened.unlock()
-    asyncio.run(_run(opened, listen, read_peers(peers), identity_directory(identity), directory, json_))
+    opened = None
+    if not trust.insecure:
+        opened = open_authority(authority, passphrase_file)
+        opened.unlock()
+    serving = _Serving(
+        opened,
+        listen,
+        read_peers(peers),
+        None if trust.insecure else identity_directory(identity),
+        directory,
+        json_,
+        watched,
+        trust,
+    )
+    asyncio.run(serving.run())
 
 
-async def _run(
-    authority: Authority,
-    listen: str,
-    peers: list[str],
-    identity: Path | None,
-    directory: str | None,
-    as_json: bool,
-) -> None:
-    from collab.assembly import build_cluster, load_identity
-    from collab.coordinator.controller import Controller
-    from collab.security.enrol_server import EnrolServer
-    from collab.transport.base import split_host_port
+class _Serving:
+    """What one controller does until it is stopped."""
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    def __init__(
+        self,
+        authority: Authority | None,
+        listen: str,
+        peers: list[str],
+        identity: Path | None,
+        directory: str | None,
+        as_json: bool,
+        watched: Watched | None,
+        trust: Trust,
+    ) -> None:
+        self._authority = authority
+        self._listen = listen
+        self._peers = peers
+        self._identity = identity
+        self._directory = directory
+        self._as_json = as_json
+        self._watched = watched
+        self._trust = trust
+        self._tasks: list[asyncio.Task[None]] = []
 
-    def enrolled(principal: Principal) -> None:
-        if as_json:
-            emit({"event": "enrolled", "principal": str(principal)})
-        else:
-            say(f"enrolled {principal}")
+    def _tell(self, event: dict[str, Any], text: str) -> None:
+        if self._as_json:
+            emit(event)
+        elif text:
+            say(text)
 
-    host, port = split_host_port(listen)
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(EnrolServer(authority, host, port, enrolled=enrolled))
-        watching = None
-        if peers:
-            security = await asyncio.to_thread(load_identity, identity)
-            cluster = await stack.enter_async_context(build_cluster(role="controller", security=security))
-            watching = loop.create_task(Controller(cluster, peers, authority.crl).run())
-        if directory is not None:
-            await _serve_directory(stack, *split_host_port(directory))
-        address = contact(host, server.port)
-        if as_json:
-            emit({"event": "ready", "cluster": authority.cluster, "address": address})
-        else:
-            say(f"controller of cluster {authority.cluster} is ready at {address}")
-        try:
-            await _first(stop, watching)
-        finally:
-            if watching is not None:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
-    if as_json:
-        emit({"event": "stopped"})
+    async def run(self) -> None:
+        """Serve until SIGTERM, SIGINT, or a task that fails."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with AsyncExitStack() as stack:
+            ready, text = await self._serve_enrolment(stack)
+            if self._peers or self._watched is not None:
+                await self._serve_cluster(stack)
+            if self._directory is not None:
+                await _serve_directory(stack, *split_host_port(self._directory))
+            self._tell(ready, text)
+            try:
+                await _first(stop, self._tasks)
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tell({"event": "stopped"}, "")
+
+    async def _serve_enrolment(self, stack: AsyncExitStack) -> tuple[dict[str, Any], str]:
+        """What to say when all is ready."""
+        from collab.security.enrol_server import EnrolServer
+
+        if self._authority is None:
+            return {"event": "ready"}, "controller is ready; nothing is served without an authority"
+
+        def enrolled(principal: Principal) -> None:
+            self._tell({"event": "enrolled", "principal": str(principal)}, f"enrolled {principal}")
+
+        host, port = split_host_port(self._listen)
+        server = EnrolServer(self._authority, host, port, enrolled=enrolled)
+        await stack.enter_async_context(server)
+        cluster, address = self._authority.cluster, contact(host, server.port)
+        ready = {"event": "ready", "cluster": cluster, "address": address}
+        return ready, f"controller of cluster {cluster} is ready at {address}"
+
+    async def _serve_cluster(self, stack: AsyncExitStack) -> None:
+        from collab.assembly import build_cluster, load_identity
+        from collab.coordinator.controller import Controller
+
+        security = await asyncio.to_thread(load_identity, self._identity)
+        # Without identities a role is what an end says it is; deploying is an operator's.
+        role = "controller" if self._watched is None else "operator"
+        made = build_cluster(role=role, insecure_networks=self._trust.networks, security=security)
+        cluster = await stack.enter_async_context(made)
+        loop = asyncio.get_running_loop()
+        if self._peers and self._authority is not None:
+            pushing = Controller(cluster, self._peers, self._authority.crl)
+            self._tasks.append(loop.create_task(pushing.run()))
+        if self._watched is not None:
+            replanner = await self._watched.start(cluster, self._peers, self._decided)
+            self._tasks.append(loop.create_task(replanner.run()))
+
+    def _decided(self, decision: Decision) -> None:
+        self._tell(decision.to_json(), str(decision))
 
 
 async def _serve_directory(stack: AsyncExitStack, host: str, port: int) -> None:
@@ -121,14 +217,14 @@ async def _serve_directory(stack: AsyncExitStack, host: str, port: int) -> None:
     await server.start()
 
 
-async def _first(stop: asyncio.Event, watching: asyncio.Task[None] | None) -> None:
-    """Wait to be stopped, or for the watching to fail."""
+async def _first(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait to be stopped, or for a task to fail; one that has done its work is none the worse."""
     waiting = asyncio.get_running_loop().create_task(stop.wait())
+    left = {waiting, *tasks}
     try:
-        done, _ = await asyncio.wait(
-            [waiting, *([watching] if watching else [])], return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in done:
-            task.result()
+        while waiting in left:
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
     finally:
         waiting.cancel()

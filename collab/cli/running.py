@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -21,11 +23,13 @@ from collab.cli.connect import (
 )
 from collab.cli.files import read_npz, read_plan, write_npz
 from collab.cli.output import emit, progress, say, show, table
-from collab.errors import InputError, UsageError
+from collab.cli.replanning import successor_path
+from collab.errors import InputError, PeerError, UsageError
 
 if TYPE_CHECKING:
     from collab.coordinator.cluster import Cluster
     from collab.coordinator.workload import Comparison, Report
+    from collab.core.ids import NodeName
     from collab.core.plan import Plan
 
 EXAMPLE = """
@@ -55,6 +59,13 @@ def run(
     deadline_ms: Annotated[float, typer.Option(help="Time budget of each request.")] = 30_000.0,
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance; the plan's otherwise.")] = None,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance; the plan's otherwise.")] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow/--no-follow",
+            help="Go along when a controller deploys the plan anew, as the file beside it says.",
+        ),
+    ] = True,
     peers: Peers = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
@@ -80,38 +91,85 @@ def run(
 
     here = str(LiteRT().runtime_class())
 
-    async def drive(cluster: Cluster) -> tuple[Report, Any]:
+    async def drive(cluster: Cluster) -> _Ran:
         from collab.coordinator.workload import load
 
-        current = await refresh(cluster, parsed, read_peers(peers))
-        client = await cluster.open(current, concurrency)
+        judges: list[Comparison] = []
+
+        async def successor(known: Plan) -> Plan | None:
+            found = await _successor(cluster, plan, known, read_peers(peers)) if follow else None
+            if found is not None:
+                with suppress(PeerError):
+                    await cluster.reach_plan(found, placed(found))
+                judges.append(await choose_comparison(cluster, found, here, atol, rtol))
+            return found
+
+        opened = await refresh(cluster, parsed, read_peers(peers))
+        client = await cluster.follow(opened, successor, concurrency)
         if client.granted < concurrency:
             say(f"the plan admits {client.granted} requests at a time, not {concurrency}")
-        comparison = await choose_comparison(cluster, current, here, atol, rtol)
+        judges.append(await choose_comparison(cluster, client.plan, here, atol, rtol))
+        at_a_time = min(concurrency, client.granted)
         with progress("running", "requests") as advance:
-            return await load(
+            report, answers = await load(
                 client,
                 requests,
                 repeat=repeat,
-                concurrency=min(concurrency, client.granted),
+                concurrency=at_a_time,
                 deadline_s=deadline_ms / 1000,
                 expected=expected,
-                comparison=comparison,
+                # Answers of two plans may be under way: what is exact is close as well.
+                comparison=lambda: min(judges, key=lambda judge: judge.exact),
                 progress=advance,
                 keep=output is not None,
             )
+        return _Ran(report, answers, client.plan, at_a_time)
 
-    report, answers = with_cluster(drive, role="client", trust=confirmed(insecure, insecure_network))
+    ran = with_cluster(drive, role="client", trust=confirmed(insecure, insecure_network))
     if output is not None:
-        _write_answers(output, answers, parsed, alone)
-    if json_:
-        emit(report.to_json(parsed))
+        _write_answers(output, ran.answers, parsed, alone)
+    _tell(ran, json_)
+    if ran.report.failed or ran.report.wrong:
+        raise typer.Exit(1)
+
+
+class _Ran(NamedTuple):
+    """What a load gave, and the plan that it ended on."""
+
+    report: Report
+    answers: Sequence[Mapping[str, Any] | None]
+    plan: Plan
+    concurrency: int
+
+
+def _tell(ran: _Ran, as_json: bool) -> None:
+    from collab.coordinator.calibration import calibration
+
+    report = ran.report
+    compared = calibration(report, ran.plan, ran.concurrency)
+    if as_json:
+        emit(report.to_json(ran.plan) | ({"calibration": compared} if compared is not None else {}))
     else:
-        show(*describe(report, parsed))
+        show(*describe(report, ran.plan), *([describe_calibration(compared)] if compared is not None else []))
+    if report.epochs > 1:
+        say(f"the plan was deployed anew meanwhile: {report.epochs} epochs answered, {report.epoch} the last")
     for text, count in report.errors.items():
         say(f"error: {text}" + (f" ({count} times)" if count > 1 else ""))
-    if report.failed or report.wrong:
-        raise typer.Exit(1)
+
+
+def placed(plan: Plan) -> list[NodeName]:
+    """The nodes that run stages of a plan."""
+    return list(dict.fromkeys(name for stage in plan.stages for name in stage.nodes))
+
+
+async def _successor(cluster: Cluster, path: Path, known: Plan, peers: list[str]) -> Plan | None:
+    """The plan that a controller wrote beside a plan file, else what the file holds by now."""
+    for file in (successor_path(path), path):
+        with suppress(InputError):
+            found = await asyncio.to_thread(read_plan, file)
+            if found.digest != known.digest:
+                return await refresh(cluster, found, peers)
+    return None
 
 
 def _check_options(
@@ -143,7 +201,7 @@ async def choose_comparison(
     from collab.codec.tensors import EXACT_CODECS
     from collab.coordinator.workload import Comparison
 
-    views = await cluster.describe(ref.name for ref in plan.nodes)
+    views = await cluster.describe(name for name in placed(plan) if cluster.links.get(name))
     classes = {view.runtime_class for view in views.values()} | {here}
     exact = (
         len(classes) == 1
@@ -205,3 +263,29 @@ def describe(report: Report, plan: Plan) -> list[Any]:
                 f"{fallbacks} tensors sent without loss: their codec could not keep the plan's error"
             )
     return lines
+
+
+def describe_calibration(compared: Mapping[str, Any]) -> Any:
+    """Predicted and measured, for people."""
+
+    def row(what: str, where: str, times: Mapping[str, Any]) -> tuple[object, ...]:
+        error = times["error"]
+        return (
+            what,
+            where,
+            times["predicted"],
+            "" if times["measured"] is None else times["measured"],
+            "" if error is None else f"{error:+.1%}",
+        )
+
+    rows = []
+    for hop in compared["hops"]:
+        if "from" in hop:
+            rows.append(row(f"{hop['from']} → {hop['to']}", "", hop))
+        else:
+            estimated = " (estimated)" if hop.get("estimated") else ""
+            rows.append(row(hop["stage"] + estimated, " + ".join(hop.get("nodes", [])), hop))
+    rows.append(row("latency (p50)", "", compared["latency_ms"]))
+    rows.append(row("time for each answer", "", compared["bottleneck_ms"]))
+    title = "predicted and measured" + (f" ({compared['basis']})" if compared["basis"] else "")
+    return table(title, ("hop", "node", "predicted ms", "measured ms", "error"), rows)

@@ -57,6 +57,8 @@ class Result:
     """Decoding the outputs here."""
     coded: Coded = Coded()
     """What codecs did to the inputs; of the stages' tensors, their hops say it."""
+    epoch: Epoch = Epoch(0)
+    """Of the plan that answered; stages and hops are counted in it."""
 
     @property
     def wire_ms(self) -> float:
@@ -237,6 +239,7 @@ class PlanClient:
             (encoded_us - start_us) / 1000,
             (end_us - begin_us) / 1000,
             coded,
+            self.epoch,
         )
 
     # --- events ----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from collab.client.control import Control
+from collab.client.follow import FetchPlan, Follower
 from collab.client.hub import ClientHub
 from collab.client.runner import PlanClient
 from collab.codec.pb import control_pb2 as pb
@@ -77,6 +78,7 @@ class Cluster:
         self.links = make_links(self._hub)
         self._hub.links = self.links
         self._clients: list[PlanClient] = []
+        self._followers: list[Follower] = []
 
     async def __aenter__(self) -> Cluster:
         await self.links.__aenter__()
@@ -85,6 +87,8 @@ class Cluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for follower in self._followers:
+            await follower.close()
         for client in self._clients:
             await client.close()
         await self.links.__aexit__(None, None, None)
@@ -217,6 +221,12 @@ class Cluster:
             if missing.keys() >= set(stage.nodes):
                 raise missing[stage.nodes[0]]
         return set(missing)
+
+    async def follow(self, plan: Plan, fetch_plan: FetchPlan, credits: int = 1) -> Follower:
+        """As `open`, and goes along when the plan is deployed anew, as ``fetch_plan`` gives it."""
+        follower = Follower(lambda current: self.open(current, credits), self.release, fetch_plan)
+        self._followers.append(await follower.start(plan))
+        return follower
 
     async def release(self, client: PlanClient) -> None:
         """Close a client that `open` made."""

@@ -6,15 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from collab.client.runner import PlanClient, Result
+from collab.client.runner import Result
 from collab.codec.edges import Coded
 from collab.codec.tensors import Array
 from collab.core.codecs import RAW
-from collab.core.ids import REQUESTER
+from collab.core.ids import REQUESTER, Epoch
 from collab.core.plan import Plan
 from collab.core.tensor import TensorSpec
 from collab.errors import CollabError, RequestError, TensorError
@@ -22,6 +22,15 @@ from collab.transport.aio import BaseExceptionGroup, TaskGroup
 
 Request = Mapping[str, Array]
 Progress = Callable[[int, int], None]
+
+
+class Runs(Protocol):
+    """What answers requests: a client of one epoch, or one that follows its plan."""
+
+    async def run(self, inputs: Request, deadline_s: float) -> Result:
+        """One inference."""
+        ...
+
 
 _PERCENTILES = (("p50", 50), ("p95", 95), ("p99", 99))
 _MAX_ERRORS = 20
@@ -118,11 +127,24 @@ class Report:
     """Of each answer: decoding and encoding at the requester."""
     coded: dict[int, Coded] = field(default_factory=dict)
     """By stage index, `HERE` for the requester: what codecs did to the tensors sent, all answers together."""
+    epoch: Epoch = Epoch(0)
+    """The latest that answered; figures of hops are of its answers alone."""
+    epochs: int = 0
+    """How many epochs answered."""
+    epoch_latencies_ms: list[float] = field(default_factory=list)
+    """Of the latest epoch's answers."""
 
     @classmethod
     def of(cls, comparison: Comparison | None) -> Report:
         """An empty one that says how answers are compared, if they are."""
-        return cls(compared=comparison.name, tolerance=comparison.tolerance) if comparison else cls()
+        made = cls()
+        made.judge(comparison)
+        return made
+
+    def judge(self, comparison: Comparison | None) -> None:
+        """Say how answers are compared."""
+        if comparison is not None:
+            self.compared, self.tolerance = comparison.name, comparison.tolerance
 
     def add(self, result: Result, agrees: bool) -> None:
         """Count one answer."""
@@ -130,6 +152,19 @@ class Report:
         self.wrong += not agrees
         self.latencies_ms.append(result.total_ms)
         self.paths[" -> ".join(result.path)] += 1
+        if result.epoch > self.epoch:
+            self._begin(result.epoch)
+        if result.epoch == self.epoch:
+            self._add_hops(result)
+
+    def _begin(self, epoch: Epoch) -> None:
+        """Another plan answers, whose stages are others."""
+        self.epoch, self.epochs = epoch, self.epochs + 1
+        for figures in (self.parts_ms, self.coded, self.wire_ms, self.here_ms, self.epoch_latencies_ms):
+            figures.clear()
+
+    def _add_hops(self, result: Result) -> None:
+        self.epoch_latencies_ms.append(result.total_ms)
         for hop in result.hops:
             parts = (hop.queue_us / 1e3, hop.decode_us / 1e3, hop.compute_us / 1e3, hop.encode_us / 1e3)
             self.parts_ms.setdefault(hop.stage, []).append(parts)
@@ -212,25 +247,31 @@ class Report:
         }
 
 
+def _now(comparison: Comparison | Callable[[], Comparison] | None) -> Comparison | None:
+    return comparison() if callable(comparison) else comparison
+
+
 async def load(
-    client: PlanClient,
+    client: Runs,
     requests: Sequence[Request],
     *,
     repeat: int = 1,
     concurrency: int = 1,
     deadline_s: float = 30.0,
     expected: Sequence[Request] | None = None,
-    comparison: Comparison | None = None,
+    comparison: Comparison | Callable[[], Comparison] | None = None,
     progress: Progress | None = None,
     keep: bool = False,
 ) -> tuple[Report, list[Mapping[str, Array] | None]]:
     """Run every request ``repeat`` times, ``concurrency`` at a time.
 
-    Returns the report and, with ``keep``, the first round's answers in order (None for
-    one that failed).
+    A ``comparison`` that may change while the plan moves is asked for with each answer.
+    Returns the report and, with ``keep``, the first round's answers in order (None for one
+    that failed).
     """
     total = len(requests) * repeat
-    report = Report.of(comparison if expected is not None else None)
+
+    report = Report.of(_now(comparison) if expected is not None else None)
     kept: list[Mapping[str, Array] | None] = [None] * (len(requests) if keep else 0)
     numbers: Iterator[int] = iter(range(total))
 
@@ -246,10 +287,9 @@ async def load(
             except CollabError as error:
                 report.fail(error)
             else:
-                agrees = True
-                if expected is not None and comparison is not None:
-                    agrees = comparison.agrees(result.outputs, expected[index])
-                report.add(result, agrees)
+                judge = _now(comparison)
+                right = expected is None or judge is None or judge.agrees(result.outputs, expected[index])
+                report.add(result, right)
                 if keep and number < len(requests):
                     kept[number] = result.outputs
             if progress:
@@ -263,4 +303,5 @@ async def load(
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     report.seconds = time.perf_counter() - start
+    report.judge(_now(comparison) if expected is not None else None)
     return report, kept

@@ -128,6 +128,40 @@ class Tolerance(Frozen, frozen=True, kw_only=True):
     rtol: float = 1e-3
 
 
+class PredictedStage(Frozen, frozen=True, kw_only=True):
+    """What a stage was predicted to take: decoding, computing and encoding on its slowest replica."""
+
+    stage: StageId
+    nodes: tuple[NodeName, ...]
+    ms: float
+
+
+class PredictedEdge(Frozen, frozen=True, kw_only=True):
+    """What an edge was predicted to take."""
+
+    source: StageId
+    target: StageId
+    ms: float
+    """Until the tensors are there."""
+    occupied_ms: float
+    """Of it, how long they keep the link from carrying others."""
+
+
+class Predicted(Frozen, frozen=True, kw_only=True):
+    """What a plan was predicted to cost when it was made."""
+
+    latency_ms: float
+    """Of one request alone."""
+    bottleneck_ms: float
+    """Of the busiest node or link for each request: a pipeline gives one answer in this time."""
+    stages: tuple[PredictedStage, ...] = ()
+    edges: tuple[PredictedEdge, ...] = ()
+    profile: str = ""
+    """Digest of the profile that it rests on; empty where there was none."""
+    basis: str = ""
+    """What it rests on, for people."""
+
+
 class Plan(Frozen, frozen=True, kw_only=True):
     """A dataflow graph of stages with the placement of each."""
 
@@ -145,6 +179,8 @@ class Plan(Frozen, frozen=True, kw_only=True):
     codec_error: float | None = None
     """Largest error that a lossy codec may add to a tensor, as a share of the tensor's largest less its
     least element; lossy codecs are refused without it."""
+    predicted: Predicted | None = None
+    """Kept in files for comparing; it changes nothing that is deployed and does not travel."""
 
     def stage(self, stage_id: StageId) -> StageSpec:
         """The stage with this id; KeyError if there is none."""
@@ -203,12 +239,13 @@ class Plan(Frozen, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> Digest:
-        """SHA-256 of what the plan computes and where: endpoints and local paths left out."""
+        """SHA-256 of what the plan computes and where: endpoints, local paths and predictions left out."""
         bare = self.replace(
             nodes=tuple(msgspec.structs.replace(n, endpoints=()) for n in self.nodes),
             models=tuple(msgspec.structs.replace(m, path=None) for m in self.models),
         )
         fields = _explicit(bare)
+        del fields["predicted"]
         if self.codec_error is None:  # as it was before plans could state one
             del fields["codec_error"]
         canonical = msgspec.json.encode(fields, order="deterministic")
@@ -226,8 +263,8 @@ def _explicit(value: Any) -> Any:
 
 
 def to_json(plan: Plan) -> bytes:
-    """The plan as it travels."""
-    return msgspec.json.encode(plan, order="deterministic")
+    """The plan as it travels: without its prediction, which nodes have no use for."""
+    return msgspec.json.encode(plan.replace(predicted=None), order="deterministic")
 
 
 def from_json(data: bytes | memoryview) -> Plan:

@@ -12,13 +12,15 @@ import msgspec
 
 from collab.core.codecs import parse_codec
 from collab.core.ids import REQUESTER, EdgeId, NodeName, StageId, check_digest, check_name
-from collab.core.plan import PLAN_VERSION, Edge, FireAll, FireQuorum, Plan, StageSpec, to_json
+from collab.core.plan import PLAN_VERSION, Edge, FireAll, FireQuorum, Plan, Predicted, StageSpec, to_json
 from collab.core.tensor import TensorSpec
 from collab.errors import InputError, PlanError, TensorError
 
 MAX_STAGES = 256
 MAX_EDGES = 4096
 MAX_CREDITS = 4096
+MAX_BASIS = 1000
+"""Characters of what a prediction rests on."""
 
 _NO_TEXT = "plan: a text in it is not valid Unicode"
 
@@ -69,6 +71,8 @@ def validate(plan: Plan) -> Plan:
     _check_edges(plan)
     flow(plan)
     try:
+        if plan.predicted is not None:
+            _check_predicted(plan, plan.predicted)
         to_json(plan)
     except UnicodeEncodeError as error:
         raise PlanError(_NO_TEXT) from error
@@ -213,6 +217,36 @@ def _check_edges(plan: Plan) -> None:
         raise PlanError(f"edges: none leads to {REQUESTER!r}; nobody would get the answer")
     if into > 1:
         raise PlanError(f"edges: several lead to {REQUESTER!r}; join them in one stage")
+
+
+def _check_predicted(plan: Plan, predicted: Predicted) -> None:
+    """Times are finite and of parts that the plan has."""
+    if predicted.profile:
+        try:
+            check_digest(predicted.profile, "predicted.profile:")
+        except InputError as error:
+            raise PlanError(str(error)) from error
+    if len(predicted.basis.encode()) > MAX_BASIS:
+        raise PlanError(f"predicted.basis: has over {MAX_BASIS} bytes; say it shorter")
+    times = {f"predicted.{name}": getattr(predicted, name) for name in ("latency_ms", "bottleneck_ms")}
+    placed = {stage.id: stage.nodes for stage in plan.stages}
+    for i, part in enumerate(predicted.stages):
+        where = f"predicted.stages[{i}]"
+        if part.stage not in placed:
+            raise PlanError(f"{where}.stage: the plan has no stage {part.stage!r}; make the plan anew")
+        for name in part.nodes:
+            if name not in placed[part.stage]:
+                raise PlanError(f"{where}.nodes: {part.stage!r} is not on {name!r}; make the plan anew")
+        times[f"{where}.ms"] = part.ms
+    joined = {(edge.source, edge.target) for edge in plan.edges}
+    for i, way in enumerate(predicted.edges):
+        where = f"predicted.edges[{i}]"
+        if (way.source, way.target) not in joined:
+            raise PlanError(f"{where}: the plan has no edge {way.source} -> {way.target}; make the plan anew")
+        times |= {f"{where}.ms": way.ms, f"{where}.occupied_ms": way.occupied_ms}
+    for where, value in times.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise PlanError(f"{where}: {value} is not a finite time of at least 0 ms")
 
 
 def _check_edge(edge: Edge, where: str, nodes: Container[NodeName]) -> None:

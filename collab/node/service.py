@@ -12,7 +12,7 @@ from collab.codec.envelope import EnvelopeLimits, decode_envelope, encode_envelo
 from collab.codec.wire import Buffer
 from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.core.token import Fault, Kind, Token
+from collab.core.token import Fault, Hop, Kind, Token
 from collab.core.validate import flow
 from collab.errors import CollabError, LimitExceeded, NotLoaded, ProtocolError, StoreError, UsageError
 from collab.link.link import Handler, Link
@@ -80,6 +80,8 @@ class NodeService:
         self._idle = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._counters: dict[str, int] = {}
+        self._stage_times: dict[tuple[PlanName, Epoch, int], tuple[int, int]] = {}
+        """Time in µs and runs of each loaded stage."""
         self._heard_us = -_QUIET_US
         self._preparing = asyncio.Lock()
 
@@ -286,6 +288,8 @@ class NodeService:
         return expected is None or expected == tuple(tensor.spec for tensor in token.payload)
 
     def _computed(self, work: Work, result: Computed | Fault) -> None:
+        if isinstance(result, Computed):
+            self._time(work, result.hop)
         self._perform(self.session.computed(work, result, monotonic_us()))
 
     def _perform(self, actions: list[Action]) -> None:
@@ -298,6 +302,7 @@ class NodeService:
                 elif isinstance(action, Compute):
                     self._compute(action)
                 else:
+                    self._forget_times(action.plan, action.epoch)
                     self._spawn(self.stages.unload(action.plan, action.epoch))
             actions = [more for token in failed for more in self.session.undeliverable(token, monotonic_us())]
         if self.draining and not self._in_flight():
@@ -360,10 +365,29 @@ class NodeService:
     def _count(self, name: str) -> None:
         self._counters[name] = self._counters.get(name, 0) + 1
 
+    def _time(self, work: Work, hop: Hop) -> None:
+        """Count a stage's time without its queue: others may wait in it."""
+        key = (work.key.plan, work.key.epoch, work.stage)
+        total_us, runs = self._stage_times.get(key, (0, 0))
+        if runs or self.session.loaded(*key[:2]):
+            self._stage_times[key] = (total_us + hop.total_us - hop.queue_us, runs + 1)
+
+    def _forget_times(self, plan: PlanName, epoch: Epoch) -> None:
+        self._stage_times = {key: t for key, t in self._stage_times.items() if key[:2] != (plan, epoch)}
+
     def counters(self) -> dict[str, int]:
-        """Everything counted on this node, by name."""
+        """Everything counted on this node, by name.
+
+        ``stage_us:PLAN/EPOCH/STAGE`` and ``stage_runs:…`` of each loaded stage that has run.
+        """
+        stages: dict[str, int] = {}
+        for (name, epoch, index), (total_us, runs) in self._stage_times.items():
+            plan = self.stages.plan(name, epoch)
+            if plan is not None:
+                where = f"{name}/{epoch}/{plan.stages[index].id}"
+                stages |= {f"stage_us:{where}": total_us, f"stage_runs:{where}": runs}
         codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
-        return {**self.session.counters, **self._counters, **codecs}
+        return {**self.session.counters, **self._counters, **codecs, **stages}
 
 
 def _is_refusal(action: Action) -> bool:

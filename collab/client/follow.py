@@ -1,0 +1,144 @@
+"""A client that goes along when its plan is deployed anew.
+
+Requests under way finish on the epoch that admitted them.  One that an epoch refuses,
+because it was retired or unloaded, has not been answered, so it is made again on the
+epoch that came after: stages keep nothing between requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from collab.client.runner import DEFAULT_DEADLINE_S, PlanClient, Result
+from collab.codec.tensors import Array
+from collab.core.ids import Epoch
+from collab.core.plan import Plan
+from collab.errors import CollabError, NodeLost, NotLoaded, Overloaded, PeerError, RequestError
+
+OpenPlan = Callable[[Plan], Awaitable[PlanClient]]
+ReleaseClient = Callable[[PlanClient], Awaitable[None]]
+FetchPlan = Callable[[Plan], Awaitable["Plan | None"]]
+"""From a plan that runs no longer to the one of its name that does; None where none is known."""
+
+_AGAIN_S: Final = 0.05
+"""Between two tries to open an epoch that is not committed everywhere yet."""
+
+
+class Follower:
+    """Requests of one client to whatever epoch of a plan is current.
+
+    ``start`` before use, ``close`` after; many `run` may be under way at a time.
+    """
+
+    def __init__(self, open_plan: OpenPlan, release: ReleaseClient, fetch_plan: FetchPlan) -> None:
+        self._open_plan = open_plan
+        self._release = release
+        self._fetch_plan = fetch_plan
+        self._current: PlanClient | None = None
+        self._under_way: Counter[PlanClient] = Counter()
+        self._switching = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    # --- life --------------------------------------------------------------------
+
+    async def start(self, plan: Plan) -> Follower:
+        """Open a plan, or the one that was deployed in its place; raises what opening raises."""
+        try:
+            self._current = await self._open_plan(plan)
+        except NotLoaded as error:
+            self._current = await self._open_plan(await self._successor(plan, error))
+        return self
+
+    async def close(self) -> None:
+        """Release every epoch's client; cancels what is under way."""
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        clients = {*self._under_way, *([self._current] if self._current is not None else [])}
+        self._current = None
+        self._under_way.clear()
+        await asyncio.gather(*map(self._release, clients))
+
+    @property
+    def client(self) -> PlanClient:
+        """The client of the epoch that new requests go to."""
+        assert self._current is not None, "start it first"
+        return self._current
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that new requests go to."""
+        return self.client.plan
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch that new requests go to."""
+        return self.client.epoch
+
+    @property
+    def granted(self) -> int:
+        """Requests that may be under way at a time."""
+        return self.client.granted
+
+    # --- requests ------------------------------------------------------------------
+
+    async def run(self, inputs: Mapping[str, Array], deadline_s: float = DEFAULT_DEADLINE_S) -> Result:
+        """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""
+        now = asyncio.get_running_loop().time
+        start_s = now()
+        until_s, tries = start_s + deadline_s, 0
+        while True:
+            client, tries = self.client, tries + 1
+            self._under_way[client] += 1
+            try:
+                result = await client.run(inputs, max(until_s - now(), 0.0))
+                return result if tries == 1 else replace(result, total_ms=(now() - start_s) * 1000)
+            except (NotLoaded, NodeLost, Overloaded) as error:
+                if isinstance(error, Overloaded) and client.granted:
+                    raise
+                await self._leave(client, error, until_s)
+            finally:
+                self._done(client)
+
+    async def _leave(self, client: PlanClient, error: RequestError, until_s: float) -> None:
+        """Go to the epoch after a client's; raises its error if there is none."""
+        async with self._switching:
+            if self._current is not client:
+                return
+            plan = await self._successor(client.plan, error)
+            self._current = await self._open(plan, error, until_s)
+
+    async def _successor(self, plan: Plan, error: CollabError) -> Plan:
+        """Another plan of the name, for the same models; raises the error if none is known."""
+        newer = await self._fetch_plan(plan)
+        if newer is None or newer.digest == plan.digest:
+            raise error
+        wanted, got = ([(m.id, m.sha256) for m in p.models] for p in (plan, newer))
+        if wanted != got or newer.name != plan.name:
+            raise NotLoaded(
+                f"plan {plan.name!r} was replaced by one for another model; run it with its own plan file"
+            ) from error
+        return newer
+
+    async def _open(self, plan: Plan, error: RequestError, until_s: float) -> PlanClient:
+        now = asyncio.get_running_loop().time
+        while True:
+            try:
+                return await self._open_plan(plan)
+            except (RequestError, PeerError):
+                if now() + _AGAIN_S >= until_s:
+                    raise error from None
+            await asyncio.sleep(_AGAIN_S)
+
+    def _done(self, client: PlanClient) -> None:
+        """Release a client that was left when its last request is over."""
+        self._under_way[client] -= 1
+        if self._under_way[client] > 0:
+            return
+        del self._under_way[client]
+        if self._current is not None and client is not self._current:
+            task = asyncio.ensure_future(self._release(client))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
