@@ -212,7 +212,7 @@ class Trial:
 
     def __init__(self, scene: Scene, path: Path, quick: bool) -> None:
         self.scene, self.path = scene, path
-        self.rounds, self.seconds = (1, 0.8) if quick else (3, 2.0)
+        self.rounds, self.seconds = (1, 0.8) if quick else (3, 1.2)
         # Nobody else needs these devices meanwhile.
         self._thoroughly = ("--share", "1", "--rounds", "1" if quick else "2")
         self._inputs, self._outputs = scene.folder / "x.npz", scene.folder / "y.npz"

@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from collab.assembly import build_cluster, load_identity
-from collab.client.runner import DEFAULT_DEADLINE_S, PlanClient, Result
+from collab.client.follow import Follower
+from collab.client.runner import DEFAULT_DEADLINE_S, Result
 from collab.codec.tensors import Array
 from collab.coordinator import choosing, planning
 from collab.coordinator import cluster as views
@@ -51,7 +52,7 @@ class Cluster:
         self._cluster = cluster
         self._names = list(names)
         self._credits = credits
-        self._clients: dict[int, tuple[Plan, PlanClient]] = {}
+        self._clients: dict[int, tuple[Plan, Follower]] = {}
         """By the plan's identity: computing its digest for every request would cost more than sending one."""
         self._opening = asyncio.Lock()
 
@@ -152,7 +153,7 @@ class Cluster:
         for key, (known, client) in tuple(self._clients.items()):
             if known == plan:
                 del self._clients[key]
-                await self._cluster.release(client)
+                await self._cluster.unfollow(client)
         await undeploy(self._cluster, plan)
 
     async def run(
@@ -174,14 +175,17 @@ class Cluster:
         client = await self._client(plan)
         return await client.run(inputs, deadline_s)
 
-    async def _client(self, plan: Plan) -> PlanClient:
+    async def _client(self, plan: Plan) -> Follower:
         known = self._clients.get(id(plan))
         if known is None:
             async with self._opening:
                 known = self._clients.get(id(plan))
                 if known is None:
                     await self.deploy(plan)
-                    known = self._clients[id(plan)] = (plan, await self._cluster.open(plan, self._credits))
+                    known = self._clients[id(plan)] = (
+                        plan,
+                        await self._cluster.follow(plan, credits=self._credits),
+                    )
         return known[1]
 
 

@@ -59,7 +59,9 @@ def status(
 
 
 def _counted(reply: Any) -> str:
-    return ", ".join(f"{c.name} {c.value}" for c in reply.counters if c.value) or "-"
+    """Counters that are not those of one stage."""
+    counted = [f"{c.name} {c.value}" for c in reply.counters if c.value and ":" not in c.name]
+    return ", ".join(counted) or "-"
 
 
 def _status(name: str, reply: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from collab.cli.connect import (
 from collab.cli.files import read_npz, read_plan, write_npz
 from collab.cli.output import emit, progress, say, show, table
 from collab.cli.replanning import successor_path
-from collab.errors import InputError, PeerError, UsageError
+from collab.errors import InputError, NotLoaded, PeerError, UsageError
 
 if TYPE_CHECKING:
     from collab.coordinator.cluster import Cluster
@@ -105,7 +105,14 @@ def run(
             return found
 
         opened = await refresh(cluster, parsed, read_peers(peers))
-        client = await cluster.follow(opened, successor, concurrency)
+        try:
+            client = await cluster.follow(opened, successor, concurrency)
+        except NotLoaded:
+            # The controller that watches this file may have deployed another plan already.
+            moved = await _kept(cluster, (successor_path(plan),), read_peers(peers)) if follow else None
+            if moved is None or moved.name != opened.name:
+                raise
+            client = await cluster.follow(moved, successor, concurrency)
         if client.granted < concurrency:
             say(f"the plan admits {client.granted} requests at a time, not {concurrency}")
         judges.append(await choose_comparison(cluster, client.plan, here, atol, rtol))
@@ -162,14 +169,24 @@ def placed(plan: Plan) -> list[NodeName]:
     return list(dict.fromkeys(name for stage in plan.stages for name in stage.nodes))
 
 
-async def _successor(cluster: Cluster, path: Path, known: Plan, peers: list[str]) -> Plan | None:
-    """The plan that a controller wrote beside a plan file, else what the file holds by now."""
-    for file in (successor_path(path), path):
+async def _kept(
+    cluster: Cluster, files: Sequence[Path], peers: list[str], digest: str | None = None
+) -> Plan | None:
+    """The first plan of some files, of a digest if one is given; with the endpoints of the peers."""
+    for file in files:
         with suppress(InputError):
             found = await asyncio.to_thread(read_plan, file)
-            if found.digest != known.digest:
+            if digest is None or found.digest == digest:
                 return await refresh(cluster, found, peers)
     return None
+
+
+async def _successor(cluster: Cluster, path: Path, known: Plan, peers: list[str]) -> Plan | None:
+    """What the nodes run in a plan's place; from a file where it is there, for that has its prediction."""
+    running = await cluster.successor(known)
+    if running is None:
+        return None
+    return await _kept(cluster, (successor_path(path), path), peers, running.digest) or running
 
 
 def _check_options(

@@ -46,11 +46,12 @@ class Follower:
     # --- life --------------------------------------------------------------------
 
     async def start(self, plan: Plan) -> Follower:
-        """Open a plan, or the one that was deployed in its place; raises what opening raises."""
-        try:
-            self._current = await self._open_plan(plan)
-        except NotLoaded as error:
-            self._current = await self._open_plan(await self._successor(plan, error))
+        """Open a plan; raises what opening raises.
+
+        From here on it is followed.  One that is not current now is not what its user has
+        seen deployed, and is refused.
+        """
+        self._current = await self._open_plan(plan)
         return self
 
     async def close(self) -> None:
@@ -93,7 +94,7 @@ class Follower:
             client, tries = self.client, tries + 1
             self._under_way[client] += 1
             try:
-                result = await client.run(inputs, max(until_s - now(), 0.0))
+                result = await client.run(inputs, deadline_s if tries == 1 else max(until_s - now(), 0.0))
                 return result if tries == 1 else replace(result, total_ms=(now() - start_s) * 1000)
             except (NotLoaded, NodeLost, Overloaded) as error:
                 if isinstance(error, Overloaded) and client.granted:

@@ -222,11 +222,29 @@ class Cluster:
                 raise missing[stage.nodes[0]]
         return set(missing)
 
-    async def follow(self, plan: Plan, fetch_plan: FetchPlan, credits: int = 1) -> Follower:
-        """As `open`, and goes along when the plan is deployed anew, as ``fetch_plan`` gives it."""
+    async def successor(self, known: Plan) -> Plan | None:
+        """What the linked nodes run by now under a plan's name; None for the plan itself, or nothing."""
+        found: list[tuple[Epoch, Plan]] = []
+        for link in self.links.all():
+            with suppress(CollabError):  # one that is going, or does not know the verb yet
+                found.append(await Control(link).current_plan(known.name))
+        latest = max(found, key=lambda entry: entry[0], default=None)
+        return None if latest is None or latest[1].digest == known.digest else latest[1]
+
+    async def follow(self, plan: Plan, fetch_plan: FetchPlan | None = None, credits: int = 1) -> Follower:
+        """As `open`, and goes along when the plan is deployed anew, as ``fetch_plan`` gives it.
+
+        Without that the nodes are asked.
+        """
+        fetch_plan = fetch_plan or self.successor
         follower = Follower(lambda current: self.open(current, credits), self.release, fetch_plan)
         self._followers.append(await follower.start(plan))
         return follower
+
+    async def unfollow(self, follower: Follower) -> None:
+        """Close what `follow` made."""
+        self._followers.remove(follower)
+        await follower.close()
 
     async def release(self, client: PlanClient) -> None:
         """Close a client that `open` made."""

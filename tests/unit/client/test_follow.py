@@ -183,11 +183,10 @@ async def test_trying_again_ends_with_the_deadline():
     await follower.close()
 
 
-async def test_a_plan_that_was_replaced_before_is_opened_as_what_replaced_it():
+async def test_a_plan_that_is_not_current_is_refused_and_not_replaced():
     nodes = Nodes(OLD, NEW)
     nodes.refuse[OLD.digest] = [NotLoaded("another version")]
     nodes.known = NEW
-    follower = await nodes.follower()
-    assert follower.epoch == 2
-    await follower.close()
-    assert nodes.released == [2]
+    with pytest.raises(NotLoaded, match="another version"):
+        await nodes.follower()
+    assert nodes.released == []
