@@ -17,7 +17,8 @@ from collab.cli.connect import (
     with_cluster,
 )
 from collab.cli.files import read_plan
-from collab.cli.output import emit, progress, say, show, size, table
+from collab.cli.output import emit, progress, say, show, table
+from collab.planner.wording import size
 
 if TYPE_CHECKING:
     from collab.coordinator.cluster import Cluster

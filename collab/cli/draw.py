@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from collab.cli.output import size
 from collab.core.ids import REQUESTER
 from collab.core.plan import Plan
 from collab.core.validate import flow, order
+from collab.planner.wording import size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -44,17 +44,22 @@ def read_npz(path: Path, what: str) -> Mapping[str, Any]:
         raise InputError(f"{what} {path}: {reason}; write plain arrays with numpy.savez") from error
 
 
+def _read(what: str, path: Path, most: int) -> bytes:
+    """A file of a bounded size; raises `PlanError` or `InputError`."""
+    try:
+        size = path.stat().st_size
+        if size > most:
+            raise PlanError(f"{what} {path}: {size} bytes are over {most}")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{what} {path}: {error.strerror}") from error
+
+
 def read_plan(path: Path) -> Plan:
     """A valid plan from its YAML file.  Raises `PlanError` or `InputError`."""
     from collab.core.validate import convert_plan
 
-    try:
-        size = path.stat().st_size
-        if size > _MAX_PLAN_BYTES:
-            raise PlanError(f"plan {path}: {size} bytes are over {_MAX_PLAN_BYTES}")
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"plan {path}: {error.strerror}") from error
+    data = _read("plan", path, _MAX_PLAN_BYTES)
     try:
         return convert_plan(_parse(data))
     except PlanError as error:
@@ -112,13 +117,7 @@ def read_profile(path: Path) -> Profile:
     """A checked profile from its JSON file.  Raises `PlanError` or `InputError`."""
     from collab.core.profiles import MAX_PROFILE_BYTES, decode_profile
 
-    try:
-        size = path.stat().st_size
-        if size > MAX_PROFILE_BYTES:
-            raise PlanError(f"profile {path}: {size} bytes are over {MAX_PROFILE_BYTES}")
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"profile {path}: {error.strerror}") from error
+    data = _read("profile", path, MAX_PROFILE_BYTES)
     try:
         return decode_profile(data)
     except PlanError as error:

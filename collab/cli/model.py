@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from collab.cli.files import read_npz
-from collab.cli.output import emit, progress, say, show, size, table
+from collab.cli.output import emit, progress, say, show, table
 from collab.errors import InputError, ModelError, UsageError
+from collab.planner.wording import size
 
 if TYPE_CHECKING:
     from collab.graph import Graph, VerifyReport

@@ -17,7 +17,8 @@ from collab.cli.connect import (
     reach,
     with_cluster,
 )
-from collab.cli.output import emit, say, show, size, table
+from collab.cli.output import emit, say, show, table
+from collab.planner.wording import size
 
 if TYPE_CHECKING:
     from collab.coordinator.cluster import Cluster, NodeView

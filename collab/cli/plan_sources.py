@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from collab.cli.connect import Trust, reach, with_cluster
 from collab.cli.files import read_profile
-from collab.cli.output import progress, say
 from collab.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -129,10 +128,8 @@ async def _quick_look(
     moves: MoveOptions,
 ) -> Profile:
     """Measure little, and fast: what 'collab profile' does at leisure."""
-    from datetime import datetime, timezone
-
-    from collab.coordinator.profiling import QUICK, Profiling
-    from collab.runtime.litert import LiteRT
+    from collab.cli.profile import profiled
+    from collab.coordinator.profiling import QUICK
 
     wanted = moves.wanted_transports
     for kind in wanted:
@@ -142,15 +139,4 @@ async def _quick_look(
             )
     codecs = tuple(name for name in moves.wanted_codecs if name != "raw")
     settings = replace(QUICK, threads=counts, transports=wanted, codecs=codecs)
-    with progress("looking at devices and links") as advance:
-        work = Profiling(
-            cluster,
-            views,
-            graph,
-            settings,
-            now=lambda: datetime.now(timezone.utc),
-            backend=LiteRT(),
-            progress=advance,
-            warn=lambda text: say(f"warning: {text}"),
-        )
-        return await work.run(model)
+    return await profiled(cluster, views, graph, settings, model, what="looking at devices and links")

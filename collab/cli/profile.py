@@ -10,11 +10,12 @@ import typer
 
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, confirmed, reach, with_cluster
 from collab.cli.files import read_npz, read_profile, write_profile
-from collab.cli.output import emit, progress, say, show, size, table
+from collab.cli.output import emit, progress, say, show, table
 from collab.errors import PlanError, UsageError
+from collab.planner.wording import size
 
 if TYPE_CHECKING:
-    from collab.coordinator.cluster import Cluster
+    from collab.coordinator.cluster import Cluster, NodeView
     from collab.coordinator.profiling import Settings
     from collab.core.profile import Profile
     from collab.graph import Graph
@@ -88,12 +89,9 @@ def profile(
             raise PlanError(f"--merge {merge}: {error}") from None
     real = () if inputs is None else _requests(graph, inputs)
 
+    path = model.resolve()
+
     async def measure(cluster: Cluster) -> Profile:
-        from datetime import datetime, timezone
-
-        from collab.coordinator.profiling import Profiling
-        from collab.runtime.litert import LiteRT
-
         views = await reach(cluster, read_peers(peers))
         for kind in settings.transports:
             if kind not in (known_kinds := cluster.links.schemes):
@@ -101,18 +99,7 @@ def profile(
         if requester is not None and requester not in {view.name for view in views}:
             known = ", ".join(view.name for view in views)
             raise UsageError(f"--requester {requester!r}: is none of the peers; they are {known}")
-        with progress("profiling") as advance:
-            work = Profiling(
-                cluster,
-                views,
-                graph,
-                settings,
-                now=lambda: datetime.now(timezone.utc),
-                backend=LiteRT(),
-                progress=advance,
-                warn=lambda text: say(f"warning: {text}"),
-            )
-            return await work.run(model.resolve(), real)
+        return await profiled(cluster, views, graph, settings, path, real)
 
     measured = with_cluster(measure, trust=confirmed(insecure, insecure_network))
     result = measured if old is None else profiles.merge(old, measured)
@@ -123,6 +110,35 @@ def profile(
         emit(msgspec.json.decode(to_json(result)))
     else:
         _show(result)
+
+
+async def profiled(
+    cluster: Cluster,
+    views: Sequence[NodeView],
+    graph: Graph,
+    settings: Settings,
+    path: Path,
+    inputs: Sequence[Mapping[str, Any]] = (),
+    what: str = "profiling",
+) -> Profile:
+    """Measure, with a bar on a terminal and warnings in lines."""
+    from datetime import datetime, timezone
+
+    from collab.coordinator.profiling import Profiling
+    from collab.runtime.litert import LiteRT
+
+    with progress(what) as advance:
+        work = Profiling(
+            cluster,
+            views,
+            graph,
+            settings,
+            now=lambda: datetime.now(timezone.utc),
+            backend=LiteRT(),
+            progress=advance,
+            warn=lambda text: say(f"warning: {text}"),
+        )
+        return await work.run(path, inputs)
 
 
 def _settings(

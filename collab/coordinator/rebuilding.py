@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from collab.coordinator.deploy import Blobs
 from collab.coordinator.planning import build_chain, open_model
 from collab.core.ids import REQUESTER
@@ -66,22 +64,19 @@ def rebuilder(plan: Plan, profile: Profile, folder: Path) -> Build:
             Assignment(tuple(stage.nodes for stage in chain.stages)),
             refs,
             signature=model.signature,
+            threads=[choice.threads or threads[choice.nodes[0]] for choice in chain.stages],
             codecs=[move.codec for move in chain.moves],
             transports=[move.transport for move in chain.moves],
             credits=plan.credits,
             return_by_chain=by_chain,
             codec_error=plan.codec_error,
         )
-        stages = tuple(
-            msgspec.structs.replace(stage, threads=choice.threads or threads[choice.nodes[0]])
-            for stage, choice in zip(made.stages, chain.stages, strict=True)
-        )
         tolerance = Tolerance(
             atol=max(made.tolerance.atol, plan.tolerance.atol),
             rtol=max(made.tolerance.rtol, plan.tolerance.rtol),
         )
         # Nodes that the plan leaves are listed still: they go on with what they have admitted.
-        changed = made.replace(models=plan.models, nodes=tuple(refs), stages=stages, tolerance=tolerance)
+        changed = made.replace(models=plan.models, nodes=tuple(refs), tolerance=tolerance)
         return validate(changed), blobs
 
     return build

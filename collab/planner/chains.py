@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from collab.core.codecs import RAW
+from collab.core.codecs import RAW, parse_codec
 from collab.core.ids import NodeName
 
 Objective = Literal["latency", "throughput", "memory", "energy", "bytes"]
@@ -96,6 +96,10 @@ class Wants:
     """Exactly these cuts."""
     assign: tuple[tuple[NodeName, ...], ...] | None = None
     """Exactly these nodes for the stages."""
+
+    def allows(self, codec: str, error: float) -> bool:
+        """Whether a codec that adds such an error may be used."""
+        return parse_codec(codec).exact or (self.codec_error is not None and error <= self.codec_error)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from collab.core.codecs import RAW, parse_codec
+from collab.core.codecs import RAW
 from collab.core.ids import NodeName
 from collab.core.profile import Profile
 from collab.planner.chains import Chain, Costs, Move, Objective, Option, Solution, StageChoice, Wants
@@ -156,9 +156,7 @@ def cut_of(chain: Chain, index: int) -> int:
 
 def may_use(wants: Wants, codec: str, error: float) -> bool:
     """Whether the rules allow a codec with this error."""
-    if codec not in wants.codecs and codec != RAW:
-        return False
-    return parse_codec(codec).exact or (wants.codec_error is not None and error <= wants.codec_error)
+    return codec in (*wants.codecs, RAW) and wants.allows(codec, error)
 
 
 def _move_options(evaluator: Evaluator, wants: Wants, chain: Chain, index: int) -> Iterator[Move]:

@@ -202,13 +202,9 @@ def _sent(costs: Evaluator, wants: Wants, places: Sequence[int], codecs: Sequenc
             continue
         for p, at in enumerate(places):
             entry = costs.codec_at(at, codec)
-            if entry is not None and _may(codec, entry.error, wants.codec_error):
+            if entry is not None and wants.allows(codec, entry.error):
                 sent[s, p] = costs.raw_bytes(at) / entry.ratio
     return sent
-
-
-def _may(codec: str, error: float, allowed: float | None) -> bool:
-    return parse_codec(codec).exact or (allowed is not None and error <= allowed)
 
 
 def _links(
