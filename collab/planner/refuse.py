@@ -76,6 +76,8 @@ def _check_cuts(costs: Evaluator, wants: Wants) -> None:
             raise PlanError(f"at: {place} is no cut that can be made; {hint}")
     if at is not None and len(set(at)) != len(at):
         raise PlanError("at: a cut is named twice; name each once")
+    if at is not None and list(at) != sorted(at):
+        raise PlanError(f"at: {', '.join(map(str, at))} do not ascend; list cuts in the order of operators")
     if at is not None and wants.assign is not None and len(at) + 1 != len(wants.assign):
         raise PlanError(
             f"assign: {len(wants.assign)} stages, but the cuts of at make {len(at) + 1}; give one for each"
@@ -137,7 +139,7 @@ def check_memory(tables: Tables) -> None:
     if short > 0:
         start, stop = tables.places[worst], tables.places[worst + 1]
         raise PlanError(
-            f"memory_bytes: operators {start} to {stop - 1} cannot be cut and fit no device; "
+            f"memory_bytes: operators [{start}, {stop}) cannot be cut and fit no device; "
             f"{tables.devices[nearest]!r} comes nearest and lacks {short:,.0f} bytes"
         )
 
