@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -17,6 +18,7 @@ from collab.planner.wording import size
 if TYPE_CHECKING:
     from collab.coordinator.cluster import Cluster, NodeView
     from collab.coordinator.profiling import Settings
+    from collab.core.ids import NodeName
     from collab.core.profile import Profile
     from collab.graph import Graph
 
@@ -61,6 +63,12 @@ def profile(
         str | None,
         typer.Option(help="The peer that requests will come from; this machine, @requester, otherwise."),
     ] = None,
+    watts: Annotated[
+        str,
+        typer.Option(
+            help="Power of devices while they compute, such as a=4.5,b=12; measured where they can."
+        ),
+    ] = "",
     merge: Annotated[
         Path | None, typer.Option(help="A profile of the same model to bring up to date.", show_default=False)
     ] = None,
@@ -79,7 +87,7 @@ def profile(
 
     if out is None and not json_:
         raise UsageError("give --out FILE to keep the profile, or --json")
-    settings = _settings(threads, codecs, transports, share, rounds, requester)
+    settings = _settings(threads, codecs, transports, share, rounds, requester, watts)
     graph = open_model(model, signature)
     old = None if merge is None else read_profile(merge)
     if old is not None:
@@ -96,6 +104,8 @@ def profile(
         for kind in settings.transports:
             if kind not in (known_kinds := cluster.links.schemes):
                 raise UsageError(f"--transports {kind!r}: is not known; use {', '.join(known_kinds)}")
+        for name in settings.watts.keys() - {view.name for view in views}:
+            raise UsageError(f"--watts: no node {name!r} among the peers")
         if requester is not None and requester not in {view.name for view in views}:
             known = ", ".join(view.name for view in views)
             raise UsageError(f"--requester {requester!r}: is none of the peers; they are {known}")
@@ -142,7 +152,13 @@ async def profiled(
 
 
 def _settings(
-    threads: str, codecs: str, transports: str, share: float, rounds: int, requester: str | None
+    threads: str,
+    codecs: str,
+    transports: str,
+    share: float,
+    rounds: int,
+    requester: str | None,
+    watts: str,
 ) -> Settings:
     """What the options ask for; raises `UsageError`."""
     from collab.client.measuring import LEAST_SHARE
@@ -171,7 +187,24 @@ def _settings(
         rounds=rounds,
         share=share,
         requester=HERE if requester is None else NodeName(requester),
+        watts=_declared(watts),
     )
+
+
+def _declared(watts: str) -> dict[NodeName, float]:
+    """Power by device from ``a=4.5,b=12``; raises `UsageError`."""
+    from collab.core.ids import NodeName
+
+    found = {}
+    for entry in _listed(watts):
+        name, _, value = entry.partition("=")
+        try:
+            found[NodeName(name)] = power = float(value)
+        except ValueError:
+            power = math.nan
+        if not 0 < power < math.inf:
+            raise UsageError(f"--watts {entry!r}: give NAME=WATTS, such as a=4.5")
+    return found
 
 
 def _listed(text: str) -> list[str]:

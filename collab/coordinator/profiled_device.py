@@ -15,7 +15,16 @@ from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.profiled_model import Tensors, working_bytes
 from collab.core.profile import CodecSpeed
 from collab.graph import Graph
-from collab.planner.fit import Floats, StageTimes, TimedRange, fit_memory, fit_stages, prediction_error
+from collab.planner.fit import (
+    Floats,
+    PowerSample,
+    StageTimes,
+    TimedRange,
+    fit_memory,
+    fit_power,
+    fit_stages,
+    prediction_error,
+)
 
 GOOD_FIT: Final = 0.1
 """Largest median error of predicted stages that needs no warning."""
@@ -51,12 +60,16 @@ class Measured:
     runs: dict[Piece, list[tuple[Floats, Floats]]] = field(default_factory=dict)
     """Time and processor time of runs, in ms."""
     memory: dict[Piece, list[int]] = field(default_factory=dict)
+    power: list[PowerSample] = field(default_factory=list)
 
     def add(self, piece: Piece, reply: pb.ProfileReply) -> None:
         """Take what one call for one stage said."""
         times = np.array(reply.run_ms), np.maximum(np.array(reply.cpu_ms), 1e-6)
         self.runs.setdefault(piece, []).append(times)
         self.memory.setdefault(piece, []).append(reply.memory_bytes)
+        if reply.elapsed_ms > 0:
+            busy, seconds = sum(reply.run_ms) / reply.elapsed_ms, reply.elapsed_ms / 1000
+            self.power.append(PowerSample(busy, reply.energy_j / seconds, seconds))
 
     def timed(self) -> list[TimedRange]:
         """What each stage takes when nothing disturbs it."""
@@ -94,6 +107,8 @@ class DeviceCosts:
     stage_bytes: int
     fit_error: float | None
     """Of the first number of threads."""
+    watts: float | None = None
+    """While it computes, above idle, where the device counts energy."""
 
 
 class DeviceMeter:
@@ -125,6 +140,7 @@ class DeviceMeter:
         times: dict[int, StageTimes] = {}
         errors: list[float | None] = []
         memory: tuple[tuple[int, ...], int] | None = None
+        watts: float | None = None
         for count in threads:
             measured = await self._time(count)
             fitted, error = self._fit(measured.timed())
@@ -133,9 +149,11 @@ class DeviceMeter:
             # Nanoseconds are enough for people to read and for planners.
             times[count] = StageTimes(tuple(round(ms, 6) for ms in fitted.op_ms), round(stage_ms, 6))
             errors.append(error)
-            memory = memory or self._memory(measured)
+            if memory is None:
+                memory, watts = self._memory(measured), fit_power(measured.power)
         assert memory is not None
-        return DeviceCosts(times, *memory, None if errors[0] is None else round(errors[0], 4))
+        error = None if errors[0] is None else round(errors[0], 4)
+        return DeviceCosts(times, *memory, error, None if watts is None else round(watts, 3))
 
     async def codecs(self, names: Sequence[str], sample: Tensors) -> tuple[CodecSpeed, ...]:
         """How fast the device encodes and decodes the model's own tensors."""

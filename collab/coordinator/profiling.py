@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -64,6 +64,8 @@ class Settings:
     """Most of a device's time, and of a link's."""
     requester: NodeName = HERE
     """What this process is called, or the device that requests come from."""
+    watts: Mapping[NodeName, float] = field(default_factory=dict)
+    """Power of devices while they compute, above idle, as declared; it stands instead of what is measured."""
     seed: int = 0
     runs: int = 10
     """Of each stage in each round, fewer where they take over ``budget_ms``."""
@@ -255,6 +257,7 @@ class Profiling:
                 if n != first
             ),
             codecs=codecs,
+            watts=settings.watts.get(view.name, costs.watts),
             runtime_class=view.runtime_class,
             load=round(self._loads[view.name], 3),
             measured_at=self._date(),

@@ -48,6 +48,7 @@ from collab.node.session import Computed, Work
 from collab.node.worker import Worker
 from collab.runtime.base import LoadedStage
 from collab.runtime.cpu import resident_bytes
+from collab.runtime.energy import EnergyMeter
 from collab.runtime.sample import zero_inputs
 from collab.transport.aio import timeout
 
@@ -114,6 +115,7 @@ class Profiler:
             time.sleep(pace.rest_s(time.perf_counter() - begun))
             stage.run(inputs)
             spent_ms, budget_ms = 0.0, request.budget_ms or MAX_BUDGET_MS
+            energy, started = EnergyMeter(), time.perf_counter()
             while len(reply.run_ms) < request.runs:
                 cpu_begun, begun = cpu(), time.perf_counter()
                 stage.run(inputs)
@@ -124,6 +126,8 @@ class Profiler:
                 if spent_ms > budget_ms:
                     break
                 time.sleep(max(_RUN_GAP_S, pace.rest_s(took_ms / 1000)))
+            reply.energy_j = energy.used_j() or 0.0
+            reply.elapsed_ms = (time.perf_counter() - started) * 1000
             return reply
         finally:
             stage.close()

@@ -26,6 +26,10 @@ _PIECE_WEIGHT: Final = 0.2
 _LENGTH_POWER: Final = 0.5
 """Longer ranges count more: short ones have most of what no sum of operators explains."""
 _SLACK: Final = 1e-9
+_LEAST_SAMPLES: Final = 8
+"""Of power, for a line through them."""
+_LEAST_SPREAD: Final = 0.1
+"""Of busy shares, between the idlest and the busiest sample."""
 
 
 class TimedRange(NamedTuple):
@@ -165,3 +169,24 @@ def fit_memory(
             best = (excess, own, fixed)
     assert best is not None
     return tuple(int(np.ceil(size)) for size in best[1]), int(np.ceil(best[2]))
+
+
+class PowerSample(NamedTuple):
+    """What a device used while it computed for a share of the time."""
+
+    busy: float
+    watts: float
+    seconds: float
+
+
+def fit_power(samples: Sequence[PowerSample]) -> float | None:
+    """Power in W while a device computes, above idle, by a straight line over shares of busy time.
+
+    None where nothing was counted, or the shares are too alike to tell idle from busy.
+    """
+    used = [sample for sample in samples if sample.watts > 0 and sample.seconds > 0]
+    if len(used) < _LEAST_SAMPLES or max(s.busy for s in used) - min(s.busy for s in used) < _LEAST_SPREAD:
+        return None
+    busy, watts, seconds = (np.array(column) for column in zip(*used, strict=True))
+    slope = float(np.polyfit(busy, watts, 1, w=np.sqrt(seconds))[0])
+    return slope if slope > 0 else None

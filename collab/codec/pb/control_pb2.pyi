@@ -299,7 +299,7 @@ class ProfileRequest(_message.Message):
     def __init__(self, sha256: _Optional[str] = ..., runs: _Optional[int] = ..., threads: _Optional[int] = ..., budget_ms: _Optional[float] = ..., share: _Optional[float] = ..., hand_over: _Optional[bool] = ...) -> None: ...
 
 class ProfileReply(_message.Message):
-    __slots__ = ("run_ms", "cpu_ms", "memory_bytes", "load_ms", "load", "in_flight", "hand_over_ms")
+    __slots__ = ("run_ms", "cpu_ms", "memory_bytes", "load_ms", "load", "in_flight", "hand_over_ms", "energy_j", "elapsed_ms")
     RUN_MS_FIELD_NUMBER: _ClassVar[int]
     CPU_MS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -307,6 +307,8 @@ class ProfileReply(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     HAND_OVER_MS_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_J_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_MS_FIELD_NUMBER: _ClassVar[int]
     run_ms: _containers.RepeatedScalarFieldContainer[float]
     cpu_ms: _containers.RepeatedScalarFieldContainer[float]
     memory_bytes: int
@@ -314,7 +316,9 @@ class ProfileReply(_message.Message):
     load: float
     in_flight: int
     hand_over_ms: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, run_ms: _Optional[_Iterable[float]] = ..., cpu_ms: _Optional[_Iterable[float]] = ..., memory_bytes: _Optional[int] = ..., load_ms: _Optional[float] = ..., load: _Optional[float] = ..., in_flight: _Optional[int] = ..., hand_over_ms: _Optional[_Iterable[float]] = ...) -> None: ...
+    energy_j: float
+    elapsed_ms: float
+    def __init__(self, run_ms: _Optional[_Iterable[float]] = ..., cpu_ms: _Optional[_Iterable[float]] = ..., memory_bytes: _Optional[int] = ..., load_ms: _Optional[float] = ..., load: _Optional[float] = ..., in_flight: _Optional[int] = ..., hand_over_ms: _Optional[_Iterable[float]] = ..., energy_j: _Optional[float] = ..., elapsed_ms: _Optional[float] = ...) -> None: ...
 
 class ProfileCodecsRequest(_message.Message):
     __slots__ = ("codecs", "tensors", "budget_ms", "share")

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collab.planner.fit import TimedRange, fit_link, fit_memory, fit_stages, nnls, prediction_error
+from collab.planner.fit import (
+    PowerSample,
+    TimedRange,
+    fit_link,
+    fit_memory,
+    fit_power,
+    fit_stages,
+    nnls,
+    prediction_error,
+)
 
 
 def _stationary(a, b, x) -> bool:
@@ -123,3 +132,23 @@ def test_a_long_chain_is_not_charged_every_arena():
 
 def test_memory_that_was_not_measured_is_taken_from_sizes():
     assert fit_memory([10, 20], [100, 300], []) == ((20, 40), 300)
+
+
+def test_power_is_the_slope_over_the_share_of_busy_time():
+    rng = np.random.default_rng(3)
+    samples = [PowerSample(b, 2.0 + 5.0 * b + rng.normal(0, 0.05), 0.1) for b in np.linspace(0.05, 0.5, 40)]
+    assert fit_power(samples) == pytest.approx(5.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [],
+        [PowerSample(0.5, 0.0, 1.0)] * 20,
+        [PowerSample(0.5, 3.0, 1.0)] * 20,
+        [PowerSample(b / 20, 5.0 - b / 20, 1.0) for b in range(20)],
+    ],
+    ids=["none", "not counted", "all alike", "falling"],
+)
+def test_no_power_is_made_up(samples):
+    assert fit_power(samples) is None
