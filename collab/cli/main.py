@@ -52,6 +52,7 @@ def _register() -> None:
         demo,
         deploying,
         doctor,
+        ensemble,
         model,
         node,
         nodes,
@@ -62,7 +63,7 @@ def _register() -> None:
 
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
-    for module in (node, nodes, profile, planning, deploying, running, demo, controller, doctor):
+    for module in (node, nodes, profile, planning, ensemble, deploying, running, demo, controller, doctor):
         module.register(app)
 
 

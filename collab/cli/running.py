@@ -27,10 +27,14 @@ from collab.cli.replanning import successor_path
 from collab.errors import InputError, NotLoaded, PeerError, UsageError
 
 if TYPE_CHECKING:
+    from collab.client.policy import RetryPolicy
+    from collab.client.runner import Result
     from collab.coordinator.cluster import Cluster
-    from collab.coordinator.workload import Comparison, Report
+    from collab.coordinator.workload import Comparison, Report, Request, Runs
     from collab.core.ids import NodeName
     from collab.core.plan import Plan
+
+MAX_ATTEMPTS = 16
 
 EXAMPLE = """
 Example:
@@ -59,6 +63,15 @@ def run(
     deadline_ms: Annotated[float, typer.Option(help="Time budget of each request.")] = 30_000.0,
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance; the plan's otherwise.")] = None,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance; the plan's otherwise.")] = None,
+    attempts: Annotated[
+        int, typer.Option(help="Attempts at each request when nodes fail, the first included.")
+    ] = 3,
+    hedge: Annotated[
+        bool,
+        typer.Option(
+            "--hedge", help="Start a second attempt on replicas when an answer is later than 95 % of them."
+        ),
+    ] = False,
     follow: Annotated[
         bool,
         typer.Option(
@@ -77,6 +90,7 @@ def run(
     from collab.runtime.litert import LiteRT
 
     _check_options(repeat, concurrency, deadline_ms, atol, rtol, output)
+    retry = _retry_policy(attempts, hedge)
     parsed = read_plan(plan)
     given = read_npz(inputs, "--input")
     requests = requests_of(parsed.inputs, given, "--input")
@@ -106,20 +120,21 @@ def run(
 
         opened = await refresh(cluster, parsed, read_peers(peers))
         try:
-            client = await cluster.follow(opened, successor, concurrency)
+            client = await cluster.follow(opened, successor, concurrency, retry)
         except NotLoaded:
             # The controller that watches this file may have deployed another plan already.
             moved = await _kept(cluster, (successor_path(plan),), read_peers(peers)) if follow else None
             if moved is None or moved.name != opened.name:
                 raise
-            client = await cluster.follow(moved, successor, concurrency)
+            client = await cluster.follow(moved, successor, concurrency, retry)
         if client.granted < concurrency:
             say(f"the plan admits {client.granted} requests at a time, not {concurrency}")
         judges.append(await choose_comparison(cluster, client.plan, here, atol, rtol))
         at_a_time = min(concurrency, client.granted)
+        tally = _Tally(client)
         with progress("running", "requests") as advance:
             report, answers = await load(
-                client,
+                tally,
                 requests,
                 repeat=repeat,
                 concurrency=at_a_time,
@@ -130,7 +145,7 @@ def run(
                 progress=advance,
                 keep=output is not None,
             )
-        return _Ran(report, answers, client.plan, at_a_time)
+        return _Ran(report, answers, client.plan, at_a_time, tally)
 
     ran = with_cluster(drive, role="client", trust=confirmed(insecure, insecure_network))
     if output is not None:
@@ -147,6 +162,37 @@ class _Ran(NamedTuple):
     answers: Sequence[Mapping[str, Any] | None]
     plan: Plan
     concurrency: int
+    tally: _Tally
+
+
+class _Tally:
+    """Passes requests on to a client, and counts what their answers took beyond a first attempt."""
+
+    def __init__(self, client: Runs) -> None:
+        self._client = client
+        self.retries = 0
+        self.hedged = 0
+
+    async def run(self, inputs: Request, deadline_s: float) -> Result:
+        """One inference."""
+        result = await self._client.run(inputs, deadline_s)
+        self.hedged += result.hedged
+        self.retries += result.attempts - 1 - result.hedged
+        return result
+
+    def to_json(self) -> dict[str, int]:
+        """As ``collab run --json`` prints it."""
+        return {"retries": self.retries, "hedged": self.hedged}
+
+
+def _retry_policy(attempts: int, hedge: bool) -> RetryPolicy:
+    from collab.client.policy import RetryPolicy
+
+    if not 1 <= attempts <= MAX_ATTEMPTS:
+        raise UsageError(f"--attempts {attempts}: give a number from 1 to {MAX_ATTEMPTS}")
+    if hedge and attempts == 1:
+        raise UsageError("--hedge needs a second attempt; give --attempts 2 or more")
+    return RetryPolicy(max_attempts=attempts, hedge=hedge)
 
 
 def _tell(ran: _Ran, as_json: bool) -> None:
@@ -155,9 +201,12 @@ def _tell(ran: _Ran, as_json: bool) -> None:
     report = ran.report
     compared = calibration(report, ran.plan, ran.concurrency)
     if as_json:
-        emit(report.to_json(ran.plan) | ({"calibration": compared} if compared is not None else {}))
+        calibrated = {"calibration": compared} if compared is not None else {}
+        emit(report.to_json(ran.plan) | ran.tally.to_json() | calibrated)
     else:
         show(*describe(report, ran.plan), *([describe_calibration(compared)] if compared is not None else []))
+    if ran.tally.retries or ran.tally.hedged:
+        say(f"answers took {ran.tally.retries} retries and {ran.tally.hedged} hedged attempts")
     if report.epochs > 1:
         say(f"the plan was deployed anew meanwhile: {report.epochs} epochs answered, {report.epoch} the last")
     for text, count in report.errors.items():

@@ -29,6 +29,10 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     attempt: Attempt
     absent: str | None = None
     """Why there is no value, when a guard or a quorum kept it back."""
+    attempts: int = 1
+    """How many were started, this one included."""
+    hedged: bool = False
+    """Whether one of them was started because an earlier one took long."""
 
 
 class Resolve(msgspec.Struct, frozen=True, gc=False):

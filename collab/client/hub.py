@@ -5,13 +5,14 @@ from __future__ import annotations
 from collab.client.runner import PlanClient
 from collab.codec.envelope import EnvelopeLimits, decode_envelope
 from collab.codec.wire import Buffer
-from collab.core.ids import Epoch, PlanName
+from collab.core.ids import Epoch, NodeName, PlanName
 from collab.errors import CollabError, Refused, UsageError
-from collab.link.link import Link, now_us
+from collab.link.link import Handler, Link, now_us
 from collab.link.links import Links
+from collab.link.suspicion import Health
 
 
-class ClientHub:
+class ClientHub(Handler):
     """The links' handler in a client; clients serve no calls."""
 
     def __init__(self, limits: EnvelopeLimits = EnvelopeLimits()) -> None:
@@ -38,10 +39,28 @@ class ClientHub:
             client.node_up(link.peer.name)
 
     def link_down(self, link: Link, error: CollabError) -> None:
-        """A link ended; its node is lost unless another link to it lives."""
-        if self.links is not None and self.links.get(link.peer.name) is None:
+        """A link ended; its node is lost unless another link to it is well."""
+        if self.links is not None and self._suspects(link.peer.name):
             for client in tuple(self._clients.values()):
                 client.node_down(link.peer.name)
+
+    def link_suspected(self, link: Link) -> None:
+        """A node is silent: others are chosen from now on, unless another link to it is well."""
+        if self._suspects(link.peer.name):
+            for client in tuple(self._clients.values()):
+                client.node_down(link.peer.name)
+
+    def link_recovered(self, link: Link) -> None:
+        """A suspected node was heard again."""
+        self.link_up(link)
+
+    def awaits(self, link: Link) -> bool:
+        """Whether a request is under way that the node may hold."""
+        return any(client.awaits(link.peer.name) for client in self._clients.values())
+
+    def _suspects(self, name: NodeName) -> bool:
+        link = None if self.links is None else self.links.get(name)
+        return link is None or link.health is Health.SUSPECTED
 
     def tensors(self, link: Link, message: Buffer) -> None:
         """An envelope arrived."""

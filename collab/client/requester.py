@@ -3,118 +3,72 @@
 It fixes the node of every stage for each attempt, honours its lease of credits, and
 ends every request exactly once: by the first complete attempt, by an error, or at its
 deadline.  Times are integers of microseconds on one monotonic clock that the caller
-reads.  The rules and their reasons are in ``docs/adr/0003-dataflow-session.md``.
+reads.  The rules and their reasons are in ``docs/adr/0003-dataflow-session.md``; those of
+further attempts in ``docs/adr/0019-attempts.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from random import Random
 from typing import Any, Final
 
 from collab.client.actions import Action, Answer, Resolve, Send
 from collab.client.credits import Credits
+from collab.client.latency import LatencyWindow
+from collab.client.policy import PARK_US, RETRYABLE, Counters, RetryPolicy
 from collab.client.routing import Router, Way
+from collab.client.tries import Asked, Try
 from collab.client.wheel import Wheel
 from collab.client.wiring import wire
 from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, RequestId
 from collab.core.plan import Plan
-from collab.core.token import Fault, Key, Kind, Token
+from collab.core.token import Fault, Hop, Key, Kind, Token
 from collab.errors import (
     Cancelled,
     DeadlineExceeded,
     InputError,
     LinkLost,
     NodeLost,
-    NotLoaded,
     Overloaded,
-    PeerUnreachable,
     RequestError,
 )
-
-RETRYABLE: Final = frozenset(e.code for e in (NodeLost, LinkLost, PeerUnreachable, Overloaded, NotLoaded))
-"""Codes of faults that another attempt on other nodes may not meet."""
 
 GRAIN_US: Final = 1_000
 
 _VALUE, _ABSENT, _ERROR, _CANCEL, _FAILED = Kind.VALUE, Kind.ABSENT, Kind.ERROR, Kind.CANCEL, Kind.FAILED
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How hard a requester tries, and what it may have under way."""
-
-    max_attempts: int = 1
-    grace_us: int = 250_000
-    """How long an answer may still come after a node on its way was lost."""
-    renew_us: int = 10_000_000
-    """A lease is renewed when it ends within this time."""
-    max_requests: int = 4096
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a requester dropped; each only grows."""
-
-    late: int = 0
-    """Tokens of requests or attempts that are over; answers to a request that is answered are among them."""
-    forged: int = 0
-    """Tokens from somebody whom the plan does not place there, or that contradict their attempt."""
-    retries: int = 0
-    """Attempts started because an earlier one failed."""
-
-
-class _Try:
-    """One attempt at a request."""
-
-    __slots__ = ("done", "entry", "given_up_us", "lost", "number", "over", "request", "way", "why")
-
-    def __init__(self, request: _Request, number: Attempt, way: Way, entry: NodeName) -> None:
-        self.request = request
-        self.number = number
-        self.way = way
-        self.entry = entry
-        self.lost: set[NodeName] = set()
-        """Nodes that cannot serve it."""
-        self.given_up_us: int | None = None
-        """When it is given up because of them."""
-        self.why: Fault | None = None
-        self.over = False
-        """It holds no credit any more, and its nodes were told."""
-        self.done = False
-        """No answer is taken from it any more."""
-
-
-class _Request:
-    __slots__ = ("avoid", "deadline_us", "id", "last_fault", "payloads", "start_us", "trace", "tries")
-
-    def __init__(
-        self, name: RequestId, payloads: Mapping[EdgeId, Any], start_us: int, deadline_us: int, trace: bytes
-    ) -> None:
-        self.id = name
-        self.payloads = payloads
-        self.start_us = start_us
-        self.deadline_us = deadline_us
-        self.trace = trace
-        self.tries: dict[Attempt, _Try] = {}
-        self.avoid: set[NodeName] = set()
-        self.last_fault: Fault | None = None
-
-
 class Requester:
     """Requests of one client to one epoch of one plan."""
 
-    def __init__(self, name: NodeName, plan: Plan, epoch: Epoch, retry: RetryPolicy = RetryPolicy()) -> None:
+    def __init__(
+        self,
+        name: NodeName,
+        plan: Plan,
+        epoch: Epoch,
+        retry: RetryPolicy = RetryPolicy(),
+        chance: Random | None = None,
+    ) -> None:
+        """``chance`` chooses among replicas; without one the choices follow from the name."""
         self.name = name
         self.plan = plan
         self.epoch = epoch
         self._retry = retry
         self._wiring = wire(plan)
-        self._router = Router(name, self._wiring)
+        self._router = Router(name, self._wiring, chance or Random(name))
         self._credits = Credits(self._wiring.stages[self._wiring.entry].nodes)
-        self._requests: dict[RequestId, _Request] = {}
-        self._deadlines: Wheel[_Request] = Wheel(GRAIN_US)
-        self._graces: Wheel[_Try] = Wheel(GRAIN_US)
+        self._requests: dict[RequestId, Asked] = {}
+        self._deadlines: Wheel[Asked] = Wheel(GRAIN_US)
+        self._graces: Wheel[Try] = Wheel(GRAIN_US)
+        self._hedges: Wheel[Asked] = Wheel(GRAIN_US)
+        self._waiting: dict[RequestId, Asked] = {}
+        """Requests that have no attempt because no credit was free, in order; looked at again then:"""
+        self._look_us = 0
+        self._latencies = LatencyWindow()
+        self._budget = retry.budget(plan)
         self._counters = Counters()
 
     # --- credits -------------------------------------------------------------
@@ -137,13 +91,18 @@ class Requester:
         return self._credits.to_renew(now_us + self._retry.renew_us)
 
     @property
+    def in_doubt(self) -> bool:
+        """Whether an entry node that is there refused what its lease allows."""
+        return bool(self._credits.doubted.difference(self._router.lost))
+
+    @property
     def in_flight(self) -> int:
         """Requests that are not resolved."""
         return len(self._requests)
 
     @property
     def counters(self) -> dict[str, int]:
-        """What was dropped so far, by the names in `Counters`."""
+        """What was dropped and tried again so far, by the names in `Counters`."""
         return asdict(self._counters)
 
     # --- requests ------------------------------------------------------------
@@ -170,15 +129,18 @@ class Requester:
             raise InputError(f"request {request.hex()}: the id is in use; draw a new one")
         if len(self._requests) >= self._retry.max_requests:
             raise Overloaded(f"{len(self._requests)} requests are under way; try again later")
-        entry = _Request(request, payloads, now_us, deadline_us, trace)
-        way = self._router.pick(lambda node: self._credits.free(node, now_us))
+        actions: list[Action] = []
+        entry = Asked(request, payloads, now_us, deadline_us, trace)
+        way = self._first_way(now_us)
         self._requests[request] = entry
         self._deadlines.add(deadline_us, entry)
-        actions: list[Action] = []
+        self._budget.earn()
         if now_us >= deadline_us:
             self._expire(entry, actions)
+        elif way is None:
+            self._park(entry, now_us)
         else:
-            self._start(entry, way, actions)
+            self._begin(entry, way, now_us, actions)
         return actions
 
     def cancel(self, request: RequestId, now_us: int) -> list[Action]:
@@ -187,6 +149,7 @@ class Requester:
         entry = self._requests.get(request)
         if entry is not None:
             self._resolve(entry, Fault(Cancelled.code, "the request was withdrawn"), None, actions)
+            self._serve_waiting(now_us, actions)
         return actions
 
     # --- tokens --------------------------------------------------------------
@@ -207,12 +170,18 @@ class Requester:
             self._failed(attempt, token.fault, now_us, actions)
         elif token.kind is _VALUE or token.kind is _ABSENT:
             absent = token.reason if token.kind is _ABSENT else None
-            answer = Answer(token.payload, token.hops, way.route, attempt.number, absent)
+            attempts = len(request.tries)
+            answer = Answer(
+                token.payload, token.hops, way.route, attempt.number, absent, attempts, request.hedged
+            )
+            self._learn(attempt, token.hops, now_us)
             self._resolve(request, answer, attempt, actions)
         elif token.kind is _ERROR and token.fault is not None:
             attempt.done = True
             if not attempt.over:
+                self._blame(attempt, token.fault, now_us)
                 self._end(attempt, token.fault, now_us, actions)
+        self._serve_waiting(now_us, actions)
         return actions
 
     def undeliverable(self, peer: NodeName, token: Token, now_us: int) -> list[Action]:
@@ -228,17 +197,24 @@ class Requester:
     # --- nodes ---------------------------------------------------------------
 
     def node_lost(self, node: NodeName, now_us: int) -> list[Action]:
-        """A node cannot be reached: choose others from now on, and give up on it after the grace."""
+        """A node cannot be reached: choose others from now on, also for what it holds.
+
+        Where there is no other way, an answer may still come within the grace.
+        """
+        actions: list[Action] = []
         self._router.lost.add(node)
-        for request in self._requests.values():
-            for attempt in request.tries.values():
+        for request in tuple(self._requests.values()):
+            for attempt in tuple(request.tries.values()):
                 if node in attempt.way.nodes:
-                    self._suspect(attempt, node, now_us)
-        return []
+                    self._suspect(attempt, node, now_us, actions)
+        self._serve_waiting(now_us, actions)
+        return actions
 
     def node_back(self, node: NodeName) -> None:
         """A node can be reached again; what it held before may be gone all the same."""
-        self._router.lost.discard(node)
+        if node in self._router.lost:
+            self._router.lost.discard(node)
+            self._router.standing.forgive(node)
 
     # --- time ----------------------------------------------------------------
 
@@ -250,16 +226,23 @@ class Requester:
         for attempt in self._graces.due(now_us):
             if attempt.why is not None and not attempt.over:
                 self._end(attempt, attempt.why, now_us, actions)
+        for request in self._hedges.due(now_us):
+            self._hedge(request, now_us, actions)
+        if self._waiting and now_us >= self._look_us:
+            self._serve_waiting(now_us, actions)
+            self._give_up_waiting(now_us, actions)
+            self._look_us = now_us + PARK_US
         return actions
 
     def next_wakeup_us(self) -> int | None:
         """When `tick` has something to do; None if never."""
-        due = (self._deadlines.next_us(), self._graces.next_us())
+        look_us = self._look_us if self._waiting else None
+        due = (self._deadlines.next_us(), self._graces.next_us(), self._hedges.next_us(), look_us)
         return min((at for at in due if at is not None), default=None)
 
     # --- attempts ------------------------------------------------------------
 
-    def _find(self, token: Token) -> _Try | None:
+    def _find(self, token: Token) -> Try | None:
         """The attempt that a token may still change."""
         key = token.key
         request = self._requests.get(key.request)
@@ -273,14 +256,41 @@ class Requester:
             return (token.edge, peer) in way.first
         return token.edge == self._wiring.output_edge and peer == way.last
 
-    def _start(self, request: _Request, way: Way, actions: list[Action]) -> None:
-        attempt = _Try(request, Attempt(len(request.tries)), way, way.route[self._wiring.entry])
-        request.tries[attempt.number] = attempt
+    def _free(self, now_us: int) -> Callable[[NodeName], int]:
+        return lambda node: self._credits.free(node, now_us)
+
+    def _first_way(self, now_us: int) -> Way | None:
+        """Where a request starts; None if it has to wait for a credit that went with an entry node."""
+        before = len(self._waiting)
+        may_wait = before < self._credits.leased_by(self._router.lost, now_us)
+        if before and may_wait and self.available(now_us) <= before:
+            return None
+        try:
+            return self._router.pick(self._free(now_us), now_us)
+        except Overloaded:
+            if not may_wait:
+                raise
+            return None
+
+    def _begin(self, request: Asked, way: Way, now_us: int, actions: list[Action]) -> None:
+        """The first attempt; another follows if it takes long and the requester wants that."""
+        self._start(request, way, now_us, actions)
+        if self._retry.hedge:
+            usual_us = self._latencies.quantile_us(self._retry.hedge_quantile)
+            if usual_us is not None:
+                request.hedge_us = now_us + usual_us
+                self._hedges.add(request.hedge_us, request)
+
+    def _start(self, request: Asked, way: Way, now_us: int, actions: list[Action]) -> None:
+        number = Attempt(len(request.tries))
+        attempt = Try(request, number, way, way.route[self._wiring.entry], now_us)
+        request.tries[number] = attempt
+        self._waiting.pop(request.id, None)
         self._credits.take(attempt.entry)
         self._router.start(way)
         self._send(attempt, _VALUE, actions)
 
-    def _send(self, attempt: _Try, kind: Kind, actions: list[Action]) -> None:
+    def _send(self, attempt: Try, kind: Kind, actions: list[Action]) -> None:
         """One token along each edge from the requester."""
         request = attempt.request
         key = Key(self.plan.name, self.epoch, request.id, attempt.number)
@@ -298,14 +308,14 @@ class Requester:
             )
             actions.append(Send(node, token))
 
-    def _failed(self, attempt: _Try, fault: Fault, now_us: int, actions: list[Action]) -> None:
+    def _failed(self, attempt: Try, fault: Fault, now_us: int, actions: list[Action]) -> None:
         """Some edge cannot be served; an ensemble may do without it, unless the entry refused the attempt."""
         if attempt.over:
             return
         if fault.code == LinkLost.code and fault.node in attempt.way.nodes:
-            self._suspect(attempt, NodeName(fault.node), now_us)
+            self._suspect(attempt, NodeName(fault.node), now_us, actions)
             return
-        attempt.lost.add(NodeName(fault.node))
+        self._blame(attempt, fault, now_us)
         refused = fault.code == Overloaded.code and fault.stage == self._wiring.stages[self._wiring.entry].id
         if refused:
             self._credits.doubt(attempt.entry)
@@ -313,70 +323,170 @@ class Requester:
             attempt.done = True
             self._end(attempt, fault, now_us, actions)
 
-    def _survives(self, attempt: _Try) -> bool:
+    def _blame(self, attempt: Try, fault: Fault, now_us: int) -> None:
+        """An attempt lacks the node that a fault names; what a request does wrong is not the node's."""
+        if fault.code in RETRYABLE and fault.node in attempt.way.nodes:
+            attempt.lost.add(NodeName(fault.node))
+            self._router.standing.failed(NodeName(fault.node), now_us)
+
+    def _survives(self, attempt: Try) -> bool:
         return self._wiring.survives(self.name, attempt.way.route, attempt.lost)
 
-    def _suspect(self, attempt: _Try, node: NodeName, now_us: int) -> None:
+    def _suspect(self, attempt: Try, node: NodeName, now_us: int, actions: list[Action]) -> None:
         """Without a node the attempt will fail, but the answer may be past it already."""
         attempt.lost.add(node)
-        if attempt.given_up_us is not None or attempt.over or self._survives(attempt):
+        if attempt.given_up_us is not None or attempt.over:
             return
-        route = attempt.way.route
-        held = [s.id for s, n in zip(self._wiring.stages, route, strict=True) if n == node]
-        what = (
-            "stages " + ", ".join(map(repr, held)) if len(held) > 1 else repr(held[0]) if held else "a relay"
-        )
-        message = f"node {node!r} was lost while it held {what} of the request"
-        attempt.why = Fault(NodeLost.code, message, node, held[0] if held else "")
-        attempt.given_up_us = now_us + self._retry.grace_us
-        self._graces.add(attempt.given_up_us, attempt)
+        self._router.standing.failed(node, now_us)
+        if self._survives(attempt):
+            return
+        attempt.why = attempt.without(node, self._wiring)
+        others = [t for t in attempt.request.live() if t is not attempt]
+        in_doubt = all(t.given_up_us is not None for t in others)
+        if in_doubt and self._replaceable(attempt, attempt.why, now_us):
+            for other in others:
+                self._close(other, actions, tell=True)
+            self._end(attempt, attempt.why, now_us, actions)
+        else:
+            attempt.given_up_us = now_us + self._retry.grace_us
+            self._graces.add(attempt.given_up_us, attempt)
 
-    def _end(self, attempt: _Try, fault: Fault, now_us: int, actions: list[Action]) -> None:
-        """An attempt has failed: try once more, or pass the fault on."""
+    def _end(self, attempt: Try, fault: Fault, now_us: int, actions: list[Action]) -> None:
+        """An attempt has failed: leave it to another that lives, try once more, or pass the fault on."""
         request = attempt.request
         self._close(attempt, actions, tell=True)
         request.last_fault = fault
-        way = self._next_way(request, fault, now_us)
-        if way is None:
-            self._resolve(request, fault, None, actions)
-        else:
-            self._counters.retries += 1
-            self._start(request, way, actions)
+        request.failed_last = frozenset(attempt.lost)
+        if not request.live():
+            self._try_again(request, fault, now_us, actions)
 
-    def _next_way(self, request: _Request, fault: Fault, now_us: int) -> Way | None:
-        """Where to try again, avoiding the nodes that failed; None if it is not worth it."""
-        if fault.code not in RETRYABLE or len(request.tries) >= self._retry.max_attempts:
-            return None
-        if now_us >= request.deadline_us:
-            return None
-        if fault.node:
-            request.avoid.add(NodeName(fault.node))
+    # --- further attempts ----------------------------------------------------
+
+    def _may_retry(self, request: Asked, fault: Fault, now_us: int) -> bool:
+        return (
+            fault.code in RETRYABLE
+            and len(request.tries) < self._retry.max_attempts
+            and now_us < request.deadline_us
+        )
+
+    def _other_way(self, request: Asked, free: Callable[[NodeName], int], now_us: int) -> Way:
+        """A way without nodes that failed last and have not come back; failed before, if possible."""
+        failing = self._router.standing.failing(request.failed_last)
+        return self._router.pick(free, now_us, failing, request.failed_before | request.failed_last)
+
+    def _replaceable(self, attempt: Try, fault: Fault, now_us: int) -> bool:
+        """Whether a further attempt can start in place of one that is in doubt."""
+        request = attempt.request
+        if not self._may_retry(request, fault, now_us) or not self._budget.covers(now_us):
+            return False
+        with suppress(NodeLost):
+            self._router.pick(lambda _: 1, now_us, attempt.lost)
+            return True
+        return False
+
+    def _try_again(self, request: Asked, fault: Fault, now_us: int, actions: list[Action]) -> None:
+        """One more attempt, if that is worth it and paid for; else the fault is passed on."""
+        if self._may_retry(request, fault, now_us):
+            try:
+                way = self._other_way(request, self._free(now_us), now_us)
+            except Overloaded:
+                if fault.code != Overloaded.code:
+                    self._park(request, now_us)
+                    return
+            except NodeLost:
+                pass
+            else:
+                if self._budget.take(now_us):
+                    self._counters.retries += 1
+                    request.failed_before |= request.failed_last
+                    self._start(request, way, now_us, actions)
+                    return
+                self._counters.unpaid += 1
+        self._resolve(request, fault, None, actions)
+
+    def _park(self, request: Asked, now_us: int) -> None:
+        """Let a request wait until a credit is free; one that waits already keeps its place."""
+        if request.id not in self._waiting:
+            self._counters.waited += 1
+            self._look_us = self._look_us if self._waiting else now_us + PARK_US
+            self._waiting[request.id] = request
+
+    def _serve_waiting(self, now_us: int, actions: list[Action]) -> None:
+        """Start what waits for credits, first come first served, as far as there are any now."""
+        while self._waiting and self.available(now_us) > 0:
+            request = next(iter(self._waiting.values()))
+            if request.last_fault is not None:
+                self._try_again(request, request.last_fault, now_us, actions)
+            else:
+                with suppress(NodeLost):
+                    self._begin(request, self._router.pick(self._free(now_us), now_us), now_us, actions)
+            if request.id in self._waiting:
+                return  # the credits are where it has failed before
+
+    def _give_up_waiting(self, now_us: int, actions: list[Action]) -> None:
+        """End what waits although no credit could help, for too many nodes are lost."""
+        for request in tuple(self._waiting.values()):
+            try:
+                self._other_way(request, lambda _: 1, now_us)
+            except NodeLost as error:
+                fault = request.last_fault or Fault(NodeLost.code, str(error))
+                self._resolve(request, fault, None, actions)
+
+    def _hedge(self, request: Asked, now_us: int, actions: list[Action]) -> None:
+        """A second attempt beside one that takes long; not where only the same way is there."""
+        request.hedge_us = None
+        first = request.tries[Attempt(0)]
+        if len(request.tries) > 1 or first.given_up_us is not None or self._retry.max_attempts < 2:
+            return
         try:
-            return self._router.pick(lambda node: self._credits.free(node, now_us), request.avoid)
+            way = self._router.pick(self._free(now_us), now_us, shun=first.way.nodes)
         except RequestError:
-            return None
+            return
+        if way.route == first.way.route:
+            return
+        if self._budget.take(now_us):
+            self._counters.hedged += 1
+            request.hedged = True
+            self._start(request, way, now_us, actions)
+        else:
+            self._counters.unpaid += 1
 
-    def _expire(self, request: _Request, actions: list[Action]) -> None:
+    def _learn(self, attempt: Try, hops: Sequence[Hop], now_us: int) -> None:
+        """Take from an answer how nodes do; latencies of requests that met no fault make what is usual."""
+        request = attempt.request
+        self._router.answered(attempt.way, hops, attempt.start_us, now_us)
+        for other in request.live():
+            if other.start_us < attempt.start_us:
+                self._router.beaten(other.way, attempt.way, now_us - other.start_us, now_us)
+        if self._retry.hedge and request.last_fault is None:
+            self._latencies.add(now_us - request.start_us)
+
+    # --- the end -------------------------------------------------------------
+
+    def _expire(self, request: Asked, actions: list[Action]) -> None:
         budget_ms = (request.deadline_us - request.start_us) / 1000
         after = f"; before that, {request.last_fault.message}" if request.last_fault is not None else ""
         message = f"no answer from plan {self.plan.name!r} within {budget_ms:g} ms{after}"
         self._resolve(request, Fault(DeadlineExceeded.code, message), None, actions)
 
     def _resolve(
-        self, request: _Request, outcome: Answer | Fault, by: _Try | None, actions: list[Action]
+        self, request: Asked, outcome: Answer | Fault, by: Try | None, actions: list[Action]
     ) -> None:
         """End a request, and what is left of its attempts; everything about it is forgotten.
 
         ``by`` is the attempt that answered; its nodes are told only if some may still be at it.
         """
         del self._requests[request.id]
+        self._waiting.pop(request.id, None)
         self._deadlines.discard(request.deadline_us, request)
+        if request.hedge_us is not None:
+            self._hedges.discard(request.hedge_us, request)
         early = self._wiring.races or (isinstance(outcome, Answer) and outcome.absent is not None)
         for attempt in request.tries.values():
             self._close(attempt, actions, tell=attempt is not by or early)
         actions.append(Resolve(request.id, outcome))
 
-    def _close(self, attempt: _Try, actions: list[Action], *, tell: bool) -> None:
+    def _close(self, attempt: Try, actions: list[Action], *, tell: bool) -> None:
         """Give an attempt's credit back; ``tell`` its nodes to do nothing more for it."""
         if attempt.over:
             return

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Final
 
+from collab.client.standing import Standing
 from collab.client.wiring import Route, Wiring
 from collab.core.ids import EdgeId, NodeName
+from collab.core.token import Hop
 from collab.errors import NodeLost, Overloaded
 
 _KEPT: Final = 256
@@ -28,19 +31,34 @@ class Way:
 
 
 class Router:
-    """Picks the least loaded of the nodes that are there, in turns."""
+    """Picks nodes that are there, have not failed lately, and are likely to be soonest.
 
-    def __init__(self, name: NodeName, wiring: Wiring) -> None:
+    Of a stage's replicas two are compared, one in turn and one by chance: with more it would be
+    the same answer from all requesters at once, and all would go to it (power of two choices:
+    Mitzenmacher, IEEE TPDS 2001).
+    """
+
+    def __init__(self, name: NodeName, wiring: Wiring, chance: Random) -> None:
         self.lost: set[NodeName] = set()
+        self.standing = Standing()
         self._name = name
         self._wiring = wiring
+        self._chance = chance
         self._load: dict[NodeName, int] = {}
         self._ways: dict[Route, Way] = {}
         self._turn = 0
+        self._replicated = [len(stage.nodes) > 1 for stage in wiring.stages]
 
-    def pick(self, free: Callable[[NodeName], int], avoid: Collection[NodeName] = ()) -> Way:
+    def pick(
+        self,
+        free: Callable[[NodeName], int],
+        now_us: int,
+        avoid: Collection[NodeName] = (),
+        shun: Collection[NodeName] = (),
+    ) -> Way:
         """Choose a node for every stage; at the entry only one where ``free`` credits are left.
 
+        Nodes in ``avoid`` are as good as lost, those in ``shun`` are taken where no other is left.
         A stage whose nodes are all lost keeps one of them if there can be an answer without it.
 
         Raises:
@@ -51,7 +69,7 @@ class Router:
         self._turn += 1
         nodes = []
         for stage in self._wiring.stages:
-            left = [node for node in stage.nodes if node not in out] if out else stage.nodes
+            left: Sequence[NodeName] = [n for n in stage.nodes if n not in out] if out else stage.nodes
             if stage.index == self._wiring.entry:
                 if not left:
                     raise self._nobody_left(stage.id, stage.nodes)
@@ -61,7 +79,8 @@ class Router:
                         f"no credit is free for stage {stage.id!r} on {', '.join(stage.nodes)}; "
                         "try again later or lower the concurrency"
                     )
-            nodes.append(self._least_loaded(left or stage.nodes))
+            left = left or stage.nodes
+            nodes.append(left[0] if len(left) == 1 else self._choose(stage.index, left, shun, now_us))
         route = tuple(nodes)
         if out and not self._wiring.survives(self._name, route, out):
             gone = [stage for stage, node in zip(self._wiring.stages, route, strict=True) if node in out]
@@ -80,12 +99,43 @@ class Router:
         for node in way.route:
             self._load[node] -= 1
 
-    def _least_loaded(self, nodes: Collection[NodeName]) -> NodeName:
-        ordered = tuple(nodes)
-        if len(ordered) == 1:
-            return ordered[0]
-        at = self._turn % len(ordered)
-        return min(ordered[at:] + ordered[:at], key=lambda node: self._load.get(node, 0))
+    def answered(self, way: Way, hops: Sequence[Hop], started_us: int, now_us: int) -> None:
+        """Learn from the hops of an answer, as far as there is a choice."""
+        if not self.standing.flawless:
+            for node in way.nodes:
+                self.standing.succeeded(node, started_us)
+        for hop in hops:
+            at = hop.stage
+            if 0 <= at < len(way.route) and way.route[at] == hop.node and self._replicated[at]:
+                self.standing.measured(at, hop.node, hop.queue_us, hop.total_us - hop.queue_us, now_us)
+
+    def beaten(self, way: Way, by: Way, waited_us: int, now_us: int) -> None:
+        """A later attempt was sooner: the nodes that it did without are slow."""
+        for at, (node, other) in enumerate(zip(way.route, by.route, strict=True)):
+            if node != other:
+                self.standing.slow(at, node, waited_us, now_us)
+
+    def _choose(
+        self, stage: int, nodes: Sequence[NodeName], shun: Collection[NodeName], now_us: int
+    ) -> NodeName:
+        if shun:
+            nodes = [node for node in nodes if node not in shun] or nodes
+        if not self.standing.flawless:
+            shunned = self.standing.shunned
+            nodes = [n for n in nodes if not shunned(n, self._load.get(n, 0), now_us)] or nodes
+        count = len(nodes)
+        if count == 1:
+            return nodes[0]
+        first = self._turn % count
+        one, other = nodes[first], nodes[(first + 1 + self._chance.randrange(count - 1)) % count]
+        loads = self._load.get(one, 0), self._load.get(other, 0)
+        waits = [
+            self.standing.wait_us(stage, node, load, now_us)
+            for node, load in zip((one, other), loads, strict=True)
+        ]
+        if waits[0] is None or waits[1] is None or waits[0] == waits[1]:
+            return one if loads[0] <= loads[1] else other
+        return one if waits[0] < waits[1] else other
 
     def _way(self, route: Route) -> Way:
         known = self._ways.get(route)

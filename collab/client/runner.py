@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from random import Random
 
 from collab.client.actions import Action, Answer, Resolve
 from collab.client.control import Control
-from collab.client.requester import Requester, RetryPolicy
+from collab.client.policy import RetryPolicy
+from collab.client.requester import Requester
 from collab.client.wiring import entry
 from collab.codec.edges import Coded, EdgeEncoder
 from collab.codec.envelope import EnvelopeLimits, encode_envelope
@@ -34,7 +36,11 @@ from collab.transport.aio import timeout
 
 DEFAULT_DEADLINE_S = 30.0
 _RETRY_LEASE_US = 300_000
+_RENEW_PAUSE_S = 0.05
+"""At least, after nodes did not renew a lease."""
 _RELEASE_S = 1.0
+_HEDGES_PER = 4
+"""Requests under way for which one more credit is asked, where attempts are hedged."""
 _NEVER_US = 1 << 62
 
 
@@ -59,6 +65,10 @@ class Result:
     """What codecs did to the inputs; of the stages' tensors, their hops say it."""
     epoch: Epoch = Epoch(0)
     """Of the plan that answered; stages and hops are counted in it."""
+    attempts: int = 1
+    """How many were started for the request; the path is that of the first to answer."""
+    hedged: bool = False
+    """Whether one was started because an earlier one took long."""
 
     @property
     def wire_ms(self) -> float:
@@ -88,13 +98,14 @@ class PlanClient:
         """Requests that may be under way at a time."""
         self._links = links
         self._limits = limits
-        self._requester = Requester(links.identity.name, plan, epoch, retry)
+        self._requester = Requester(links.identity.name, plan, epoch, retry, Random())
         self._kinds = [edge.transport for edge in plan.edges]
         self._edges = [
             (i, EdgeEncoder(plan.edges[i].codec, plan.codec_error), plan.edges[i].tensors)
             for i in plan.edges_from(REQUESTER)
         ]
         self._encodes = any(encoder.computes for _, encoder, _ in self._edges)
+        self._nodes = frozenset(node for stage in plan.stages for node in stage.nodes)
         self._inputs = {spec.name: spec for spec in plan.inputs}
         self._pending: dict[RequestId, asyncio.Future[tuple[Answer, int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -103,16 +114,27 @@ class PlanClient:
         self._renewal: asyncio.Task[None] | None = None
         self._entry = plan.stage(entry(plan)).nodes
         self._want = 1
+        self._hedges = retry.hedge and retry.max_attempts > 1
         self._valid_us = _RETRY_LEASE_US
         self._renew_now = asyncio.Event()
+        self._incomplete = False
+        """Whether some entry node gave no answer when it was last asked."""
         self._not_loaded = ""
         """Why the entry nodes gave no credits when they were last asked."""
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was dropped and tried again so far, as `collab.client.policy.Counters` names it."""
+        return self._requester.counters
 
     # --- life --------------------------------------------------------------------
 
     async def open(self, credits: int = 1) -> PlanClient:
-        """Lease up to ``credits`` requests at a time; raises `Overloaded` if none is free."""
-        self._want = credits
+        """Lease up to ``credits`` requests at a time; raises `Overloaded` if none is free.
+
+        A client that hedges asks for some more, since a hedge needs one as well.
+        """
+        self._want = credits + (max(1, credits // _HEDGES_PER) if self._hedges else 0)
         await self._lease()
         if not self.granted:
             raise Overloaded(
@@ -142,6 +164,7 @@ class PlanClient:
         replies = await asyncio.gather(*map(self._lease_from, asked), return_exceptions=True)
         errors = [reply for reply in replies if isinstance(reply, BaseException)]
         self.granted = sum(reply for reply in replies if isinstance(reply, int))
+        self._incomplete = bool(errors)
         missing = [str(error) for error in errors if isinstance(error, NotLoaded)]
         self._not_loaded = missing[0] if missing and not self.granted else ""
         if errors and not self.granted:
@@ -165,8 +188,9 @@ class PlanClient:
             self._renew_now.clear()
             with suppress(RequestError, PeerError):
                 await self._lease()
-            if not self.granted:
+            if self._incomplete or not self.granted:
                 self._valid_us = _RETRY_LEASE_US
+                await asyncio.sleep(_RENEW_PAUSE_S)
 
     # --- requests ------------------------------------------------------------------
 
@@ -213,6 +237,8 @@ class PlanClient:
                 raise NotLoaded(self._not_loaded) from None
             raise
         future: asyncio.Future[tuple[Answer, int]] = asyncio.get_running_loop().create_future()
+        if not self._pending:
+            self._links.attend(self._nodes)
         self._pending[request] = future
         try:
             self._perform(actions)
@@ -240,6 +266,8 @@ class PlanClient:
             (end_us - begin_us) / 1000,
             coded,
             self.epoch,
+            answer.attempts,
+            answer.hedged,
         )
 
     # --- events ----------------------------------------------------------------------
@@ -259,6 +287,10 @@ class PlanClient:
         """The last link to a node ended."""
         self._perform(self._requester.node_lost(name, now_us()))
 
+    def awaits(self, name: NodeName) -> bool:
+        """Whether a request is under way that a node may hold."""
+        return bool(self._pending) and name in self._nodes
+
     def _perform(self, actions: list[Action]) -> None:
         while actions:
             action, actions = actions[0], actions[1:]
@@ -275,6 +307,8 @@ class PlanClient:
                 actions = [*self._requester.cancel(action.token.key.request, now_us()), *actions]
             except CollabError:
                 actions = [*self._requester.undeliverable(action.peer, action.token, now_us()), *actions]
+        if self._requester.in_doubt:
+            self._renew_now.set()
         self._arm()
 
     def _resolve(self, action: Resolve) -> None:

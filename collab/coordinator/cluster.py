@@ -11,6 +11,7 @@ from types import TracebackType
 from collab.client.control import Control
 from collab.client.follow import FetchPlan, Follower
 from collab.client.hub import ClientHub
+from collab.client.policy import RetryPolicy
 from collab.client.runner import PlanClient
 from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
@@ -177,7 +178,7 @@ class Cluster:
             )
         return epochs.pop()
 
-    async def open(self, plan: Plan, credits: int = 1) -> PlanClient:
+    async def open(self, plan: Plan, credits: int = 1, retry: RetryPolicy = RetryPolicy()) -> PlanClient:
         """A client of a deployed plan with up to ``credits`` requests under way at a time.
 
         A node that cannot be reached is done without where every stage has another replica.
@@ -194,7 +195,7 @@ class Cluster:
                 kept = self.links.keep_peer(ref.name, addresses, kind)
                 if ref.name not in missing:
                     wanted.append((ref.name, kept))
-        client = PlanClient(self.links, plan, epoch)
+        client = PlanClient(self.links, plan, epoch, retry=retry)
         for name in missing:
             client.node_down(name)
         with suppress(TimeoutError, asyncio.TimeoutError):
@@ -231,13 +232,19 @@ class Cluster:
         latest = max(found, key=lambda entry: entry[0], default=None)
         return None if latest is None or latest[1].digest == known.digest else latest[1]
 
-    async def follow(self, plan: Plan, fetch_plan: FetchPlan | None = None, credits: int = 1) -> Follower:
+    async def follow(
+        self,
+        plan: Plan,
+        fetch_plan: FetchPlan | None = None,
+        credits: int = 1,
+        retry: RetryPolicy = RetryPolicy(),
+    ) -> Follower:
         """As `open`, and goes along when the plan is deployed anew, as ``fetch_plan`` gives it.
 
         Without that the nodes are asked.
         """
         fetch_plan = fetch_plan or self.successor
-        follower = Follower(lambda current: self.open(current, credits), self.release, fetch_plan)
+        follower = Follower(lambda current: self.open(current, credits, retry), self.release, fetch_plan)
         self._followers.append(await follower.start(plan))
         return follower
 

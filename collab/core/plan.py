@@ -9,6 +9,7 @@ guards.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, Union
 
@@ -51,11 +52,12 @@ class Guard(Frozen, frozen=True, kw_only=True):
 
     ``measure`` is taken over the last axis of the first row of ``tensor``:
     ``max`` (largest element), ``margin`` (largest less second largest) or
-    ``entropy`` (natural logarithm, of the elements as probabilities).
+    ``entropy`` (natural logarithm, of the elements as probabilities).  ``finite`` is
+    the share of the whole tensor's elements that are finite.
     """
 
     tensor: str
-    measure: Literal["max", "margin", "entropy"]
+    measure: Literal["max", "margin", "entropy", "finite"]
     when: Literal["below", "at_least"]
     threshold: float
 
@@ -65,6 +67,13 @@ class StatePair(Frozen, frozen=True, kw_only=True):
 
     output: str
     input: str
+
+
+class FileName(Frozen, frozen=True, kw_only=True):
+    """What a stage's own file calls a tensor that has another name in the plan."""
+
+    tensor: str
+    file: str
 
 
 class StageSpec(Frozen, frozen=True, kw_only=True):
@@ -83,10 +92,35 @@ class StageSpec(Frozen, frozen=True, kw_only=True):
     bytes: int = 0
     combine: str | None = None
     """Name of the combiner that this stage is, instead of operators."""
+    weights: tuple[float, ...] = ()
+    """How much each in-edge of a combiner counts, in the plan's order of edges; empty is all the same."""
+    file_names: tuple[FileName, ...] = ()
+    """Tensors that the stage's file calls otherwise, where members of an ensemble have names of their own."""
     fires: Fires = FireAll()
     threads: int = 1
     backend: str = "litert"
     state: tuple[StatePair, ...] = ()
+
+    def in_file(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """Specs of the stage's tensors by the names in its file."""
+        names = {entry.tensor: entry.file for entry in self.file_names}
+        return tuple(TensorSpec(names.get(s.name, s.name), s.shape, s.dtype) for s in specs)
+
+
+def report_specs(members: int) -> dict[str, TensorSpec]:
+    """What a combiner over so many in-edges can tell beside its answer, by tensor name.
+
+    ``members``: 1 for each that took part, 0 for one that did not come, -1 for one that
+    gave numbers that are not finite.  ``agreement``: the share of the answer's rows in
+    which a member's largest score is the answer's.  ``confidence``: the probability that
+    members give the answer's class, in the mean.
+    """
+    specs = (
+        TensorSpec("members", (members,), "int32"),
+        TensorSpec("agreement", (members,), "float32"),
+        TensorSpec("confidence", (), "float32"),
+    )
+    return {spec.name: spec for spec in specs}
 
 
 class Edge(Frozen, frozen=True, kw_only=True):
@@ -248,6 +282,10 @@ class Plan(Frozen, frozen=True, kw_only=True):
         del fields["predicted"]
         if self.codec_error is None:  # as it was before plans could state one
             del fields["codec_error"]
+        for stage in fields["stages"]:  # and before stages could have these
+            for name in ("weights", "file_names"):
+                if not stage[name]:
+                    del stage[name]
         canonical = msgspec.json.encode(fields, order="deterministic")
         return Digest(hashlib.sha256(canonical).hexdigest())
 

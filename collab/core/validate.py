@@ -148,6 +148,39 @@ def _check_stages(plan: Plan) -> None:
         if stage.state:
             raise PlanError(f"{where}.state: stages that keep state are not supported yet; leave it out")
         _check_fires(plan, stage, where)
+        _check_weights(plan, stage, where)
+        _check_file_names(stage, where)
+
+
+def _check_weights(plan: Plan, stage: StageSpec, where: str) -> None:
+    if not stage.weights:
+        return
+    edges = len(plan.edges_into(stage.id))
+    if stage.combine is None:
+        raise PlanError(f"{where}.weights: only a combiner weighs; leave them out")
+    if len(stage.weights) != edges:
+        raise PlanError(f"{where}.weights: {len(stage.weights)} for {edges} in-edges; give one for each")
+    for i, weight in enumerate(stage.weights):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise PlanError(f"{where}.weights[{i}]: {weight} is not a finite number of at least 0")
+    total = sum(stage.weights)
+    if not (math.isfinite(total) and total > 0):
+        raise PlanError(f"{where}.weights: sum up to {total}; some member must count, and none without bound")
+
+
+def _check_file_names(stage: StageSpec, where: str) -> None:
+    if stage.file_names and stage.combine is not None:
+        raise PlanError(f"{where}.file_names: a combiner has no file; leave them out")
+    tensors = {spec.name for spec in (*stage.inputs, *stage.outputs)}
+    seen: set[str] = set()
+    for i, entry in enumerate(stage.file_names):
+        if entry.tensor not in tensors:
+            raise PlanError(f"{where}.file_names[{i}].tensor: the stage has no tensor {entry.tensor!r}")
+        if entry.tensor in seen:
+            raise PlanError(f"{where}.file_names[{i}].tensor: {entry.tensor!r} stands there twice")
+        seen.add(entry.tensor)
+    for field, specs in (("inputs", stage.inputs), ("outputs", stage.outputs)):
+        _check_specs(f"{where}.file_names of {field}", stage.in_file(specs))
 
 
 def _check_places(stage: StageSpec, where: str, nodes: Container[NodeName]) -> None:

@@ -27,6 +27,8 @@ from collab.errors import (
 )
 from collab.link.hello import Identity, decode_hello, encode_hello, refusal_text
 from collab.link.mux import Channel, Mux, MuxLimits, Type, head, parse
+from collab.link.suspicion import Action as Sign
+from collab.link.suspicion import Became, Detector, Health, Probe, SuspicionConfig
 from collab.transport.aio import TaskGroup, timeout
 from collab.transport.base import Connection
 
@@ -45,6 +47,8 @@ class LinkConfig:
     ping_interval_s: float = 2.0
     silence_limit_s: float = 10.0
     """A peer that sends nothing for this long is taken for dead."""
+    suspicion: SuspicionConfig = SuspicionConfig()
+    """When a silent peer is suspected before that."""
     call_timeout_s: float = 30.0
     calls_at_once: int = 256
     """Calls of the peer that are served at a time; a reply counts until it is sent."""
@@ -66,6 +70,21 @@ class Handler(Protocol):
     def call(self, link: Link, verb: str, body: memoryview) -> Awaitable[bytes]:
         """Serve a call; errors of this package travel back to the caller."""
         ...
+
+    def link_suspected(self, link: Link) -> None:
+        """The peer is silent longer than loss explains; the link stays open, others are better now."""
+        return
+
+    def link_recovered(self, link: Link) -> None:
+        """A suspected peer was heard again."""
+        return
+
+    def awaits(self, link: Link) -> bool:
+        """Whether somebody waits for the peer, beyond calls and messages on the link itself.
+
+        Asked at each sign of life; `Link.attend` says that it has become so.
+        """
+        return False
 
 
 def now_us() -> int:
@@ -106,7 +125,9 @@ class Link:
         self._next_call = 0
         self._serving = 0
         self._refusals = 0
-        self._heard_us = now_us()
+        self._detector = self._begin_detecting()
+        self._stirred = asyncio.Event()
+        self._suspected = False
         self._closing = False
         self._over = asyncio.Event()
         self._bye_sent = False
@@ -120,6 +141,16 @@ class Link:
     def alive(self) -> bool:
         """Whether the peer has said hello and the link has not ended."""
         return bool(self.peer.name) and self._ended is None
+
+    @property
+    def health(self) -> Health:
+        """Whether the peer lives, is slow, suspected or dead."""
+        return self._detector.health if self._ended is None else Health.DEAD
+
+    def attend(self) -> None:
+        """Ping the peer closely for as long as somebody waits for it; see `Handler.awaits`."""
+        if not self._detector.attentive:
+            self._stirred.set()
 
     @property
     def kind(self) -> str:
@@ -145,6 +176,7 @@ class Link:
             raise LinkLost(f"link to {self.peer.name!r} has ended: {self._ended}")
         self._mux.send(Channel.TENSORS, parts)
         self._wake.set()
+        self.attend()
 
     async def call(
         self,
@@ -168,6 +200,7 @@ class Link:
         limit = self._config.call_timeout_s if timeout_s is None else timeout_s
         try:
             self._send_call(channel, pb.CallHeader(id=number, verb=verb), body)
+            self.attend()
             async with timeout(limit):
                 return await reply
         except (TimeoutError, asyncio.TimeoutError) as error:
@@ -270,6 +303,7 @@ class Link:
             while True:
                 parts = self._mux.next_frame()
                 if parts is not None:
+                    self._detector.wrote(self._mux.sent_bytes, now_us())
                     await self.connection.send(parts)
                 elif self._closing and not self._bye_sent:
                     self._bye_sent = True
@@ -286,7 +320,8 @@ class Link:
         while True:
             data = await receive()
             type_, channel, flags, number, value, body = parse(data)
-            self._heard_us = now_us()
+            heard_us = now_us()
+            self._show(self._detector.heard(len(data), heard_us))
             if type_ is Type.DATA:
                 message = mux.receive(channel, flags, number, value, body)
                 for window in mux.windows_due():
@@ -299,7 +334,8 @@ class Link:
             elif type_ is Type.PING:
                 self._send_frame(head(Type.PONG, value=value))
             elif type_ is Type.PONG:
-                self._take_rtt(self._heard_us - value)
+                self._detector.pong(value, heard_us)
+                self._take_rtt(heard_us - value)
             elif type_ is Type.BYE:
                 raise LinkLost(
                     f"the peer said good-bye: {refusal_text(body)}" if len(body) else "the peer said good-bye"
@@ -313,14 +349,44 @@ class Link:
             drifted_us = self.rtt_us + self.rtt_us // 16 + 1 if self.rtt_us else sample_us
             self.rtt_us = max(1, min(sample_us, drifted_us))
 
-    async def _signs_of_life(self) -> None:
+    def _begin_detecting(self) -> Detector:
         config = self._config
+        ping_us, limit_us = int(config.ping_interval_s * 1e6), int(config.silence_limit_s * 1e6)
+        return Detector(now_us(), ping_us, limit_us, config.suspicion)
+
+    async def _signs_of_life(self) -> None:
+        """Ping the peer and judge its silence, at the times that the detector names."""
+        self._detector = detector = self._begin_detecting()
+        loop = asyncio.get_running_loop()
         while True:
-            self._send_frame(head(Type.PING, value=now_us()))
-            await asyncio.sleep(config.ping_interval_s)
-            silent_s = (now_us() - self._heard_us) / 1e6
-            if silent_s > config.silence_limit_s:
-                raise LinkLost(f"no sign of life for {silent_s:.1f} s")
+            awaited = bool(self._calls) or self._mux.queued_bytes > 0 or self._handler.awaits(self)
+            self._show(detector.tick(now_us(), awaited=awaited))
+            timer = loop.call_later((detector.due_us - now_us()) / 1e6, self._stirred.set)
+            try:
+                await self._stirred.wait()
+            finally:
+                timer.cancel()
+            self._stirred.clear()
+
+    def _show(self, signs: list[Sign]) -> None:
+        for sign in signs:
+            if isinstance(sign, Probe):
+                self._send_frame(head(Type.PING, value=sign.value))
+            else:
+                self._became(sign)
+
+    def _became(self, sign: Became) -> None:
+        silent_s = sign.silent_us / 1e6
+        if sign.health is Health.DEAD:
+            raise LinkLost(f"no sign of life for {silent_s:.1f} s")
+        if sign.health is Health.SUSPECTED:
+            log.info("%s is suspected, after %.3f s of silence", self.peer.name, silent_s)
+            self._suspected = True
+            self._handler.link_suspected(self)
+        elif self._suspected:
+            self._suspected = False
+            log.info("%s was heard again, after %.3f s of silence", self.peer.name, silent_s)
+            self._handler.link_recovered(self)
 
     def _send_frame(self, data: bytes) -> None:
         self._mux.send_frame(data)

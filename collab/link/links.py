@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final
@@ -16,6 +16,7 @@ from collab.link.establish import Establisher
 from collab.link.hello import Identity
 from collab.link.link import Handler, Link, LinkConfig
 from collab.link.relay import MAX_RELAYED, Relay, RelayingHandler, split_relay
+from collab.link.suspicion import Health
 from collab.transport.aio import TaskGroup
 from collab.transport.base import Connection, Listener, Security, Transport, split_address
 
@@ -125,15 +126,23 @@ class Links:
     def get(self, name: NodeName, kind: str = "") -> Link | None:
         """The link to use for a peer, or None: the newest that lives, one that no relay carries first.
 
-        With a kind, one of that transport; if there is none, any.
+        With a kind, one of that transport; if there is none, any.  One on which the peer is
+        suspected only if there is no other.
         """
         best, best_rank = None, -1
         for link in self._links.get(name, ()):
             if link.ended is None:
-                rank = 2 * (link.kind == kind) + (not link.connection.relayed)
+                trusted = link.health is not Health.SUSPECTED
+                rank = 4 * trusted + 2 * (link.kind == kind) + (not link.connection.relayed)
                 if rank >= best_rank:
                     best, best_rank = link, rank
         return best
+
+    def attend(self, names: Iterable[NodeName]) -> None:
+        """Somebody begins to wait for peers; their links ask `Handler.awaits` at once."""
+        for name in names:
+            for link in self._links.get(name, ()):
+                link.attend()
 
     def _has(self, name: NodeName, kind: str) -> Link | None:
         link = self.get(name, kind)

@@ -267,6 +267,9 @@ class RelayingHandler:
         self.link_up = handler.link_up
         self.link_down = handler.link_down
         self.tensors = handler.tensors
+        self.link_suspected = handler.link_suspected
+        self.link_recovered = handler.link_recovered
+        self.awaits = handler.awaits
 
     async def call(self, link: Link, verb: str, body: memoryview) -> bytes:
         """Serve a call."""

@@ -28,7 +28,8 @@ class Compute(msgspec.Struct, frozen=True, gc=False):
     stage: int
     """Index of the stage in the plan."""
     inputs: tuple[tuple[EdgeId, Any], ...]
-    """What came on each in-edge, in edge order; None where a quorum fires without it."""
+    """What came on each in-edge, in edge order; None where a quorum fires without it, () where the guard
+    of a member's numbers kept them back."""
     out_edges: tuple[EdgeId, ...]
     """The result has a payload for each, or says that its guard kept it back."""
     deadline_us: int

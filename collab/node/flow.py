@@ -101,7 +101,8 @@ class Flow:
     ) -> None:
         join.step(event)
         if event is Event.FIRE:
-            payloads = [token.payload if token is not None else None for token in join.tokens]
+            plan = state.loaded.plan
+            payloads = join.payloads(plan.edges[edge] for edge in stage.in_edges)
             inputs = tuple(zip(stage.in_edges, payloads, strict=True))
             self._stop_waiting(state, stage, join)
             join.tokens.clear()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 from collab.client.wiring import StageWiring
+from collab.core.plan import Edge
 from collab.core.token import Kind, Token
 
 
@@ -92,6 +93,18 @@ class Join:
         if self.values + self.missing < stage.need:
             return _ERROR_OUT if self.errors else _ABSENT_OUT
         return _HOLD
+
+    def payloads(self, edges: Iterable[Edge]) -> list[Any]:
+        """What each in-edge brought: None where nothing came, () where a member had no finite numbers."""
+        return [
+            ()
+            if token is not None
+            and token.kind is Kind.ABSENT
+            and edge.guard
+            and edge.guard.measure == "finite"
+            else token and token.payload
+            for token, edge in zip(self.tokens, edges, strict=True)
+        ]
 
     def step(self, event: Event) -> None:
         """Go to the next phase; KeyError would be a fault of this package."""

@@ -13,7 +13,7 @@ from collab.core.token import Fault, Hop
 from collab.errors import CollabError, DeadlineExceeded, StageFailed
 from collab.node.session import Computed
 from collab.runtime.base import LoadedStage
-from collab.runtime.combiners import combiner
+from collab.runtime.combiners import Member, Merge
 from collab.runtime.guards import passes
 
 Inputs = Sequence[tuple[EdgeId, Payload | None]]
@@ -32,7 +32,8 @@ class Program:
         self.codec_fallbacks = 0
         """Tensors that a lossy codec could not keep within the plan's error, so far."""
         self._specs = {spec.name: spec for spec in stage.outputs}
-        self._combine = combiner(stage.combine) if stage.combine else None
+        self._merge = Merge(plan, stage) if stage.combine else None
+        self._slots = {edge: slot for slot, edge in enumerate(plan.edges_into(stage.id))}
 
     def close(self) -> None:
         """Free the stage's memory."""
@@ -48,16 +49,14 @@ class Program:
             return self._fault(DeadlineExceeded("the deadline passed while the request waited for the stage"))
         try:
             received = {t.spec.name: t for _, payload in inputs for t in payload or ()}
-            if self._combine is None:
+            if self._merge is None:
                 arrays: Sequence[Array] = [decode(received[spec.name]) for spec in self.stage.inputs]
                 decoded_us = clock()
                 made = self._compute(arrays)
             else:
-                members = [
-                    {t.spec.name: decode(t) for t in payload} for _, payload in inputs if payload is not None
-                ]
+                members = self._members(inputs)
                 decoded_us = clock()
-                made = dict(self._combine(members))
+                made = self._merge(members)
             computed_us = clock()
             payloads, skipped, coded = self._encode(made, received)
         except CollabError as error:
@@ -78,6 +77,14 @@ class Program:
         )
         self.codec_fallbacks += coded.fallbacks
         return Computed(payloads, frozenset(skipped), hop)
+
+    def _members(self, inputs: Inputs) -> list[Member | None]:
+        """What came over each in-edge: None where nothing did, empty where a guard kept it back."""
+        members: list[Member | None] = [None] * len(self._slots)
+        for edge, payload in inputs:
+            if payload is not None:
+                members[self._slots[edge]] = {t.spec.name: decode(t) for t in payload}
+        return members
 
     def _compute(self, arrays: Sequence[Array]) -> dict[str, Array]:
         assert self._loaded is not None

@@ -45,7 +45,7 @@ _LINK_WAIT_S = 2.0
 MakeLinks = Callable[[Handler], Links]
 
 
-class NodeService:
+class NodeService(Handler):
     """Performs what the session decides.  Use as an asynchronous context manager."""
 
     def __init__(

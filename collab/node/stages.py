@@ -138,8 +138,8 @@ class Stages:
 def _check_signature(stage: StageSpec, loaded: LoadedStage) -> None:
     """The loaded bytes must take and give what the plan says."""
     for what, planned, real in (
-        ("inputs", stage.inputs, loaded.inputs),
-        ("outputs", stage.outputs, loaded.outputs),
+        ("inputs", stage.in_file(stage.inputs), loaded.inputs),
+        ("outputs", stage.in_file(stage.outputs), loaded.outputs),
     ):
         if planned != real:
             loaded.close()

@@ -13,8 +13,10 @@ from collab.core.plan import Guard
 def measure(guard: Guard, scores: Array) -> float:
     """The guard's measure of the first row of ``scores``, shape [..., n], as float.
 
-    NaN if there is no row, or a NaN in it.
+    NaN if there is no row, or a NaN in it; ``finite`` counts all rows and is never NaN.
     """
+    if guard.measure == "finite":
+        return float(np.isfinite(scores).mean()) if scores.size else 1.0
     if not scores.size:
         return math.nan
     row = np.asarray(scores, dtype=np.float64).reshape(-1, scores.shape[-1] if scores.ndim else 1)[0]

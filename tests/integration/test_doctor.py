@@ -18,6 +18,7 @@ import pytest
 from collab.codec.pb import control_pb2, link_pb2
 from collab.core.ids import NodeName
 from collab.link.hello import Identity
+from collab.link.link import Handler
 from collab.link.links import Links
 from collab.link.mux import Type, head
 from collab.security.authority import Authority, enrol_here
@@ -67,7 +68,7 @@ async def serving(accept: Callable, security: object = None) -> AsyncIterator[st
         await listener.close()
 
 
-class Describing:
+class Describing(Handler):
     """What a fake node answers."""
 
     def __init__(self, **described: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from collab.client.actions import Answer, Resolve, Send
-from collab.client.requester import Requester, RetryPolicy
+from collab.client.policy import RetryPolicy
+from collab.client.requester import Requester
 from collab.client.wiring import wire
 from collab.core.plan import FireAny, FireQuorum, Plan
 from collab.core.token import Fault, Hop, Key, Kind, Token
@@ -434,8 +435,7 @@ def test_there_are_no_more_attempts_than_allowed():
 def test_the_first_complete_attempt_is_delivered_even_if_it_was_given_up():
     r = requester(chain("a", ("b", "c")), TWICE)
     token = only(submit(r)).token
-    r.node_lost(token.route[1], 0)
-    cancel, value = r.tick(250_000)
+    cancel, value = r.node_lost(token.route[1], 0)
     assert (cancel.token.kind, value.token.kind, value.token.key.attempt) == (CANCEL, VALUE, 1)
     actions = r.receive(token.route[1], answer(r, token), 260_000)
     assert resolved(actions).attempt == 0
@@ -448,7 +448,6 @@ def test_a_late_error_of_an_attempt_that_was_given_up_does_not_end_the_other():
     r = requester(chain("a", ("b", "c")), TWICE)
     token = only(submit(r)).token
     r.node_lost(token.route[1], 0)
-    r.tick(250_000)
     assert r.receive(token.route[1], answer(r, token, ERROR), 260_000) == []
     assert r.receive("a", failed(r, token, "node_lost", token.route[1]), 260_000) == []
     assert r.in_flight == 1

@@ -294,6 +294,52 @@ def test_a_quorum_of_some_or_all_edges_is_taken(k):
     assert plan.stages[2].fires == FireQuorum(k=k)
 
 
+@pytest.mark.parametrize(
+    ("place", "weights", "message"),
+    [
+        (2, [1.0], "stages[2] (merge).weights: 1 for 2 in-edges; give one for each"),
+        (2, [1.0, -0.5], "stages[2] (merge).weights[1]: -0.5 is not a finite number of at least 0"),
+        (2, [1.0, math.inf], "stages[2] (merge).weights[1]: inf is not a finite number of at least 0"),
+        (2, [math.nan, 1.0], "stages[2] (merge).weights[0]: nan is not a finite number of at least 0"),
+        (2, [0.0, 0.0], "stages[2] (merge).weights: sum up to 0.0; some member must count"),
+        (2, [1e308, 1e308], "stages[2] (merge).weights: sum up to inf; some member must count"),
+        (0, [1.0], "stages[0] (s).weights: only a combiner weighs; leave them out"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(place, weights, message):
+    with pytest.raises(PlanError, match=re.escape(message)):
+        convert_plan(changed(cascade(), (STAGES, place, "weights", weights)))
+
+
+def test_a_combiners_weights_are_kept_and_are_part_of_its_digest():
+    plan = convert_plan(changed(cascade(), (STAGES, 2, "weights", [0.0, 2])))
+    assert plan.stage("merge").weights == (0, 2)
+    assert plan.digest != convert_plan(cascade()).digest
+
+
+@pytest.mark.parametrize(
+    ("place", "names", "message"),
+    [
+        (0, [("q", "y")], "stages[0] (s).file_names[0].tensor: the stage has no tensor 'q'"),
+        (0, [("p", "y"), ("p", "z")], "stages[0] (s).file_names[1].tensor: 'p' stands there twice"),
+        (0, [("p", "")], "stages[0] (s).file_names of outputs[0]: tensor name ''"),
+        (2, [("p", "y")], "stages[2] (merge).file_names: a combiner has no file; leave them out"),
+    ],
+)
+def test_names_in_a_file_that_cannot_be_are_refused(place, names, message):
+    entries = [{"tensor": tensor, "file": file} for tensor, file in names]
+    with pytest.raises(PlanError, match=re.escape(message)):
+        convert_plan(changed(cascade(), (STAGES, place, "file_names", entries)))
+
+
+def test_a_stage_may_call_its_tensors_otherwise_than_the_plan():
+    entries = [{"tensor": "p", "file": "Identity"}, {"tensor": "x", "file": "p"}]
+    small = convert_plan(changed(cascade(), (STAGES, 0, "file_names", entries))).stage("s")
+    assert [spec.name for spec in small.in_file(small.inputs)] == ["p"]
+    assert [spec.name for spec in small.in_file(small.outputs)] == ["Identity"]
+    assert small.in_file(small.outputs)[0].shape == small.outputs[0].shape
+
+
 def test_a_combiner_may_get_one_tensor_from_several_members():
     tree = changed(cascade(), ("stages", 2, "inputs", [spec("p")]))
     assert convert_plan(tree).stages[2].inputs[0].name == "p"

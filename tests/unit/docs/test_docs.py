@@ -14,7 +14,7 @@ import typer.main
 
 from collab import errors
 from collab.cli import main, settings
-from collab.client.requester import RetryPolicy
+from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
 from collab.codec.wire import MAX_HEADER_BYTES
 from collab.core import validate

@@ -12,7 +12,7 @@ from collab.codec.wire import Buffer, frame, unframe
 from collab.core.ids import NodeName
 from collab.errors import CollabError, LinkLost
 from collab.link.hello import Identity
-from collab.link.link import Link, LinkConfig
+from collab.link.link import Handler, Link, LinkConfig
 from collab.link.links import DialConfig, Links
 from collab.link.mux import Type, head, parse
 from collab.transport.aio import timeout
@@ -24,13 +24,16 @@ QUICK_DIAL = DialConfig(timeout_s=5.0, backoff_s=0.01, backoff_limit_s=0.02, pee
 FIRST_AND_LAST = 3
 
 
-class Recorder:
+class Recorder(Handler):
     """A handler that keeps what happens; ``verbs`` serve calls."""
 
     def __init__(self, **verbs: Callable[[Link, bytes], Awaitable[bytes]]) -> None:
         self.verbs = {"echo": _echo, **verbs}
         self.ups: list[Link] = []
         self.downs: list[tuple[Link, CollabError]] = []
+        self.suspected: list[Link] = []
+        self.recovered: list[Link] = []
+        self.awaiting = False
         self.messages: asyncio.Queue[bytes] = asyncio.Queue()
         self.changed = asyncio.Event()
 
@@ -41,6 +44,17 @@ class Recorder:
     def link_down(self, link: Link, error: CollabError) -> None:
         self.downs.append((link, error))
         self.changed.set()
+
+    def link_suspected(self, link: Link) -> None:
+        self.suspected.append(link)
+        self.changed.set()
+
+    def link_recovered(self, link: Link) -> None:
+        self.recovered.append(link)
+        self.changed.set()
+
+    def awaits(self, link: Link) -> bool:
+        return self.awaiting
 
     def tensors(self, link: Link, message: Buffer) -> None:
         self.messages.put_nowait(bytes(message))
@@ -97,6 +111,13 @@ async def pair(
         near = await dialler.connect(address)
         far = await b.until(lambda: b.ups and b.ups[0])
         yield near, far, a, b
+
+
+async def acquainted(link: Link) -> None:
+    """Wait until a link has answered the pings that a new one gets."""
+    async with timeout(WITHIN_S):
+        while link._detector._answers < 12:
+            await link.call("echo")
 
 
 class Raw:

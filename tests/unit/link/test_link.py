@@ -25,10 +25,21 @@ from collab.link import link as link_module
 from collab.link.hello import MAX_HELLO_BYTES, Identity
 from collab.link.link import LinkConfig
 from collab.link.mux import Channel, MuxLimits, Type
+from collab.link.suspicion import Health, SuspicionConfig
 from collab.transport.aio import timeout
 from collab.transport.grpc import GrpcTransport
 from collab.transport.inproc import InprocTransport
-from tests.unit.link.ends import WITHIN_S, Mutable, Raw, Recorder, links, pair, raw_dialler, raw_listener
+from tests.unit.link.ends import (
+    WITHIN_S,
+    Mutable,
+    Raw,
+    Recorder,
+    acquainted,
+    links,
+    pair,
+    raw_dialler,
+    raw_listener,
+)
 
 QUICK = LinkConfig(hello_timeout_s=0.1)
 IMPATIENT = LinkConfig(ping_interval_s=0.02, silence_limit_s=0.1)
@@ -552,6 +563,62 @@ async def test_a_peer_that_falls_silent_is_taken_for_dead_and_its_calls_fail(net
         assert "no sign of life" in str(await a.down())
         assert isinstance(link.ended, LinkLost)
         assert dialler.get("b") is None
+
+
+async def test_a_silent_peer_is_suspected_on_an_open_link_and_recovers_when_it_is_heard(network):
+    inner, free = network
+    transport = Mutable(inner)
+    a, b = Recorder(), Recorder()
+    async with links("a", inner, a) as dialler, links("b", transport, b) as listener:
+        link = await dialler.connect(await listener.listen(free))
+        await acquainted(link)
+        transport.mute = True
+        reply = asyncio.ensure_future(link.call("echo", b"lost"))
+        assert await a.until(lambda: a.suspected) == [link]
+        assert [link.health] == [Health.SUSPECTED]
+        assert link.alive
+        assert dialler.get("b") is link
+        transport.mute = False
+        assert await a.until(lambda: a.recovered) == [link]
+        assert [link.health] == [Health.ALIVE]
+        assert not reply.done()
+        assert bytes(await eventually(link.call("echo", b"on"))) == b"a: on"
+        assert not a.downs
+        reply.cancel()
+
+
+async def test_another_link_is_used_while_the_newest_is_suspected():
+    inner = InprocTransport()
+    transport = Mutable(inner)
+    a, b = Recorder(), Recorder()
+    async with links("a", inner, a) as dialler, links("b", inner, b) as listener:
+        good = await dialler.connect(await listener.listen("inproc://0"))
+        async with links("b", transport, Recorder()) as other:
+            muted = await dialler.connect(await other.listen("inproc://0"))
+            assert dialler.get("b") is muted
+            await acquainted(muted)
+            transport.mute = True
+            await a.until(lambda: a.suspected)
+            assert a.suspected == [muted]
+            assert dialler.get("b") is good
+            transport.mute = False
+            await a.until(lambda: a.recovered)
+            assert dialler.get("b") is muted
+
+
+async def test_an_idle_link_is_pinged_closely_from_when_somebody_waits_for_the_peer(monkeypatch):
+    a = Recorder()
+    config = LinkConfig(ping_interval_s=600.0, silence_limit_s=2000.0, suspicion=SuspicionConfig(warm_up=0))
+    transport = InprocTransport()
+    async with links("a", transport, a, link=config) as dialler, links("b", transport, Recorder()) as b:
+        link = await dialler.connect(await b.listen("inproc://0"))
+        pongs: asyncio.Queue[int] = asyncio.Queue()
+        monkeypatch.setattr(link, "_take_rtt", pongs.put_nowait)
+        await eventually(pongs.get())
+        a.awaiting = True
+        dialler.attend(["b", "nobody"])
+        for _ in range(3):
+            await eventually(pongs.get())
 
 
 async def test_an_idle_link_lives_on_pings_alone(network, monkeypatch):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from collab.client.actions import Answer, Resolve, Send
-from collab.client.requester import Requester, RetryPolicy
+from collab.client.policy import RetryPolicy
+from collab.client.requester import Requester
 from collab.client.wiring import OUTSIDE, Wiring, wire
 from collab.core.plan import Plan
 from collab.core.token import Fault, Hop, Kind, Token

@@ -139,18 +139,35 @@ def test_what_a_stage_does_not_read_is_handed_on_as_it_came():
     assert decode(made).tolist() == compute(0, X).tolist()
 
 
-def test_a_combiner_merges_the_members_that_answered():
+def test_a_combiner_merges_the_members_that_answered_and_tells_which():
     plan = ensemble()
-    program = Program(plan, plan.stage("d"), NodeName("d"), None)
     t = TensorSpec("t-a", (1,), "float32")
-    made = [
-        payload((replace(t, name=f"t-{name}"), np.full(1, i, np.float32))) for i, name in enumerate("abc")
-    ]
-    inputs = ((EdgeId(3), None), (EdgeId(4), made[1]), (EdgeId(5), None))
-    fault_or_result = program.run(inputs, 0, LATER_US, Clock())
-    assert isinstance(fault_or_result, Fault), "the plan's output is t-d, and no member makes it"
-    assert fault_or_result.stage == "d"
+    same = [replace(s, outputs=(t,)) for s in plan.stages if s.id != "d"]
+    told = replace(t, name="members", shape=(3,), dtype="int32")
+    merges = plan.stage("d")
+    merges = replace(merges, inputs=(), outputs=(t, told), weights=(5.0, 1.0, 3.0), combine="weighted")
+    named = {"d": ("t-a",), "@requester": ("t-a", "members")}
+    edges = tuple(replace(e, tensors=named.get(e.target, e.tensors)) for e in plan.edges)
+    plan = validate(plan.replace(outputs=(t,), stages=(*same, merges), edges=edges))
+    program = Program(plan, plan.stage("d"), NodeName("d"), None)
+    made = [payload((t, np.full(1, value, np.float32))) for value in (100, 2, 4)]
+    into, (out,) = plan.edges_into("d"), plan.edges_from("d")
+    result = program.run(((into[2], made[2]), (into[0], None), (into[1], made[1])), 0, LATER_US, Clock())
+    assert values(result, out)["t-a"].tolist() == [3.5]
+    assert values(result, out)["members"].tolist() == [0, 1, 1]
     program.close()
+
+
+def test_a_combiner_without_enough_members_is_a_fault_of_its_stage():
+    plan, _ = chain("a")
+    gate = replace(plan.stages[0], combine="mean", ops=None, sha256=None, outputs=(spec(0),))
+    back = replace(plan.edges[1], tensors=(spec(0).name,))
+    other = plan.replace(stages=(gate,), edges=(plan.edges[0], back), outputs=(spec(0),), models=())
+    program = Program(validate(other), gate, NodeName("a"), None)
+    fault = program.run(((EdgeId(0), payload((spec(0), np.full_like(X, np.nan)))),), 0, LATER_US, Clock())
+    assert isinstance(fault, Fault)
+    assert (fault.code, fault.node, fault.stage) == ("stage_failed", "a", "s0")
+    assert "0 of 1 members gave finite numbers" in fault.message
 
 
 def test_closing_frees_the_stage():

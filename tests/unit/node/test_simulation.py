@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from collab.client.actions import Answer
-from collab.client.requester import RetryPolicy
+from collab.client.policy import RetryPolicy
 from collab.core.token import Fault, Hop, Kind
 from collab.node.session import SessionLimits
 from tests.unit.node.network import Message, Network, expected_kind

@@ -11,7 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from collab.core.ids import Epoch, NodeName
-from collab.core.plan import Plan
+from collab.core.plan import FileName, Plan
+from collab.core.validate import validate
 from collab.errors import BackendError, CollabError, IntegrityError, ModelError, PlanError, StoreError
 from collab.node.stages import Stages
 from collab.node.store import Store
@@ -73,6 +74,27 @@ async def test_a_node_loads_its_own_stages_and_no_other(store: Store):
     await loaded.unload(plan.name, EPOCH)
     assert (backend.open, loaded.used_digests()) == (0, [])
     assert loaded.plan(plan.name, EPOCH) is None
+    await loaded.close()
+
+
+async def test_a_stage_is_loaded_whose_file_calls_its_tensors_as_the_plan_says(store: Store):
+    loaded = stages(store, functions())
+    plan, _ = chain("a")
+    (only,) = plan.stages
+    given, made = replace(spec(0), name="x"), replace(spec(1), name="y")
+    called = replace(
+        only,
+        inputs=(given,),
+        outputs=(made,),
+        file_names=(FileName(tensor="x", file=spec(0).name), FileName(tensor="y", file=spec(1).name)),
+    )
+    edges = (replace(plan.edges[0], tensors=("x",)), replace(plan.edges[1], tensors=("y",)))
+    plan = plan.replace(stages=(called,), edges=edges, inputs=(given,), outputs=(made,))
+    await loaded.load(validate(plan), EPOCH)
+    await loaded.unload(plan.name, EPOCH)
+    wrong = replace(called, file_names=(FileName(tensor="x", file="z"), called.file_names[1]))
+    with pytest.raises(PlanError, match="inputs: the plan says"):
+        await loaded.load(plan.replace(stages=(wrong,)), EPOCH)
     await loaded.close()
 
 

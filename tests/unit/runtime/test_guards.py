@@ -39,6 +39,23 @@ def test_a_measure_is_taken_over_the_last_axis_of_the_first_row(kind, scores, va
     assert measure(guard(kind), np.array(scores, np.float32)) == pytest.approx(value, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("scores", "share"),
+    [
+        ([[0.1, 0.9], [0.2, 0.8]], 1),
+        ([[0.1, 0.9], [np.nan, 0.8]], 0.75),
+        ([[np.inf, -np.inf]], 0),
+        ([[]], 1),
+        (np.nan, 0),
+    ],
+)
+def test_what_is_finite_is_counted_over_all_rows(scores, share):
+    array = np.array(scores, np.float32)
+    assert measure(guard("finite"), array) == share
+    assert passes(guard("finite", "at_least", 1.0), array) is (share == 1)
+    assert passes(guard("finite", "below", 1.0), array) is (share < 1)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "float16", "float64", "bool"])
 def test_scores_of_any_real_dtype_can_be_measured(dtype):
     scores = np.array([[0, 1, 1]], dtype)

@@ -1,0 +1,77 @@
+"""What a requester remembers of a request under way, and of each attempt at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from collab.client.routing import Way
+from collab.client.wiring import Wiring
+from collab.core.ids import Attempt, EdgeId, NodeName, RequestId
+from collab.core.token import Fault
+from collab.errors import NodeLost
+
+
+class Try:
+    """One attempt at a request."""
+
+    __slots__ = (
+        *("done", "entry", "given_up_us", "lost", "number", "over"),
+        *("request", "start_us", "way", "why"),
+    )
+
+    def __init__(self, request: Asked, number: Attempt, way: Way, entry: NodeName, start_us: int) -> None:
+        self.request = request
+        self.number = number
+        self.way = way
+        self.entry = entry
+        self.start_us = start_us
+        self.lost: set[NodeName] = set()
+        """Nodes that cannot serve it."""
+        self.given_up_us: int | None = None
+        """When it is given up because of them."""
+        self.why: Fault | None = None
+        self.over = False
+        """It holds no credit any more, and its nodes were told."""
+        self.done = False
+        """No answer is taken from it any more."""
+
+    def without(self, node: NodeName, wiring: Wiring) -> Fault:
+        """Why it fails when a node is lost."""
+        held = [s.id for s, n in zip(wiring.stages, self.way.route, strict=True) if n == node]
+        what = (
+            "stages " + ", ".join(map(repr, held)) if len(held) > 1 else repr(held[0]) if held else "a relay"
+        )
+        message = f"node {node!r} was lost while it held {what} of the request"
+        return Fault(NodeLost.code, message, node, held[0] if held else "")
+
+
+class Asked:
+    """One request that is not resolved."""
+
+    __slots__ = (
+        *("deadline_us", "failed_before", "failed_last", "hedge_us", "hedged", "id", "last_fault"),
+        *("payloads", "start_us", "trace", "tries"),
+    )
+
+    def __init__(
+        self, name: RequestId, payloads: Mapping[EdgeId, Any], start_us: int, deadline_us: int, trace: bytes
+    ) -> None:
+        self.id = name
+        self.payloads = payloads
+        self.start_us = start_us
+        self.deadline_us = deadline_us
+        self.trace = trace
+        self.tries: dict[Attempt, Try] = {}
+        self.failed_last: frozenset[NodeName] = frozenset()
+        """Nodes that the last attempt lacked."""
+        self.failed_before: frozenset[NodeName] = frozenset()
+        """Those that attempts before it lacked."""
+        self.last_fault: Fault | None = None
+        self.hedge_us: int | None = None
+        """When a second attempt starts if no answer has come."""
+        self.hedged = False
+
+    def live(self) -> list[Try]:
+        """Attempts that hold a credit."""
+        return [attempt for attempt in self.tries.values() if not attempt.over]
