@@ -203,7 +203,9 @@ class LinkProber:
             if reply is not None:
                 name = self._cluster.links.identity.name if other == self._here else other
                 peers = [p for p in reply.peers if p.name == name and p.kind == transport]
-                return sum(int(getattr(peer, counter)) for peer in peers)
+                # Where both ends dialled, one may list the link that nothing goes over.
+                if any(peer.sent_bytes or peer.received_bytes for peer in peers):
+                    return sum(int(getattr(peer, counter)) for peer in peers)
         return 0
 
     async def _probe(self, pair: LinkKey) -> None:

@@ -199,12 +199,12 @@ PLAN_FAULTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "list": (lambda tree: [tree], "object"),
     "unknown combiner": (
         lambda tree: (
-            _stage(tree, 2).update(combine="vote", model="model"),
+            _stage(tree, 2).update(combine="acclamation", model="model"),
             [_stage(tree, 2).pop(name) for name in ("ops", "sha256")],
             _stage(tree, 1).update(ops=[12, 30]),
             None,
         )[-1],
-        "stages[2] … 'vote'",
+        "stages[2] … 'acclamation'",
     ),
     "unknown codec": (lambda tree: tree["edges"][1].update(codec="zip"), "edges[1].codec … 'zip' … raw"),
     "unknown transport": (
