@@ -128,14 +128,9 @@ class Cluster:
             profile = await self._profile(path, graph, replace(QUICK, threads=(threads,)))
         check_model(profile, graph.sha256)
         absent, _ = choosing.among(profile, list(nodes))
-        placed = None if assign is None else tuple(tuple(map(NodeName, stage)) for stage in assign)
-        full = replace(
-            wants,
-            at=wants.at if at is None else tuple(at),
-            assign=placed or wants.assign,
-            forbidden=wants.forbidden | absent,
-            max_replicas=max(wants.max_replicas, *map(len, placed or ((),))),
-        )
+        full = replace(wants, at=wants.at if at is None else tuple(at), forbidden=wants.forbidden | absent)
+        if assign is not None:
+            full = full.assigned(tuple(tuple(map(NodeName, stage)) for stage in assign))
         if not full.choose_threads:
             profile = choosing.with_threads(profile, threads)
         chosen = await asyncio.to_thread(choosing.choose, profile, full, choosing.CHOSEN, "measured")

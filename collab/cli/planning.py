@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -214,13 +213,5 @@ def _wants(
         stages = len(assign.split(",")) if cuts is None else len(cuts) + 1
         placed = parse_assignment(assign, stages, known).stages
     forbidden = frozenset(NodeName(entry.strip()) for entry in forbid.split(",")) if forbid else frozenset()
-    twice = [name for stage in placed or () for name in stage]
-    wants = Wants(**rules, at=cuts, assign=placed, forbidden=forbidden | absent)
-    if placed is not None:
-        # What is assigned by hand may repeat nodes and have replicas without a flag.
-        wants = replace(
-            wants,
-            revisit=wants.revisit or len(set(twice)) < len(twice),
-            max_replicas=max(wants.max_replicas, *map(len, placed)),
-        )
-    return wants
+    wants = Wants(**rules, at=cuts, forbidden=forbidden | absent)
+    return wants if placed is None else wants.assigned(placed)

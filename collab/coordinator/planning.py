@@ -24,7 +24,6 @@ from collab.runtime.sample import zero_inputs
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
-_PROBE_BYTES = 1 << 20
 _RUNS = 5
 
 

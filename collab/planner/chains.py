@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from collab.core.codecs import RAW, parse_codec
@@ -96,6 +96,16 @@ class Wants:
     """Exactly these cuts."""
     assign: tuple[tuple[NodeName, ...], ...] | None = None
     """Exactly these nodes for the stages."""
+
+    def assigned(self, stages: tuple[tuple[NodeName, ...], ...]) -> Wants:
+        """The same with exactly these nodes; what is assigned by hand may repeat nodes and have replicas."""
+        names = [name for stage in stages for name in stage]
+        return replace(
+            self,
+            assign=stages,
+            revisit=self.revisit or len(set(names)) < len(names),
+            max_replicas=max(self.max_replicas, *map(len, stages)),
+        )
 
     def allows(self, codec: str, error: float) -> bool:
         """Whether a codec that adds such an error may be used."""

@@ -343,3 +343,10 @@ def test_what_cannot_be_planned_is_refused_with_the_field_and_the_remedy(made, w
     with pytest.raises(PlanError, match=message) as caught:
         solve(made, wants)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_assigned_by_hand_allows_the_replicas_and_repeats_that_it_has():
+    wants = Wants().assigned((("a",), ("b", "c"), ("a",)))
+    assert (wants.assign, wants.revisit, wants.max_replicas) == ((("a",), ("b", "c"), ("a",)), True, 2)
+    once = Wants(max_replicas=3).assigned((("a",), ("b",)))
+    assert (once.revisit, once.max_replicas) == (False, 3)
