@@ -20,6 +20,7 @@ from collab.graph import Graph, reorder
 from collab.planner.chain import Assignment
 from collab.planner.chains import Chain, Costs, Move, Option, Solution, Wants
 from collab.planner.evaluate import Evaluator
+from collab.planner.explain import used_by
 from collab.planner.orders import dag_order_helps, in_order
 from collab.planner.prediction import predicted_of
 from collab.planner.solve import solve
@@ -265,7 +266,6 @@ def plan_of(chosen: Chosen, path: Path, graph: Graph, refs: Sequence[NodeRef], o
     """
     chain, profile = chosen.solution.best.chain, chosen.profile
     known = {ref.name: ref for ref in refs}
-    used = dict.fromkeys(name for stage in chain.stages for name in stage.nodes)
     threads = {device.name: device.threads for device in profile.devices}
     plan, _ = build_chain(
         options.name,
@@ -273,7 +273,7 @@ def plan_of(chosen: Chosen, path: Path, graph: Graph, refs: Sequence[NodeRef], o
         graph,
         chain.cuts,
         Assignment(tuple(stage.nodes for stage in chain.stages)),
-        [known.get(name, NodeRef(name=name)) for name in used],
+        [known.get(name, NodeRef(name=name)) for name in used_by(chain)],
         signature=options.signature,
         threads=[stage.threads or threads[stage.nodes[0]] for stage in chain.stages],
         codecs=[move.codec for move in chain.moves],
