@@ -19,7 +19,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-EXTRAS: dict[str, tuple[str, ...]] = {"core": (), "dev": ("dev",), "toolchain": ("dev", "toolchain")}
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "core": (),
+    "dev": ("dev", "emulation"),
+    "toolchain": ("dev", "emulation", "toolchain"),
+}
 """Extras that each lock holds beside the core dependencies and the build backend."""
 
 MODELS = Path("requirements/models.in")

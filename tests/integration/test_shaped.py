@@ -86,17 +86,21 @@ def quartile(values: list[float]) -> float:
     return statistics.quantiles(values)[0]
 
 
+LATE_MS = 3.0
+"""By how much a busy machine may be late with the fastest quarter."""
+
+
 def test_a_round_trip_takes_both_delays_and_may_change_meanwhile():
     links = {("a", "b"): Shape(10, 100), ("b", "a"): Shape(5, 100), ("a", "c"): Shape(1, 100)}
     with ShapedNetwork(["a", "b", "c"], links) as net, serving(net, "b", ECHO):
         times = numbers(net, "a", PING, net.address("b"), 41, 5)
         assert min(times) >= 15.0
-        assert quartile(times) <= 15.75
+        assert quartile(times) <= 15.0 + LATE_MS
         net.shape("a", "b", delay_ms=2)
-        assert 7.0 <= quartile(numbers(net, "a", PING, net.address("b"), 41, 5)) <= 7.5
+        assert 7.0 <= quartile(numbers(net, "a", PING, net.address("b"), 41, 5)) <= 7.0 + LATE_MS
         # 64 bytes with 28 of headers at 16 kbit/s are 46 ms.
         net.shape("b", "a", mbit_s=0.016)
-        assert 53.0 <= quartile(numbers(net, "a", PING, net.address("b"), 7, 5)) <= 55.5
+        assert 53.0 <= quartile(numbers(net, "a", PING, net.address("b"), 7, 5)) <= 53.0 + LATE_MS
         with pytest.raises(subprocess.CalledProcessError, match="exit status 1"):
             numbers(net, "c", PING, net.address("b"), 1, 0.1)
 
