@@ -25,7 +25,7 @@ demo: core ## run a model over several nodes on this machine and compare with th
 
 test: ## run the tests
 	@$(SETUP)
-	@$(BIN)/python -m pytest --heavy="$(HEAVY)" $(ARGS)
+	@scripts/test --heavy="$(HEAVY)" $(ARGS)
 
 test-heavy: ## run the tests with all heavy suites (installs TensorFlow)
 	@$(MAKE) --no-print-directory test HEAVY=all

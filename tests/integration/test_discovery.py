@@ -19,7 +19,7 @@ from tests.integration.processes import COMMAND_S, NodeProcess, environment, run
 from tests.mosquitto import program
 from tests.namespaces import Namespaces, run
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.timed]
 
 WITHIN_S = 20.0
 """Deadline on a busy machine; three nodes take about 1.3 s on an idle one."""

@@ -25,6 +25,8 @@ from tests.integration.deployments import endpoints
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, collab, peers, running
 
+pytestmark = pytest.mark.timed
+
 CONCURRENCY = 8
 STALL_S = 0.5
 BACK_S = 15.0

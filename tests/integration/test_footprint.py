@@ -16,6 +16,8 @@ from tests.integration.deployments import endpoints
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, running
 
+pytestmark = pytest.mark.timed
+
 MB = 1_000_000
 CONCURRENCY = 16
 WARM = 1_000

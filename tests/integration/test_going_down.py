@@ -19,6 +19,8 @@ from tests.integration.ensembles import twins
 from tests.integration.models import IMAGES, Reference
 from tests.integration.processes import NodeProcess, collab, running
 
+pytestmark = pytest.mark.timed
+
 
 async def submitted(client: PlanClient, digits: Reference) -> list[asyncio.Task[Result]]:
     """All requests at once; returns when the first is answered."""

@@ -14,7 +14,7 @@ from tests.identities import Identities
 from tests.integration.processes import NodeProcess, collab
 from tests.integration.test_enrolment import started
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow, pytest.mark.timed]
 
 GENEROUS = 5.0
 """Times the latency; what is aimed at is 2, which the benchmark measures without company."""

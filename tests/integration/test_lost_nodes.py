@@ -23,6 +23,8 @@ from tests.integration.deployments import assert_equal_answers, endpoints
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, running
 
+pytestmark = pytest.mark.timed
+
 CONCURRENCY = 8
 SOON_S = 1.0
 BACK_S = 15.0

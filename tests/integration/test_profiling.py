@@ -18,7 +18,7 @@ from collab.runtime.litert import LiteRT
 from collab.runtime.sample import zero_inputs
 from tests.integration.processes import NodeProcess, collab, command, peers, running
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.timed]
 
 DIGITS = asset("digits.tflite")
 QUICK = ("--rounds", 1, "--share", 1)

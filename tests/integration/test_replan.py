@@ -33,6 +33,8 @@ from tests.integration.models import Reference
 from tests.integration.processes import ROOT, STOP_S, NodeProcess, collab, environment, running
 from tests.shaped import Shape, ShapedNetwork
 
+pytestmark = pytest.mark.timed
+
 REQUESTER = "requester"
 STRETCH = 8
 """Every device is slowed down so much that sending tensors pays, and that two cores are enough for all."""

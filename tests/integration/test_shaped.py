@@ -16,6 +16,8 @@ import pytest
 
 from tests.shaped import Shape, ShapedNetwork, Way
 
+pytestmark = pytest.mark.timed
+
 PORT = 7000
 
 ECHO = """

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from collab.assembly import build_cluster
 from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest
 from collab.graph import split
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, collab, running
+
+pytestmark = pytest.mark.timed
 
 
 async def measured(endpoints: list[str], digits: Reference) -> list[float]:

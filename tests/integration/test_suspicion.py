@@ -28,6 +28,8 @@ from tests.integration.deployments import endpoints
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, running
 
+pytestmark = pytest.mark.timed
+
 SOON_S = 1.0
 BACK_S = 15.0
 ACQUAINTED = 60
