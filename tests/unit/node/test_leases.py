@@ -40,7 +40,8 @@ def test_nobodys_share_can_grow_but_at_the_cost_of_one_that_is_not_larger(demand
     st.integers(1, 64),
 )
 def test_what_is_granted_and_in_flight_together_keeps_to_the_rooms(steps, credits):
-    made, in_flight, now = leases(credits), {}, 0
+    made, now = leases(credits), 0
+    in_flight: dict[str, int] = {}
     for name, what, number in steps:
         if what in ("ask", "short"):
             lease = made.ask(name, number, now, in_flight, short=what == "short")

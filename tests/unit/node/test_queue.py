@@ -18,7 +18,7 @@ JOBS = st.lists(st.tuples(st.sampled_from(Priority), st.sampled_from("pqr")), ma
 
 
 def job(number: int, priority: Priority = NORMAL, requester: Any = "p") -> Job:
-    key: Any = Key("plan", 1, number.to_bytes(16, "big"), 0)  # type: ignore[arg-type]
+    key: Any = Key("plan", 1, number.to_bytes(16, "big"), 0)
     return Job(Work(key, 0), (), 0, 0, priority, requester)
 
 
