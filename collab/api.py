@@ -35,6 +35,7 @@ from collab.core.ids import NodeName, PlanName, check_name
 from collab.core.plan import Plan
 from collab.core.profile import Profile
 from collab.core.profiles import check_model
+from collab.core.token import Priority
 from collab.errors import CollabError
 from collab.graph import Graph
 from collab.planner.chains import Wants
@@ -152,23 +153,35 @@ class Cluster:
         await undeploy(self._cluster, plan)
 
     async def run(
-        self, plan: Plan, inputs: Mapping[str, Array], *, deadline_s: float = DEFAULT_DEADLINE_S
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        priority: Priority = Priority.NORMAL,
     ) -> dict[str, Array]:
         """One inference: outputs by tensor name, in the model's shapes and dtypes.
 
-        Any number may be awaited at a time; those over the connection's credits raise
-        `Overloaded`.  The plan is deployed first if it is not.  Raises `TensorError` for
+        Any number may be awaited at a time; those over the connection's credits, and those that
+        could not be answered within the deadline, raise `Overloaded`.  ``priority`` says who goes
+        first in the nodes' queues.  The plan is deployed first if it is not.  Raises `TensorError` for
         inputs of the wrong name, dtype or shape, `DeadlineExceeded`, `NodeLost` or
         another `RequestError`.
         """
-        return dict((await self.request(plan, inputs, deadline_s=deadline_s)).outputs)
+        answer = await self.request(plan, inputs, deadline_s=deadline_s, priority=priority)
+        return dict(answer.outputs)
 
     async def request(
-        self, plan: Plan, inputs: Mapping[str, Array], *, deadline_s: float = DEFAULT_DEADLINE_S
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        priority: Priority = Priority.NORMAL,
     ) -> Result:
         """Like `run`, with the time in each hop and the path taken."""
         client = await self._client(plan)
-        return await client.run(inputs, deadline_s)
+        return await client.run(inputs, deadline_s, priority)
 
     async def _client(self, plan: Plan) -> Follower:
         known = self._clients.get(id(plan))
@@ -247,10 +260,15 @@ class BlockingCluster:
         self._call(self._cluster.undeploy(plan))
 
     def run(
-        self, plan: Plan, inputs: Mapping[str, Array], *, deadline_s: float = DEFAULT_DEADLINE_S
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        priority: Priority = Priority.NORMAL,
     ) -> dict[str, Array]:
         """See `Cluster.run`."""
-        return self._call(self._cluster.run(plan, inputs, deadline_s=deadline_s))
+        return self._call(self._cluster.run(plan, inputs, deadline_s=deadline_s, priority=priority))
 
     def run_many(
         self,
@@ -259,6 +277,7 @@ class BlockingCluster:
         *,
         concurrency: int = 8,
         deadline_s: float = DEFAULT_DEADLINE_S,
+        priority: Priority = Priority.NORMAL,
     ) -> list[dict[str, Array] | CollabError]:
         """Many inferences, pipelined; in place of an answer that failed stands its error."""
 
@@ -268,7 +287,7 @@ class BlockingCluster:
             async def one(inputs: Mapping[str, Array]) -> dict[str, Array] | CollabError:
                 async with free:
                     try:
-                        return await self._cluster.run(plan, inputs, deadline_s=deadline_s)
+                        return await self._cluster.run(plan, inputs, deadline_s=deadline_s, priority=priority)
                     except CollabError as error:
                         return error
 

@@ -27,12 +27,14 @@ from collab.cli.replanning import successor_path
 from collab.errors import InputError, NotLoaded, PeerError, UsageError
 
 if TYPE_CHECKING:
+    from collab.client.follow import Follower
     from collab.client.policy import RetryPolicy
     from collab.client.runner import Result
     from collab.coordinator.cluster import Cluster
-    from collab.coordinator.workload import Comparison, Report, Request, Runs
+    from collab.coordinator.workload import Comparison, Report, Request
     from collab.core.ids import NodeName
     from collab.core.plan import Plan
+    from collab.core.token import Priority
 
 MAX_ATTEMPTS = 16
 
@@ -72,6 +74,9 @@ def run(
             "--hedge", help="Start a second attempt on replicas when an answer is later than 95 % of them."
         ),
     ] = False,
+    priority: Annotated[
+        str, typer.Option(help="Who goes first in the nodes' queues: low, normal or high.")
+    ] = "normal",
     follow: Annotated[
         bool,
         typer.Option(
@@ -91,6 +96,7 @@ def run(
 
     _check_options(repeat, concurrency, deadline_ms, atol, rtol, output)
     retry = _retry_policy(attempts, hedge)
+    rank = _priority(priority)
     parsed = read_plan(plan)
     given = read_npz(inputs, "--input")
     requests = requests_of(parsed.inputs, given, "--input")
@@ -131,7 +137,7 @@ def run(
             say(f"the plan admits {client.granted} requests at a time, not {concurrency}")
         judges.append(await choose_comparison(cluster, client.plan, here, atol, rtol))
         at_a_time = min(concurrency, client.granted)
-        tally = _Tally(client)
+        tally = _Tally(client, rank)
         with progress("running", "requests") as advance:
             report, answers = await load(
                 tally,
@@ -168,14 +174,15 @@ class _Ran(NamedTuple):
 class _Tally:
     """Passes requests on to a client, and counts what their answers took beyond a first attempt."""
 
-    def __init__(self, client: Runs) -> None:
+    def __init__(self, client: Follower, priority: Priority) -> None:
         self._client = client
+        self._priority = priority
         self.retries = 0
         self.hedged = 0
 
     async def run(self, inputs: Request, deadline_s: float) -> Result:
         """One inference."""
-        result = await self._client.run(inputs, deadline_s)
+        result = await self._client.run(inputs, deadline_s, self._priority)
         self.hedged += result.hedged
         self.retries += result.attempts - 1 - result.hedged
         return result
@@ -193,6 +200,16 @@ def _retry_policy(attempts: int, hedge: bool) -> RetryPolicy:
     if hedge and attempts == 1:
         raise UsageError("--hedge needs a second attempt; give --attempts 2 or more")
     return RetryPolicy(max_attempts=attempts, hedge=hedge)
+
+
+def _priority(name: str) -> Priority:
+    from collab.core.token import Priority
+
+    try:
+        return Priority[name.upper()]
+    except KeyError:
+        known = ", ".join(priority.name.lower() for priority in Priority)
+        raise UsageError(f"--priority {name[:40]!r}: give one of {known}") from None
 
 
 def _tell(ran: _Ran, as_json: bool) -> None:

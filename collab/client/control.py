@@ -75,9 +75,12 @@ class Control:
         request = pb.EpochRequest(plan=plan, epoch=epoch, digest=digest, holder=holder)
         await self.call(verb, request, timeout_s=timeout_s)
 
-    async def lease(self, plan: str, epoch: int, want: int) -> pb.LeaseReply:
-        """Ask for admission credits; fewer than wanted may be granted, even none."""
-        request = pb.LeaseRequest(plan=plan, epoch=epoch, want=want)
+    async def lease(self, plan: str, epoch: int, want: int, short: bool = False) -> pb.LeaseReply:
+        """Ask for admission credits; fewer than wanted may be granted, even none.
+
+        ``short`` says that requests found none since the last lease.
+        """
+        request = pb.LeaseRequest(plan=plan, epoch=epoch, want=want, short=short)
         reply: pb.LeaseReply = await self.call("Lease", request, timeout_s=_LEASE_TIMEOUT_S)
         return reply
 

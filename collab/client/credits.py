@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from collab.core.ids import NodeName
@@ -13,6 +13,8 @@ class _Account:
     granted: int = 0
     expires_us: int = 0
     used: int = 0
+    promised: int = 0
+    """Most that was ever granted: so many requests their user may count on, if with patience."""
 
 
 class Credits:
@@ -21,6 +23,8 @@ class Credits:
     def __init__(self, nodes: Iterable[NodeName]) -> None:
         self.doubted: set[NodeName] = set()
         """Nodes that refused what their lease allows."""
+        self.short = False
+        """Whether a request found no credit since the last lease."""
         self._accounts = {node: _Account() for node in nodes}
 
     def leased(self, granted: int, expires_us: int, node: NodeName | None = None) -> None:
@@ -28,15 +32,31 @@ class Credits:
         for name, account in self._accounts.items():
             if node is None or name == node:
                 account.granted, account.expires_us = granted, expires_us
+                account.promised = max(account.promised, granted)
                 self.doubted.discard(name)
+        self.short = False
 
-    def leased_by(self, nodes: Collection[NodeName], now_us: int) -> int:
-        """Credits that some entry nodes have leased, in use or not."""
-        return sum(
-            account.granted
-            for node, account in self._accounts.items()
-            if node in nodes and account.expires_us > now_us
-        )
+    def shrunk(self, node: NodeName, granted: int) -> None:
+        """A node refused an attempt, since others need credits as well: it allows fewer now."""
+        account = self._accounts[node]
+        account.granted = min(account.granted, granted)
+        self.short = True
+
+    def missing(self, lost: Collection[NodeName], draining: Collection[NodeName], now_us: int) -> int:
+        """Credits that went with entry nodes or to other requesters: so many requests may wait for one."""
+        return sum(self._missing(node, lost, draining, now_us) for node in self._accounts)
+
+    def _missing(
+        self, node: NodeName, lost: Collection[NodeName], draining: Collection[NodeName], now_us: int
+    ) -> int:
+        account = self._accounts[node]
+        if node in draining:
+            return account.promised
+        if account.expires_us <= now_us:
+            return 0
+        if node in lost:
+            return account.granted
+        return account.promised - account.granted if account.granted else 0
 
     def doubt(self, node: NodeName) -> None:
         """A node refused what its lease allows: ask again."""
@@ -47,6 +67,10 @@ class Credits:
         """Credits left at an entry node."""
         account = self._accounts[node]
         return max(0, account.granted - account.used) if account.expires_us > now_us else 0
+
+    def free_at(self, now_us: int) -> Callable[[NodeName], int]:
+        """`free` at one time."""
+        return lambda node: self.free(node, now_us)
 
     def take(self, node: NodeName) -> None:
         """Use a credit."""

@@ -17,6 +17,7 @@ from collab.client.runner import DEFAULT_DEADLINE_S, PlanClient, Result
 from collab.codec.tensors import Array
 from collab.core.ids import Epoch
 from collab.core.plan import Plan
+from collab.core.token import Priority
 from collab.errors import CollabError, NodeLost, NotLoaded, Overloaded, PeerError, RequestError
 
 OpenPlan = Callable[[Plan], Awaitable[PlanClient]]
@@ -85,7 +86,12 @@ class Follower:
 
     # --- requests ------------------------------------------------------------------
 
-    async def run(self, inputs: Mapping[str, Array], deadline_s: float = DEFAULT_DEADLINE_S) -> Result:
+    async def run(
+        self,
+        inputs: Mapping[str, Array],
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        priority: Priority = Priority.NORMAL,
+    ) -> Result:
         """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""
         now = asyncio.get_running_loop().time
         start_s = now()
@@ -94,7 +100,8 @@ class Follower:
             client, tries = self.client, tries + 1
             self._under_way[client] += 1
             try:
-                result = await client.run(inputs, deadline_s if tries == 1 else max(until_s - now(), 0.0))
+                left_s = deadline_s if tries == 1 else max(until_s - now(), 0.0)
+                result = await client.run(inputs, left_s, priority)
                 return result if tries == 1 else replace(result, total_ms=(now() - start_s) * 1000)
             except (NotLoaded, NodeLost, Overloaded) as error:
                 if isinstance(error, Overloaded) and client.granted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collab.client.runner import PlanClient
 from collab.codec.envelope import EnvelopeLimits, decode_envelope
+from collab.codec.verbs import DRAINING
 from collab.codec.wire import Buffer
 from collab.core.ids import Epoch, NodeName, PlanName
 from collab.errors import CollabError, Refused, UsageError
@@ -19,6 +20,7 @@ class ClientHub(Handler):
         self._limits = limits
         self.links: Links | None = None
         self._clients: dict[tuple[PlanName, Epoch], PlanClient] = {}
+        self._draining: set[NodeName] = set()
 
     def add(self, client: PlanClient) -> None:
         """Hand a plan's answers to a client from now on; raises `UsageError` for a second client of it."""
@@ -28,15 +30,26 @@ class ClientHub(Handler):
                 f"plan {key[0]!r} epoch {key[1]} is open in this process already; share its client"
             )
         self._clients[key] = client
+        for name in self._draining:
+            client.node_draining(name, True)
 
     def remove(self, client: PlanClient) -> None:
         """Forget a client; later answers are dropped."""
         self._clients.pop((client.plan.name, client.epoch), None)
 
     def link_up(self, link: Link) -> None:
-        """A node can be reached."""
+        """A node can be reached; if it drains, it says so again."""
+        self._drains(link.peer.name, False)
+        self._node_up(link.peer.name)
+
+    def _node_up(self, name: NodeName) -> None:
         for client in self._clients.values():
-            client.node_up(link.peer.name)
+            client.node_up(name)
+
+    def _drains(self, name: NodeName, draining: bool) -> None:
+        (self._draining.add if draining else self._draining.discard)(name)
+        for client in self._clients.values():
+            client.node_draining(name, draining)
 
     def link_down(self, link: Link, error: CollabError) -> None:
         """A link ended; its node is lost unless another link to it is well."""
@@ -52,7 +65,7 @@ class ClientHub(Handler):
 
     def link_recovered(self, link: Link) -> None:
         """A suspected node was heard again."""
-        self.link_up(link)
+        self._node_up(link.peer.name)
 
     def awaits(self, link: Link) -> bool:
         """Whether a request is under way that the node may hold."""
@@ -71,5 +84,8 @@ class ClientHub(Handler):
             client.receive(link.peer.name, token, now)
 
     async def call(self, link: Link, verb: str, body: memoryview) -> bytes:
-        """Clients serve no verbs."""
-        raise Refused(f"{verb}: this is a client; it serves no control verbs")
+        """Hear that a node drains; clients serve no other verbs."""
+        if verb == DRAINING:
+            self._drains(link.peer.name, True)
+            return b""
+        raise Refused(f"{verb}: this is a client; it serves no verbs of nodes")

@@ -31,6 +31,11 @@ class LatencyWindow:
         self._by_time.append(latency_us)
         insort(self._by_size, latency_us)
 
+    @property
+    def least_us(self) -> int | None:
+        """The least of them; None before there are any."""
+        return self._by_size[0] if self._by_size else None
+
     def quantile_us(self, q: float) -> int | None:
         """The smallest latency that at least a share ``q`` keep to; None before there are `ENOUGH`."""
         count = len(self._by_size)

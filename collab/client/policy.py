@@ -39,6 +39,8 @@ class RetryPolicy:
     """Whether a second attempt starts, on another way, when an answer takes unusually long."""
     hedge_quantile: float = 0.95
     """Of the latencies of recent requests: what is later is unusual."""
+    refuse_hopeless: bool = True
+    """Whether a request is refused at once when no answer is to be expected within its deadline."""
     budget_ratio: float = 0.1
     budget_floor_per_s: float = 10.0
     budget_burst: int | None = None
@@ -64,5 +66,7 @@ class Counters:
     """Attempts started because an earlier one took long."""
     unpaid: int = 0
     """Attempts that the budget had nothing left for."""
+    hopeless: int = 0
+    """Requests refused at once because no answer was to be expected in time."""
     waited: int = 0
-    """Requests that waited for a credit because an entry node was lost."""
+    """Requests that waited for a credit that had gone with an entry node, or to another requester."""

@@ -15,7 +15,8 @@ from dataclasses import asdict
 from random import Random
 from typing import Any, Final
 
-from collab.client.actions import Action, Answer, Resolve, Send
+from collab.client.actions import Action, Answer, Resolve
+from collab.client.admission import Admission
 from collab.client.credits import Credits
 from collab.client.latency import LatencyWindow
 from collab.client.policy import PARK_US, RETRYABLE, Counters, RetryPolicy
@@ -25,7 +26,7 @@ from collab.client.wheel import Wheel
 from collab.client.wiring import wire
 from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, RequestId
 from collab.core.plan import Plan
-from collab.core.token import Fault, Hop, Key, Kind, Token
+from collab.core.token import Fault, Hop, Kind, Priority, Token
 from collab.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -70,6 +71,7 @@ class Requester:
         self._latencies = LatencyWindow()
         self._budget = retry.budget(plan)
         self._counters = Counters()
+        self._admission = Admission(self._counters)
 
     # --- credits -------------------------------------------------------------
 
@@ -83,8 +85,7 @@ class Requester:
 
     def available(self, now_us: int) -> int:
         """Requests that may be submitted now."""
-        entry = self._wiring.stages[self._wiring.entry]
-        return sum(self._credits.free(node, now_us) for node in entry.nodes if node not in self._router.lost)
+        return sum(self._credits.free(node, now_us) for node in self._router.enterable())
 
     def needs_renewal(self, now_us: int) -> tuple[NodeName, ...]:
         """Entry nodes to ask for a lease: it ends soon, or they refused what it allows."""
@@ -94,6 +95,11 @@ class Requester:
     def in_doubt(self) -> bool:
         """Whether an entry node that is there refused what its lease allows."""
         return bool(self._credits.doubted.difference(self._router.lost))
+
+    @property
+    def short(self) -> bool:
+        """Whether a request found no credit since the last lease."""
+        return self._credits.short
 
     @property
     def in_flight(self) -> int:
@@ -114,12 +120,13 @@ class Requester:
         now_us: int,
         deadline_us: int,
         trace: bytes = b"",
+        priority: Priority = Priority.NORMAL,
     ) -> list[Action]:
         """Start a request with one payload for each edge from the requester.
 
         Raises:
             InputError: the payloads are not those of the plan's entry edges, or the id is in use.
-            Overloaded: no leased credit is free.
+            Overloaded: no leased credit is free, or no answer is to be expected before the deadline.
             NodeLost: no answer is possible without the nodes that are lost.
         """
         if payloads.keys() != set(self._wiring.entry_edges):
@@ -130,13 +137,16 @@ class Requester:
         if len(self._requests) >= self._retry.max_requests:
             raise Overloaded(f"{len(self._requests)} requests are under way; try again later")
         actions: list[Action] = []
-        entry = Asked(request, payloads, now_us, deadline_us, trace)
+        if self._retry.refuse_hopeless:
+            self._admission.check(priority, deadline_us - now_us, now_us)
         way = self._first_way(now_us)
+        ahead = self._admission.enter(priority)
+        entry = Asked(request, payloads, now_us, deadline_us, trace, priority, ahead)
         self._requests[request] = entry
         self._deadlines.add(deadline_us, entry)
         self._budget.earn()
         if now_us >= deadline_us:
-            self._expire(entry, actions)
+            self._expire(entry, now_us, actions)
         elif way is None:
             self._park(entry, now_us)
         else:
@@ -148,7 +158,7 @@ class Requester:
         actions: list[Action] = []
         entry = self._requests.get(request)
         if entry is not None:
-            self._resolve(entry, Fault(Cancelled.code, "the request was withdrawn"), None, actions)
+            self._resolve(entry, Fault(Cancelled.code, "the request was withdrawn"), None, now_us, actions)
             self._serve_waiting(now_us, actions)
         return actions
 
@@ -162,7 +172,7 @@ class Requester:
             self._counters.late += 1
             return actions
         way = attempt.way
-        if token.route != way.route or token.requester != self.name or not self._may_send(peer, token, way):
+        if token.route != way.route or token.requester != self.name or not way.gives(peer, token):
             self._counters.forged += 1
             return actions
         request = attempt.request
@@ -175,7 +185,7 @@ class Requester:
                 token.payload, token.hops, way.route, attempt.number, absent, attempts, request.hedged
             )
             self._learn(attempt, token.hops, now_us)
-            self._resolve(request, answer, attempt, actions)
+            self._resolve(request, answer, attempt, now_us, actions)
         elif token.kind is _ERROR and token.fault is not None:
             attempt.done = True
             if not attempt.over:
@@ -216,13 +226,17 @@ class Requester:
             self._router.lost.discard(node)
             self._router.standing.forgive(node)
 
+    def node_draining(self, node: NodeName, draining: bool) -> None:
+        """A node has said that it takes nothing new, or has come back; what it holds goes on."""
+        (self._router.draining.add if draining else self._router.draining.discard)(node)
+
     # --- time ----------------------------------------------------------------
 
     def tick(self, now_us: int) -> list[Action]:
         """Do what has fallen due; call it at `next_wakeup_us`, or whenever convenient."""
         actions: list[Action] = []
         for request in self._deadlines.due(now_us):
-            self._expire(request, actions)
+            self._expire(request, now_us, actions)
         for attempt in self._graces.due(now_us):
             if attempt.why is not None and not attempt.over:
                 self._end(attempt, attempt.why, now_us, actions)
@@ -251,23 +265,17 @@ class Requester:
         attempt = request.tries.get(key.attempt)
         return attempt if attempt is not None and not attempt.done else None
 
-    def _may_send(self, peer: NodeName, token: Token, way: Way) -> bool:
-        if token.kind is _FAILED:
-            return (token.edge, peer) in way.first
-        return token.edge == self._wiring.output_edge and peer == way.last
-
-    def _free(self, now_us: int) -> Callable[[NodeName], int]:
-        return lambda node: self._credits.free(node, now_us)
-
     def _first_way(self, now_us: int) -> Way | None:
         """Where a request starts; None if it has to wait for a credit that went with an entry node."""
         before = len(self._waiting)
-        may_wait = before < self._credits.leased_by(self._router.lost, now_us)
+        router = self._router
+        may_wait = before < self._credits.missing(router.lost, router.draining, now_us)
         if before and may_wait and self.available(now_us) <= before:
             return None
         try:
-            return self._router.pick(self._free(now_us), now_us)
+            return router.pick(self._credits.free_at(now_us), now_us)
         except Overloaded:
+            self._credits.short = True
             if not may_wait:
                 raise
             return None
@@ -288,25 +296,7 @@ class Requester:
         self._waiting.pop(request.id, None)
         self._credits.take(attempt.entry)
         self._router.start(way)
-        self._send(attempt, _VALUE, actions)
-
-    def _send(self, attempt: Try, kind: Kind, actions: list[Action]) -> None:
-        """One token along each edge from the requester."""
-        request = attempt.request
-        key = Key(self.plan.name, self.epoch, request.id, attempt.number)
-        for edge, node in attempt.way.first:
-            payload = request.payloads[edge] if kind is _VALUE else None
-            token = Token(
-                key,
-                edge,
-                kind,
-                self.name,
-                attempt.way.route,
-                request.deadline_us,
-                payload,
-                trace=request.trace,
-            )
-            actions.append(Send(node, token))
+        actions.extend(attempt.tokens(self.plan.name, self.epoch, self.name, _VALUE))
 
     def _failed(self, attempt: Try, fault: Fault, now_us: int, actions: list[Action]) -> None:
         """Some edge cannot be served; an ensemble may do without it, unless the entry refused the attempt."""
@@ -315,10 +305,13 @@ class Requester:
         if fault.code == LinkLost.code and fault.node in attempt.way.nodes:
             self._suspect(attempt, NodeName(fault.node), now_us, actions)
             return
-        self._blame(attempt, fault, now_us)
         refused = fault.code == Overloaded.code and fault.stage == self._wiring.stages[self._wiring.entry].id
         if refused:
             self._credits.doubt(attempt.entry)
+        if refused and fault.granted is not None:
+            self._credits.shrunk(attempt.entry, fault.granted)
+        else:
+            self._blame(attempt, fault, now_us)
         if refused or fault.node not in attempt.way.nodes or not self._survives(attempt):
             attempt.done = True
             self._end(attempt, fault, now_us, actions)
@@ -327,7 +320,10 @@ class Requester:
         """An attempt lacks the node that a fault names; what a request does wrong is not the node's."""
         if fault.code in RETRYABLE and fault.node in attempt.way.nodes:
             attempt.lost.add(NodeName(fault.node))
-            self._router.standing.failed(NodeName(fault.node), now_us)
+            if fault.code == Overloaded.code:
+                attempt.request.full.add(NodeName(fault.node))
+            else:
+                self._router.standing.failed(NodeName(fault.node), now_us)
 
     def _survives(self, attempt: Try) -> bool:
         return self._wiring.survives(self.name, attempt.way.route, attempt.lost)
@@ -371,7 +367,7 @@ class Requester:
 
     def _other_way(self, request: Asked, free: Callable[[NodeName], int], now_us: int) -> Way:
         """A way without nodes that failed last and have not come back; failed before, if possible."""
-        failing = self._router.standing.failing(request.failed_last)
+        failing = self._router.standing.failing(request.failed_last) | request.full
         return self._router.pick(free, now_us, failing, request.failed_before | request.failed_last)
 
     def _replaceable(self, attempt: Try, fault: Fault, now_us: int) -> bool:
@@ -388,9 +384,9 @@ class Requester:
         """One more attempt, if that is worth it and paid for; else the fault is passed on."""
         if self._may_retry(request, fault, now_us):
             try:
-                way = self._other_way(request, self._free(now_us), now_us)
+                way = self._other_way(request, self._credits.free_at(now_us), now_us)
             except Overloaded:
-                if fault.code != Overloaded.code:
+                if fault.code != Overloaded.code or fault.granted is not None:
                     self._park(request, now_us)
                     return
             except NodeLost:
@@ -402,7 +398,7 @@ class Requester:
                     self._start(request, way, now_us, actions)
                     return
                 self._counters.unpaid += 1
-        self._resolve(request, fault, None, actions)
+        self._resolve(request, fault, None, now_us, actions)
 
     def _park(self, request: Asked, now_us: int) -> None:
         """Let a request wait until a credit is free; one that waits already keeps its place."""
@@ -419,7 +415,8 @@ class Requester:
                 self._try_again(request, request.last_fault, now_us, actions)
             else:
                 with suppress(NodeLost):
-                    self._begin(request, self._router.pick(self._free(now_us), now_us), now_us, actions)
+                    way = self._router.pick(self._credits.free_at(now_us), now_us)
+                    self._begin(request, way, now_us, actions)
             if request.id in self._waiting:
                 return  # the credits are where it has failed before
 
@@ -430,7 +427,7 @@ class Requester:
                 self._other_way(request, lambda _: 1, now_us)
             except NodeLost as error:
                 fault = request.last_fault or Fault(NodeLost.code, str(error))
-                self._resolve(request, fault, None, actions)
+                self._resolve(request, fault, None, now_us, actions)
 
     def _hedge(self, request: Asked, now_us: int, actions: list[Action]) -> None:
         """A second attempt beside one that takes long; not where only the same way is there."""
@@ -439,7 +436,7 @@ class Requester:
         if len(request.tries) > 1 or first.given_up_us is not None or self._retry.max_attempts < 2:
             return
         try:
-            way = self._router.pick(self._free(now_us), now_us, shun=first.way.nodes)
+            way = self._router.pick(self._credits.free_at(now_us), now_us, shun=first.way.nodes)
         except RequestError:
             return
         if way.route == first.way.route:
@@ -463,20 +460,21 @@ class Requester:
 
     # --- the end -------------------------------------------------------------
 
-    def _expire(self, request: Asked, actions: list[Action]) -> None:
+    def _expire(self, request: Asked, now_us: int, actions: list[Action]) -> None:
         budget_ms = (request.deadline_us - request.start_us) / 1000
         after = f"; before that, {request.last_fault.message}" if request.last_fault is not None else ""
         message = f"no answer from plan {self.plan.name!r} within {budget_ms:g} ms{after}"
-        self._resolve(request, Fault(DeadlineExceeded.code, message), None, actions)
+        self._resolve(request, Fault(DeadlineExceeded.code, message), None, now_us, actions)
 
     def _resolve(
-        self, request: Asked, outcome: Answer | Fault, by: Try | None, actions: list[Action]
+        self, request: Asked, outcome: Answer | Fault, by: Try | None, now_us: int, actions: list[Action]
     ) -> None:
         """End a request, and what is left of its attempts; everything about it is forgotten.
 
         ``by`` is the attempt that answered; its nodes are told only if some may still be at it.
         """
         del self._requests[request.id]
+        self._admission.leave(request, outcome, now_us)
         self._waiting.pop(request.id, None)
         self._deadlines.discard(request.deadline_us, request)
         if request.hedge_us is not None:
@@ -496,4 +494,4 @@ class Requester:
         if attempt.given_up_us is not None:
             self._graces.discard(attempt.given_up_us, attempt)
         if tell:
-            self._send(attempt, _CANCEL, actions)
+            actions.extend(attempt.tokens(self.plan.name, self.epoch, self.name, _CANCEL))

@@ -10,7 +10,7 @@ from typing import Final
 from collab.client.standing import Standing
 from collab.client.wiring import Route, Wiring
 from collab.core.ids import EdgeId, NodeName
-from collab.core.token import Hop
+from collab.core.token import Hop, Kind, Token
 from collab.errors import NodeLost, Overloaded
 
 _KEPT: Final = 256
@@ -28,6 +28,14 @@ class Way:
     """The edges from the requester, and whom it hands their tokens to."""
     last: NodeName
     """Who hands the answer to the requester."""
+    output_edge: EdgeId
+    """On this edge."""
+
+    def gives(self, peer: NodeName, token: Token) -> bool:
+        """Whether an attempt on this way may get a token from a peer."""
+        if token.kind is Kind.FAILED:
+            return (token.edge, peer) in self.first
+        return token.edge == self.output_edge and peer == self.last
 
 
 class Router:
@@ -40,6 +48,8 @@ class Router:
 
     def __init__(self, name: NodeName, wiring: Wiring, chance: Random) -> None:
         self.lost: set[NodeName] = set()
+        self.draining: set[NodeName] = set()
+        """Nodes that go on with what they have and take nothing new."""
         self.standing = Standing()
         self._name = name
         self._wiring = wiring
@@ -58,7 +68,8 @@ class Router:
     ) -> Way:
         """Choose a node for every stage; at the entry only one where ``free`` credits are left.
 
-        Nodes in ``avoid`` are as good as lost, those in ``shun`` are taken where no other is left.
+        Nodes in ``avoid`` are as good as lost; those that drain or are in ``shun`` are taken where no
+        other is left.
         A stage whose nodes are all lost keeps one of them if there can be an answer without it.
 
         Raises:
@@ -70,6 +81,8 @@ class Router:
         nodes = []
         for stage in self._wiring.stages:
             left: Sequence[NodeName] = [n for n in stage.nodes if n not in out] if out else stage.nodes
+            if self.draining:
+                left = [n for n in left if n not in self.draining] or left
             if stage.index == self._wiring.entry:
                 if not left:
                     raise self._nobody_left(stage.id, stage.nodes)
@@ -88,6 +101,11 @@ class Router:
                 raise self._nobody_left(gone[0].id, gone[0].nodes)
             raise NodeLost(f"a relay is gone ({', '.join(sorted(out))}) and no other way is in the plan")
         return self._way(route)
+
+    def enterable(self) -> Sequence[NodeName]:
+        """Entry nodes that new attempts may go to, if they have credits."""
+        nodes = [n for n in self._wiring.stages[self._wiring.entry].nodes if n not in self.lost]
+        return [n for n in nodes if n not in self.draining] or nodes
 
     def start(self, way: Way) -> None:
         """An attempt is on this way."""
@@ -150,7 +168,9 @@ class Router:
         paths = [wiring.path(EdgeId(i), self._name, route) for i in range(len(wiring.edges))]
         relays = {node for path in paths for node in path[1:-1]}
         first = tuple((edge, paths[edge][1]) for edge in wiring.entry_edges)
-        return Way(route, frozenset(relays.union(route)), first, paths[wiring.output_edge][-2])
+        return Way(
+            route, frozenset(relays.union(route)), first, paths[wiring.output_edge][-2], wiring.output_edge
+        )
 
     @staticmethod
     def _nobody_left(stage: str, nodes: Collection[NodeName]) -> NodeLost:

@@ -19,7 +19,7 @@ from collab.codec.envelope import EnvelopeLimits, encode_envelope
 from collab.codec.tensors import Array, Payload, check_array, decode
 from collab.core.ids import REQUESTER, EdgeId, Epoch, NodeName, RequestId
 from collab.core.plan import Plan
-from collab.core.token import Fault, Hop, Token
+from collab.core.token import Fault, Hop, Priority, Token
 from collab.errors import (
     CollabError,
     LimitExceeded,
@@ -37,7 +37,9 @@ from collab.transport.aio import timeout
 DEFAULT_DEADLINE_S = 30.0
 _RETRY_LEASE_US = 300_000
 _RENEW_PAUSE_S = 0.05
-"""At least, after nodes did not renew a lease."""
+"""At least, between two leases."""
+_SHORT_PAUSE_S = 0.2
+"""The same where the last was not enough: others may need fewer credits by now."""
 _RELEASE_S = 1.0
 _HEDGES_PER = 4
 """Requests under way for which one more credit is asked, where attempts are hedged."""
@@ -117,6 +119,7 @@ class PlanClient:
         self._hedges = retry.hedge and retry.max_attempts > 1
         self._valid_us = _RETRY_LEASE_US
         self._renew_now = asyncio.Event()
+        self._leased_s = 0.0
         self._incomplete = False
         """Whether some entry node gave no answer when it was last asked."""
         self._not_loaded = ""
@@ -161,7 +164,11 @@ class PlanClient:
     async def _lease(self) -> None:
         """Ask every entry node that can be reached; replicas share the credits out."""
         asked = [name for name in self._entry if self._links.get(name) is not None]
-        replies = await asyncio.gather(*map(self._lease_from, asked), return_exceptions=True)
+        short = self._requester.short
+        replies = await asyncio.gather(
+            *(self._lease_from(name, short) for name in asked), return_exceptions=True
+        )
+        self._leased_s = self._loop.time()
         errors = [reply for reply in replies if isinstance(reply, BaseException)]
         self.granted = sum(reply for reply in replies if isinstance(reply, int))
         self._incomplete = bool(errors)
@@ -170,11 +177,11 @@ class PlanClient:
         if errors and not self.granted:
             raise errors[0]
 
-    async def _lease_from(self, name: NodeName) -> int:
+    async def _lease_from(self, name: NodeName, short: bool) -> int:
         link = self._links.get(name)
         if link is None:
             return 0
-        reply = await Control(link).lease(self.plan.name, self.epoch, self._want)
+        reply = await Control(link).lease(self.plan.name, self.epoch, self._want, short)
         self._valid_us = reply.valid_us
         self._requester.leased(reply.granted, now_us() + reply.valid_us, name)
         self._requester.node_back(name)
@@ -190,7 +197,15 @@ class PlanClient:
                 await self._lease()
             if self._incomplete or not self.granted:
                 self._valid_us = _RETRY_LEASE_US
-                await asyncio.sleep(_RENEW_PAUSE_S)
+            await asyncio.sleep(_RENEW_PAUSE_S)
+
+    def _lease_if_short(self) -> None:
+        """Ask for a lease where a node refused what the last one allows, or others hold what is missing."""
+        all_held = min(self._want * len(self._entry), max(self.plan.credits, len(self._entry)))
+        waited_s = self._loop.time() - self._leased_s
+        lacks = self._requester.short and self.granted < all_held and waited_s >= _SHORT_PAUSE_S
+        if self._requester.in_doubt or lacks:
+            self._renew_now.set()
 
     # --- requests ------------------------------------------------------------------
 
@@ -216,7 +231,12 @@ class PlanClient:
             total = total + coded
         return payloads, total
 
-    async def run(self, inputs: Mapping[str, Array], deadline_s: float = DEFAULT_DEADLINE_S) -> Result:
+    async def run(
+        self,
+        inputs: Mapping[str, Array],
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        priority: Priority = Priority.NORMAL,
+    ) -> Result:
         """One inference; the arrays must stay unchanged until it returns.
 
         Raises `TensorError` for wrong inputs, `Overloaded`, `DeadlineExceeded`,
@@ -231,8 +251,10 @@ class PlanClient:
         encoded_us = now_us()
         request = RequestId(os.urandom(16))
         try:
-            actions = self._requester.submit(request, payload, start_us, start_us + int(deadline_s * 1e6))
+            deadline_us = start_us + int(deadline_s * 1e6)
+            actions = self._requester.submit(request, payload, start_us, deadline_us, priority=priority)
         except (NodeLost, Overloaded):
+            self._lease_if_short()
             if self._not_loaded:
                 raise NotLoaded(self._not_loaded) from None
             raise
@@ -283,6 +305,10 @@ class PlanClient:
         else:
             self._requester.node_back(name)
 
+    def node_draining(self, name: NodeName, draining: bool) -> None:
+        """A node takes nothing new, or has started again."""
+        self._requester.node_draining(name, draining)
+
     def node_down(self, name: NodeName) -> None:
         """The last link to a node ended."""
         self._perform(self._requester.node_lost(name, now_us()))
@@ -307,8 +333,7 @@ class PlanClient:
                 actions = [*self._requester.cancel(action.token.key.request, now_us()), *actions]
             except CollabError:
                 actions = [*self._requester.undeliverable(action.peer, action.token, now_us()), *actions]
-        if self._requester.in_doubt:
-            self._renew_now.set()
+        self._lease_if_short()
         self._arm()
 
     def _resolve(self, action: Resolve) -> None:

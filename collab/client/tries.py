@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from collab.client.actions import Send
 from collab.client.routing import Way
 from collab.client.wiring import Wiring
-from collab.core.ids import Attempt, EdgeId, NodeName, RequestId
-from collab.core.token import Fault
+from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, PlanName, RequestId
+from collab.core.token import Fault, Key, Kind, Priority, Token
 from collab.errors import NodeLost
 
 
@@ -45,23 +46,49 @@ class Try:
         message = f"node {node!r} was lost while it held {what} of the request"
         return Fault(NodeLost.code, message, node, held[0] if held else "")
 
+    def tokens(self, plan: PlanName, epoch: Epoch, requester: NodeName, kind: Kind) -> list[Send]:
+        """One token of a kind along each edge from the requester."""
+        asked, made = self.request, []
+        key = Key(plan, epoch, asked.id, self.number)
+        for edge, node in self.way.first:
+            token = Token(
+                *(key, edge, kind, requester, self.way.route, asked.deadline_us),
+                asked.payloads[edge] if kind is Kind.VALUE else None,
+                trace=asked.trace,
+                priority=asked.priority,
+            )
+            made.append(Send(node, token))
+        return made
+
 
 class Asked:
     """One request that is not resolved."""
 
     __slots__ = (
-        *("deadline_us", "failed_before", "failed_last", "hedge_us", "hedged", "id", "last_fault"),
-        *("payloads", "start_us", "trace", "tries"),
+        *("ahead", "deadline_us", "failed_before", "failed_last", "full", "hedge_us", "hedged", "id"),
+        *("last_fault", "payloads", "priority", "start_us", "trace", "tries"),
     )
 
     def __init__(
-        self, name: RequestId, payloads: Mapping[EdgeId, Any], start_us: int, deadline_us: int, trace: bytes
+        self,
+        name: RequestId,
+        payloads: Mapping[EdgeId, Any],
+        start_us: int,
+        deadline_us: int,
+        trace: bytes,
+        priority: Priority,
+        ahead: int,
     ) -> None:
         self.id = name
         self.payloads = payloads
         self.start_us = start_us
         self.deadline_us = deadline_us
         self.trace = trace
+        self.priority = priority
+        self.ahead = ahead
+        """Requests that it may have to wait for, when it was submitted."""
+        self.full: set[NodeName] = set()
+        """Nodes that had too much to do for it."""
         self.tries: dict[Attempt, Try] = {}
         self.failed_last: frozenset[NodeName] = frozenset()
         """Nodes that the last attempt lacked."""

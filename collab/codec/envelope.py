@@ -20,7 +20,7 @@ from collab.codec.tensors import EncodedTensor, Payload
 from collab.codec.wire import Buffer, clean_text, frame, unframe
 from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, PlanName, RequestId
 from collab.core.tensor import ITEMSIZE, MAX_NAME_BYTES, MAX_RANK, TensorSpec
-from collab.core.token import Fault, Hop, Key, Kind, Token
+from collab.core.token import Fault, Hop, Key, Kind, Priority, Token
 from collab.errors import LimitExceeded, ProtocolError
 
 REQUEST_ID_BYTES: Final = 16
@@ -30,8 +30,12 @@ MAX_ID: Final = 80
 """Characters of a name; `collab.core.ids.check_name` allows 63, requesters add a suffix."""
 MAX_TRACE_BYTES: Final = 512
 MAX_BUDGET_US: Final = 24 * 3600 * 1_000_000
+MAX_GRANTED: Final = 4096
+"""Credits that a fault may speak of: a plan has no more."""
 
 _TO_DTYPE: Final = {name: pb.DType.Value(name.upper()) for name in ITEMSIZE}
+_PRIORITIES: Final[dict[int, Priority]] = {int(priority): priority for priority in Priority}
+"""What is absent or not known yet is normal."""
 _FROM_DTYPE: Final = {number: name for name, number in _TO_DTYPE.items()}
 
 
@@ -87,6 +91,8 @@ def encode_envelope(token: Token, now_us: int) -> list[Buffer]:
         sequence=token.sequence,
         more=not token.last,
     )
+    if token.priority is not Priority.NORMAL:
+        header.priority = int(token.priority)  # type: ignore[assignment]
     for hop in token.hops:
         header.hops.add(
             stage=hop.stage,
@@ -106,6 +112,8 @@ def encode_envelope(token: Token, now_us: int) -> list[Buffer]:
         fault = token.fault
         header.fault.code, header.fault.message = fault.code, clean_text(fault.message, MAX_TEXT)
         header.fault.node, header.fault.stage = fault.node, fault.stage
+        if fault.granted is not None:
+            header.fault.granted = fault.granted
     body: list[Buffer] = []
     if token.payload:
         header.tensors = _encode_table(tuple((t.spec, t.codec, len(t.data)) for t in token.payload))
@@ -163,6 +171,7 @@ def decode_envelope(
         header.trace,
         header.sequence,
         not header.more,
+        _PRIORITIES.get(header.priority, Priority.NORMAL),
     )
 
 
@@ -213,7 +222,14 @@ def _fault(header: pb.Header, kind: Kind) -> Fault | None:
     if not wants:
         return None
     fault = header.fault
-    return Fault(fault.code[:MAX_ID], fault.message[:MAX_TEXT], fault.node[:MAX_ID], fault.stage[:MAX_ID])
+    granted = min(fault.granted, MAX_GRANTED) if fault.HasField("granted") else None
+    return Fault(
+        fault.code[:MAX_ID],
+        fault.message[:MAX_TEXT],
+        fault.node[:MAX_ID],
+        fault.stage[:MAX_ID],
+        granted,
+    )
 
 
 T = TypeVar("T")

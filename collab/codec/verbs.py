@@ -41,4 +41,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "PutRevocations": Verb(pb.PutRevocationsRequest, pb.PutRevocationsReply),
     }
 )
-"""Every verb of ``control.proto``."""
+"""Every verb of ``control.proto`` that nodes serve."""
+
+DRAINING: Final = "Draining"
+"""What requesters serve: a node tells them that it drains."""

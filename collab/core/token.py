@@ -27,6 +27,14 @@ class Kind(IntEnum):
     FAILED = 5
 
 
+class Priority(IntEnum):
+    """Classes of requests, who goes first last; the numbers are those of ``envelope.proto``."""
+
+    LOW = 1
+    NORMAL = 2
+    HIGH = 3
+
+
 class Key(NamedTuple):
     """Joins are keyed by this; tokens of different keys never meet."""
 
@@ -43,6 +51,8 @@ class Fault(msgspec.Struct, frozen=True, gc=False):
     message: str
     node: str = ""
     stage: str = ""
+    granted: int | None = None
+    """Of a refusal for lack of a credit: how many the requester holds there by now."""
 
     def to_error(self) -> CollabError:
         """The exception that the requester raises."""
@@ -102,3 +112,4 @@ class Token(msgspec.Struct, frozen=True, gc=False):
     sequence: int = 0
     """Number of this answer in its request; later kinds of plans stream several."""
     last: bool = True
+    priority: Priority = Priority.NORMAL

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Union
 import msgspec
 
 from collab.client.actions import Send
-from collab.core.ids import EdgeId, Epoch, PlanName
-from collab.core.token import Hop, Key
+from collab.core.ids import EdgeId, Epoch, NodeName, PlanName
+from collab.core.token import Hop, Key, Priority
 
 
 class Work(NamedTuple):
@@ -33,6 +33,14 @@ class Compute(msgspec.Struct, frozen=True, gc=False):
     out_edges: tuple[EdgeId, ...]
     """The result has a payload for each, or says that its guard kept it back."""
     deadline_us: int
+    priority: Priority
+    requester: NodeName
+
+
+class Drop(msgspec.Struct, frozen=True, gc=False):
+    """A `Compute` whose result is not wanted any more; it may be done all the same."""
+
+    work: Work
 
 
 class Computed(msgspec.Struct, frozen=True, gc=False):
@@ -51,4 +59,4 @@ class Free(msgspec.Struct, frozen=True, gc=False):
     epoch: Epoch
 
 
-Action = Union[Send, Compute, Free]
+Action = Union[Send, Compute, Drop, Free]

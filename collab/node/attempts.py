@@ -43,6 +43,7 @@ class AttemptState:
         "lanes",
         "loaded",
         "passed",
+        "priority",
         "requester",
         "route",
         "settled",
@@ -55,6 +56,7 @@ class AttemptState:
         self.requester = token.requester
         self.route = token.route
         self.trace = token.trace
+        self.priority = token.priority
         self.loaded = loaded
         self.lanes = lanes
         self.deadline_us = deadline_us

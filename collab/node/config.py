@@ -50,5 +50,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the previous epoch of a plan stays for requests under way."""
     max_epochs: Annotated[int, msgspec.Meta(ge=2)] = 4
     """Epochs of one plan in memory at a time."""
+    refuse_hopeless: bool = True
+    """Whether work is refused that could not be done before its deadline."""
     stretch: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
     """How many times as long every stage takes as it really does; for experiments only."""

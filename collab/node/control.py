@@ -204,7 +204,7 @@ class NodeControl:
         if request.want == 0:
             self._node.session.release(plan, epoch, caller.name)
             return pb.LeaseReply()
-        lease = self._node.session.lease(plan, epoch, caller.name, request.want, now)
+        lease = self._node.session.lease(plan, epoch, caller.name, request.want, now, request.short)
         return pb.LeaseReply(granted=lease.granted, valid_us=max(0, lease.expires_us - now))
 
     async def status(self, _: Caller, __: pb.StatusRequest) -> pb.StatusReply:

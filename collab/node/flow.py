@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from collab.client.actions import Send
 from collab.client.wheel import Wheel
 from collab.client.wiring import OUTSIDE, EdgeWiring, StageWiring
-from collab.core.ids import REQUESTER, EdgeId, NodeName
-from collab.core.token import Fault, Hop, Kind, Token
-from collab.errors import DeadlineExceeded, LinkLost, NodeLost, StageFailed
-from collab.node.actions import Action, Compute, Computed, Work
+from collab.core.ids import REQUESTER, EdgeId, Epoch, NodeName, PlanName
+from collab.core.token import Fault, Hop, Kind, Priority, Token
+from collab.errors import DeadlineExceeded, LinkLost, NodeLost, Overloaded, StageFailed
+from collab.node.actions import Action, Compute, Computed, Drop, Work
 from collab.node.attempts import Attempts, AttemptState
 from collab.node.join import Event, Join, Phase
 from collab.node.lanes import Lanes
@@ -22,14 +23,25 @@ WAIT_GRAIN_US: Final = 100
 _VALUE, _ABSENT, _ERROR, _CANCEL, _FAILED = Kind.VALUE, Kind.ABSENT, Kind.ERROR, Kind.CANCEL, Kind.FAILED
 
 
+Expected = Callable[[PlanName, Epoch, int, Priority, NodeName], "int | None"]
+"""How many µs a stage, by plan, epoch and index, would take for one more job of a class and requester,
+with what it has to do before; None where it should simply be tried."""
+
+
+def unknown(plan: PlanName, epoch: Epoch, stage: int, priority: Priority, requester: NodeName) -> int | None:
+    """An `Expected` that has learned nothing."""
+    return None
+
+
 class Flow:
     """Moves attempts on; whoever calls ends each turn on an attempt with `run`.
 
     The caller has checked that the plan allows the tokens it brings.
     """
 
-    def __init__(self, node: NodeName, limits: SessionLimits) -> None:
+    def __init__(self, node: NodeName, limits: SessionLimits, expected: Expected) -> None:
         self.node = node
+        self._expected = expected
         self.counters = Counters()
         self.attempts = Attempts(limits, self.counters)
         self.waits: Wheel[tuple[AttemptState, int]] = Wheel(WAIT_GRAIN_US)
@@ -71,14 +83,14 @@ class Flow:
         first = stage.wait_us and join.values == 1 and join.last is token
         if first and event is Event.HOLD and join.fires_at_us < state.deadline_us:
             self.waits.add(join.fires_at_us, (state, stage.index))
-        self._follow(state, stage, join, event, token.hops, actions)
+        self._follow(state, stage, join, event, token.hops, now_us, actions)
 
     def patience_ended(self, state: AttemptState, index: int, now_us: int, actions: list[Action]) -> None:
         """A quorum need not wait for the rest any longer."""
         join = state.joins.get(index)
         if join is not None and join.phase is Phase.WAITING:
             stage = state.loaded.wiring.stages[index]
-            self._follow(state, stage, join, join.decide(stage, now_us), (), actions)
+            self._follow(state, stage, join, join.decide(stage, now_us), (), now_us, actions)
 
     def run(self, state: AttemptState, now_us: int, actions: list[Action]) -> None:
         """Deliver what loops back into this node until nothing is left, and file the attempt."""
@@ -97,8 +109,15 @@ class Flow:
         join: Join,
         event: Event,
         hops: tuple[Hop, ...],
+        now_us: int,
         actions: list[Action],
     ) -> None:
+        if event is Event.FIRE:
+            why = self.hopeless(state, stage, state.deadline_us, now_us)
+            if why is not None:
+                join.step(Event.ERROR)
+                self._settle(state, stage, _ERROR, actions, fault=why, hops=hops)
+                return
         join.step(event)
         if event is Event.FIRE:
             plan = state.loaded.plan
@@ -108,12 +127,30 @@ class Flow:
             join.tokens.clear()
             key, work = state.key, Work(state.key, stage.index)
             actions.append(
-                Compute(work, key.plan, key.epoch, work.stage, inputs, stage.out_edges, state.deadline_us)
+                Compute(
+                    *(work, key.plan, key.epoch, work.stage, inputs, stage.out_edges, state.deadline_us),
+                    *(state.priority, state.requester),
+                )
             )
         elif event is Event.ABSENT:
             self._settle(state, stage, _ABSENT, actions, reason=join.first(_ABSENT).reason, hops=hops)
         elif event is Event.ERROR:
             self._settle(state, stage, _ERROR, actions, fault=join.first(_ERROR).fault, hops=hops)
+
+    def hopeless(
+        self, of: Token | AttemptState, stage: StageWiring, deadline_us: int, now_us: int
+    ) -> Fault | None:
+        """Why a stage need not begin with an attempt: it could not be done in time."""
+        key = of.key
+        expected_us = self._expected(key.plan, key.epoch, stage.index, of.priority, of.requester)
+        if expected_us is None or now_us + expected_us <= deadline_us:
+            return None
+        self.counters.hopeless += 1
+        message = (
+            f"node {self.node!r}, stage {stage.id!r}: with its queue it would take {expected_us / 1000:.0f} "
+            f"ms, and {(deadline_us - now_us) / 1000:.0f} ms of the deadline are left"
+        )
+        return Fault(Overloaded.code, message, self.node, stage.id)
 
     # --- tokens out ----------------------------------------------------------
 
@@ -198,6 +235,7 @@ class Flow:
             reason,
             hops,
             state.trace,
+            priority=state.priority,
         )
         lane = state.lanes.by_edge[edge]
         if lane is None or lane.downstream is None:
@@ -212,6 +250,8 @@ class Flow:
             if join is None:
                 continue  # an error that looped back has settled it
             stage = state.loaded.wiring.stages[index]
+            if join.phase is Phase.COMPUTING:
+                actions.append(Drop(Work(state.key, index)))
             join.step(Event.ERROR)
             self._settle(state, stage, _ERROR, actions, fault=Fault(code, message, self.node, stage.id))
             self.run(state, now_us, actions)
@@ -229,7 +269,7 @@ class Flow:
             self.counters.duplicates += 1
             return
         state.passed |= 1 << index
-        self._free(state)
+        self._free(state, actions)
         wiring = state.loaded.wiring
         for edge in wiring.stages[index].out_edges:
             if wiring.edges[edge].target != OUTSIDE:
@@ -256,13 +296,15 @@ class Flow:
                 return
             state.failures |= {NodeName(named)}
             if fault.code != LinkLost.code and lanes.fatal(NodeName(fault.node)):
-                self._free(state)
+                self._free(state, actions)
         edge, peer = lanes.upstream(index)
         actions.append(Send(peer, failed(like, edge, fault)))
 
-    def _free(self, state: AttemptState) -> None:
+    def _free(self, state: AttemptState, actions: list[Action]) -> None:
         self.counters.cancelled += len(state.joins)
         for index, join in state.joins.items():
+            if join.phase is Phase.COMPUTING:
+                actions.append(Drop(Work(state.key, index)))
             self._stop_waiting(state, state.loaded.wiring.stages[index], join)
             join.step(Event.STOP)
         state.joins.clear()
@@ -310,7 +352,10 @@ class Flow:
 def _token(like: Token | AttemptState, edge: EdgeId, kind: Kind, fault: Fault) -> Token:
     """A token of the same attempt."""
     return Token(
-        like.key, edge, kind, like.requester, like.route, like.deadline_us, fault=fault, trace=like.trace
+        *(like.key, edge, kind, like.requester, like.route, like.deadline_us),
+        fault=fault,
+        trace=like.trace,
+        priority=like.priority,
     )
 
 

@@ -55,6 +55,8 @@ class Counters:
     """New attempts refused because their requester has no credit left."""
     no_room: int = 0
     """Attempts refused because a bound in `SessionLimits` or of the plan was reached."""
+    hopeless: int = 0
+    """Work refused because it could not have been done before its deadline."""
     undeliverable: int = 0
     """Tokens that no link would take."""
     evicted: int = 0

@@ -9,21 +9,31 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from collab.codec.envelope import EnvelopeLimits, decode_envelope, encode_envelope
+from collab.codec.verbs import DRAINING
 from collab.codec.wire import Buffer
 from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
 from collab.core.token import Fault, Hop, Kind, Token
 from collab.core.validate import flow
-from collab.errors import CollabError, LimitExceeded, NotLoaded, ProtocolError, StoreError, UsageError
+from collab.errors import (
+    CollabError,
+    LimitExceeded,
+    NotLoaded,
+    Overloaded,
+    ProtocolError,
+    StoreError,
+    UsageError,
+)
 from collab.link.link import Handler, Link
 from collab.link.links import Links
 from collab.link.relay import relay_address
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.device import Device, describe_device
+from collab.node.flow import unknown
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
-from collab.node.session import Action, Compute, Computed, Send, Session, SessionLimits, Work
+from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
 from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.verbs import Caller, Dispatcher
@@ -41,6 +51,8 @@ _QUIET_US = 300_000
 
 _LINK_WAIT_S = 2.0
 """How long preparing waits for links of the plan's transports; without them others carry its tokens."""
+
+_TELL_S = 2.0
 
 MakeLinks = Callable[[Handler], Links]
 
@@ -67,8 +79,9 @@ class NodeService(Handler):
         self.on_serving: Callable[[bool], Awaitable[None]] | None = None
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
-        self.session = Session(self.name, limits)
-        self.stages = Stages(self.name, store, backends, self._computed, self.session.wanted)
+        self.stages = Stages(self.name, store, backends, self._computed)
+        expected = self.stages.expected_us if config.refuse_hopeless else unknown
+        self.session = Session(self.name, limits, expected)
         self.backends = backends
         self.links = make_links(self)
         self.membership = Membership(self.links, security, make_discoveries)
@@ -152,11 +165,23 @@ class NodeService(Handler):
         return self._in_flight()
 
     def drain(self) -> None:
-        """Admit nothing more."""
+        """Admit nothing more, and tell requesters to go elsewhere."""
+        if not self.draining:
+            for link in self.links.all():
+                self._tell_drained(link)
         self.draining = True
         self.session.drain()
         if self.on_serving is not None:
             self._spawn(self.on_serving(False))
+
+    def _tell_drained(self, link: Link) -> None:
+        async def tell() -> None:
+            # One of an older release, or that is gone, learns it from a refusal.
+            with suppress(CollabError):
+                await link.call(DRAINING, timeout_s=_TELL_S)
+
+        if link.peer.role != "node":
+            self._spawn(tell())
 
     def _in_flight(self) -> int:
         return sum(info.in_flight for info in self.session.plans())
@@ -301,6 +326,8 @@ class NodeService(Handler):
                         failed.append(action.token)
                 elif isinstance(action, Compute):
                     self._compute(action)
+                elif isinstance(action, Drop):
+                    self._drop(action.work)
                 else:
                     self._forget_times(action.plan, action.epoch)
                     self._spawn(self.stages.unload(action.plan, action.epoch))
@@ -323,11 +350,18 @@ class NodeService(Handler):
 
     def _compute(self, action: Compute) -> None:
         worker = self.stages.worker(action.plan, action.epoch, action.stage)
-        if worker is None:
-            fault = Fault(NotLoaded.code, "the stage was unloaded", self.name, str(action.stage))
+        try:
+            if worker is None:
+                raise NotLoaded(f"stage {action.stage} was unloaded")
+            worker.submit(action.work, action.inputs, action.deadline_us, action.priority, action.requester)
+        except (NotLoaded, Overloaded) as error:
+            fault = Fault(error.code, str(error))
             self._perform(self.session.computed(action.work, fault, monotonic_us()))
-            return
-        worker.submit(action.work, action.inputs, action.deadline_us)
+
+    def _drop(self, work: Work) -> None:
+        worker = self.stages.worker(work.key.plan, work.key.epoch, work.stage)
+        if worker is not None:
+            worker.drop(work)
 
     def _arm(self) -> None:
         """Wake up when the session next has something to do by itself."""
@@ -348,6 +382,8 @@ class NodeService(Handler):
     def link_up(self, link: Link) -> None:
         """A peer can be found."""
         log.info("link up: %s (%s) at %s", link.peer.name, link.peer.role, link.connection.address)
+        if self.draining:
+            self._tell_drained(link)
 
     def link_down(self, link: Link, error: CollabError) -> None:
         """A link ended; its peer is lost unless another link to it lives."""

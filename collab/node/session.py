@@ -12,16 +12,15 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from collab.client.actions import Send
-from collab.client.wiring import OUTSIDE
+from collab.client.wiring import OUTSIDE, StageWiring
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
 from collab.core.token import Fault, Kind, Token
 from collab.errors import NodeLost, NotLoaded, Overloaded, ProtocolError, Refused
-from collab.node.actions import Action, Compute, Computed, Free, Work
+from collab.node.actions import Action, Compute, Computed, Drop, Free, Work
 from collab.node.attempts import AttemptState, Shelf
 from collab.node.deployments import Deployments, LoadedPlan, PlanInfo, Version
-from collab.node.flow import Flow, failed
-from collab.node.join import Phase
+from collab.node.flow import Expected, Flow, failed, unknown
 from collab.node.lanes import Lanes
 from collab.node.leases import Lease
 from collab.node.limits import SessionLimits
@@ -30,6 +29,7 @@ __all__ = [
     "Action",
     "Compute",
     "Computed",
+    "Drop",
     "Free",
     "Lease",
     "PlanInfo",
@@ -46,11 +46,14 @@ _ERROR, _CANCEL, _FAILED = Kind.ERROR, Kind.CANCEL, Kind.FAILED
 class Session:
     """One node's part in every plan that it has loaded."""
 
-    def __init__(self, node: NodeName, limits: SessionLimits = SessionLimits()) -> None:
+    def __init__(
+        self, node: NodeName, limits: SessionLimits = SessionLimits(), expected: Expected = unknown
+    ) -> None:
+        """``expected`` knows the queues of stages, for refusing what they could not do in time."""
         self.node = node
         self.draining = False
         self._deployments = Deployments(node, limits)
-        self._flow = Flow(node, limits)
+        self._flow = Flow(node, limits, expected)
         self._attempts = self._flow.attempts
         self._counters = self._flow.counters
 
@@ -153,10 +156,19 @@ class Session:
 
     # --- admission -----------------------------------------------------------
 
-    def lease(self, plan: PlanName, epoch: Epoch, requester: NodeName, want: int, now_us: int) -> Lease:
-        """Make ``want`` the requester's credits, as far as some are free: it may get 0.
+    def lease(
+        self,
+        plan: PlanName,
+        epoch: Epoch,
+        requester: NodeName,
+        want: int,
+        now_us: int,
+        short: bool = False,
+    ) -> Lease:
+        """Make ``want`` the requester's credits, as far as that is fair to others: it may get 0.
 
-        Asking again renews the lease.  Raises `NotLoaded` where attempts of that epoch do not enter.
+        Asking again renews the lease; ``short`` says that the last one was not enough.  Raises
+        `NotLoaded` where attempts of that epoch do not enter.
         """
         loaded = self._deployments.find(plan, epoch)
         if loaded is None or not loaded.committed:
@@ -165,7 +177,7 @@ class Session:
             nodes = ", ".join(loaded.wiring.stages[loaded.wiring.entry].nodes)
             raise NotLoaded(f"plan {plan!r} is entered on {nodes}, not on node {self.node!r}; ask there")
         closed = self.draining or loaded.retired
-        return loaded.leases.ask(requester, 0 if closed else want, now_us)
+        return loaded.leases.ask(requester, 0 if closed else want, now_us, loaded.admitted, short=short)
 
     def release(self, plan: PlanName, epoch: Epoch, requester: NodeName) -> None:
         """Give a requester's credits back."""
@@ -196,12 +208,6 @@ class Session:
     def tombstones(self) -> int:
         """Attempts that are over here and still remembered."""
         return self._attempts.tombstones
-
-    def wanted(self, work: Work) -> bool:
-        """Whether a result is still of use; lets a worker skip what was cancelled."""
-        state = self._attempts.get(work.key)
-        join = state.joins.get(work.stage) if state is not None else None
-        return join is not None and join.phase is Phase.COMPUTING
 
     # --- tokens --------------------------------------------------------------
 
@@ -319,37 +325,52 @@ class Session:
         if enters or state is None or state.shelf is not Shelf.LIVE:
             if state is not None and self._flow.is_over(state, token):
                 return
-            cause = self._refusal(token, state, loaded, enters, now_us)
-            if cause is not None:
-                stage = loaded.wiring.stages[loaded.wiring.edges[token.edge].target]
-                self._refuse(peer, token, *cause, stage.id, actions)
+            stage = loaded.wiring.stages[loaded.wiring.edges[token.edge].target]
+            fault = self._refusal(token, stage, state, loaded, enters, now_us)
+            if fault is not None:
+                actions.append(Send(peer, failed(token, token.edge, fault)))
                 return
             state = state or self._attempts.open(token, loaded, lanes, now_us)
             if enters:
                 self._attempts.admit(state)
+                if loaded.leases is not None:
+                    in_flight = loaded.admitted.get(state.requester, 0) + (state.shelf is not Shelf.LIVE)
+                    loaded.leases.used(state.requester, in_flight, now_us)
         self._flow.deliver(state, token, now_us, actions)
         self._flow.run(state, now_us, actions)
 
     def _refusal(
-        self, token: Token, state: AttemptState | None, loaded: LoadedPlan, enters: bool, now_us: int
-    ) -> tuple[str, str] | None:
-        """Code and message, if there is no place for an attempt; one that is too late needs none."""
+        self,
+        token: Token,
+        stage: StageWiring,
+        state: AttemptState | None,
+        loaded: LoadedPlan,
+        enters: bool,
+        now_us: int,
+    ) -> Fault | None:
+        """Why there is no place for an attempt; one that is too late needs none."""
         if now_us >= token.deadline_us:
             return None
         if enters:
             if self.draining or loaded.retired:
                 self._counters.retired += 1
                 who = f"node {self.node!r} is draining" if self.draining else f"{loaded} is retired here"
-                return NotLoaded.code, f"{who}; ask for the plan's current epoch and nodes"
+                message = f"{who}; ask for the plan's current epoch and nodes"
+                return Fault(NotLoaded.code, message, self.node, stage.id)
             granted = loaded.leases.granted(token.requester, now_us) if loaded.leases is not None else 0
             if loaded.admitted.get(token.requester, 0) >= granted:
                 self._counters.no_lease += 1
-                return Overloaded.code, f"{loaded}: requester {token.requester!r} holds {granted} credits"
+                message = f"{loaded}: requester {token.requester!r} holds {granted} credits"
+                return Fault(Overloaded.code, message, self.node, stage.id, granted)
+            if token.kind is Kind.VALUE:
+                hopeless = self._flow.hopeless(token, stage, token.deadline_us, now_us)
+                if hopeless is not None:
+                    return hopeless
         if state is None or state.shelf is not Shelf.LIVE:
             bound = self._attempts.full(loaded, token.requester)
             if bound is not None:
                 self._counters.no_room += 1
-                return Overloaded.code, f"{loaded}: {bound}"
+                return Fault(Overloaded.code, f"{loaded}: {bound}", self.node, stage.id)
         return None
 
     def _refuse(

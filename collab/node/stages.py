@@ -10,11 +10,12 @@ from typing import TypeVar
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan, StageSpec
 from collab.core.tensor import TensorSpec
+from collab.core.token import Priority
 from collab.core.validate import flow
 from collab.errors import BackendError, PlanError
-from collab.node.program import Program
+from collab.node.program import Program, monotonic_us
 from collab.node.store import Store
-from collab.node.worker import Done, Wanted, Worker
+from collab.node.worker import Done, Worker
 from collab.runtime.base import Backend, LoadedStage
 
 T = TypeVar("T")
@@ -35,14 +36,11 @@ class _LoadedEpoch:
 class Stages:
     """Workers by plan, epoch and stage; the disk and the loading stay off the event loop."""
 
-    def __init__(
-        self, node: NodeName, store: Store, backends: Mapping[str, Backend], done: Done, wanted: Wanted
-    ) -> None:
+    def __init__(self, node: NodeName, store: Store, backends: Mapping[str, Backend], done: Done) -> None:
         self.store = store
         self._node = node
         self._backends = backends
         self._done = done
-        self._wanted = wanted
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="collab-disk")
         self._loaded: dict[tuple[PlanName, Epoch], _LoadedEpoch] = {}
         self._loading: dict[tuple[PlanName, Epoch], Plan] = {}
@@ -72,6 +70,13 @@ class Stages:
         """The worker of a loaded stage, by the stage's index."""
         loaded = self._loaded.get((name, epoch))
         return loaded.workers.get(stage) if loaded else None
+
+    def expected_us(
+        self, name: PlanName, epoch: Epoch, stage: int, priority: Priority, requester: NodeName
+    ) -> int | None:
+        """How long one more job of a requester would take a stage; None where it should be tried."""
+        worker = self.worker(name, epoch, stage)
+        return worker.expected_us(priority, requester, monotonic_us()) if worker is not None else None
 
     def specs(self, name: PlanName, epoch: Epoch, edge: int) -> Specs | None:
         """The tensors that an edge of a loaded plan carries; None if there is no such edge here."""
@@ -103,7 +108,7 @@ class Stages:
         finally:
             del self._loading[key]
         loop = asyncio.get_running_loop()
-        workers = {plan.stage_index(p.stage.id): Worker(p, loop, self._done, self._wanted) for p in programs}
+        workers = {plan.stage_index(p.stage.id): Worker(p, loop, self._done) for p in programs}
         self._loaded[key] = _LoadedEpoch(plan, workers)
 
     def _program(self, plan: Plan, stage: StageSpec) -> Program:

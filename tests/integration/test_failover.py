@@ -174,7 +174,7 @@ def test_a_run_tells_the_paths_and_the_retries(
     )
     collab("deploy", plan)
     load = ("--input", inputs, "--expect", expected, "--concurrency", 4, "--json")
-    said = json.loads(collab("run", plan, *load, "--attempts", 2, "--hedge").out)
+    said = json.loads(collab("run", plan, *load, "--attempts", 2, "--hedge", "--priority", "high").out)
     assert (said["failed"], said["wrong"]) == (0, 0)
     assert sum(said["paths"].values()) == len(digits.requests)
     assert len(said["paths"]) > 1

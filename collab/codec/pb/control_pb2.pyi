@@ -203,14 +203,16 @@ class GetPlanReply(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., json: _Optional[bytes] = ...) -> None: ...
 
 class LeaseRequest(_message.Message):
-    __slots__ = ("plan", "epoch", "want")
+    __slots__ = ("plan", "epoch", "want", "short")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     WANT_FIELD_NUMBER: _ClassVar[int]
+    SHORT_FIELD_NUMBER: _ClassVar[int]
     plan: str
     epoch: int
     want: int
-    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., want: _Optional[int] = ...) -> None: ...
+    short: bool
+    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., want: _Optional[int] = ..., short: _Optional[bool] = ...) -> None: ...
 
 class LeaseReply(_message.Message):
     __slots__ = ("granted", "valid_us")
@@ -405,6 +407,14 @@ class DrainReply(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     in_flight: int
     def __init__(self, in_flight: _Optional[int] = ...) -> None: ...
+
+class DrainingRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrainingReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class PutRevocationsRequest(_message.Message):
     __slots__ = ("crl",)

@@ -16,6 +16,13 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CANCEL: _ClassVar[Kind]
     FAILED: _ClassVar[Kind]
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    LOW: _ClassVar[Priority]
+    NORMAL: _ClassVar[Priority]
+    HIGH: _ClassVar[Priority]
+
 class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DTYPE_UNSPECIFIED: _ClassVar[DType]
@@ -39,6 +46,10 @@ ABSENT: Kind
 ERROR: Kind
 CANCEL: Kind
 FAILED: Kind
+PRIORITY_UNSPECIFIED: Priority
+LOW: Priority
+NORMAL: Priority
+HIGH: Priority
 DTYPE_UNSPECIFIED: DType
 BOOL: DType
 INT8: DType
@@ -78,16 +89,18 @@ class Tensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[DType, str]] = ..., bytes: _Optional[int] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Fault(_message.Message):
-    __slots__ = ("code", "message", "node", "stage")
+    __slots__ = ("code", "message", "node", "stage", "granted")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
     node: str
     stage: str
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., node: _Optional[str] = ..., stage: _Optional[str] = ...) -> None: ...
+    granted: int
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., node: _Optional[str] = ..., stage: _Optional[str] = ..., granted: _Optional[int] = ...) -> None: ...
 
 class Hop(_message.Message):
     __slots__ = ("stage", "node", "queue_us", "decode_us", "compute_us", "encode_us", "raw_bytes", "sent_bytes", "codec_error", "codec_fallbacks")
@@ -132,7 +145,7 @@ class TensorTable(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
 class Header(_message.Message):
-    __slots__ = ("context", "request", "attempt", "edge", "kind", "budget_us", "tensors", "fault", "reason", "hops", "trace", "sequence", "more", "conversation", "step")
+    __slots__ = ("context", "request", "attempt", "edge", "kind", "budget_us", "tensors", "fault", "reason", "hops", "trace", "sequence", "more", "conversation", "step", "priority")
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +161,7 @@ class Header(_message.Message):
     MORE_FIELD_NUMBER: _ClassVar[int]
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     context: bytes
     request: bytes
     attempt: int
@@ -163,4 +177,5 @@ class Header(_message.Message):
     more: bool
     conversation: bytes
     step: int
-    def __init__(self, context: _Optional[bytes] = ..., request: _Optional[bytes] = ..., attempt: _Optional[int] = ..., edge: _Optional[int] = ..., kind: _Optional[_Union[Kind, str]] = ..., budget_us: _Optional[int] = ..., tensors: _Optional[bytes] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., reason: _Optional[str] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ..., trace: _Optional[bytes] = ..., sequence: _Optional[int] = ..., more: _Optional[bool] = ..., conversation: _Optional[bytes] = ..., step: _Optional[int] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, context: _Optional[bytes] = ..., request: _Optional[bytes] = ..., attempt: _Optional[int] = ..., edge: _Optional[int] = ..., kind: _Optional[_Union[Kind, str]] = ..., budget_us: _Optional[int] = ..., tensors: _Optional[bytes] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., reason: _Optional[str] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ..., trace: _Optional[bytes] = ..., sequence: _Optional[int] = ..., more: _Optional[bool] = ..., conversation: _Optional[bytes] = ..., step: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...

@@ -99,10 +99,23 @@ def test_a_request_whose_node_and_then_its_replica_fail_tries_the_first_again():
     r = requester(PAIR)
     token = only(submit(r)).token
     first = token.route[1]
-    (second,) = values(r.receive("a", failed(r, token, "overloaded", first, "s1"), 1))
-    (third,) = values(r.receive("a", failed(r, second, "overloaded", second.route[1], "s1"), 2))
+    (second,) = values(r.receive("a", failed(r, token, "not_loaded", first, "s1"), 1))
+    (third,) = values(r.receive("a", failed(r, second, "not_loaded", second.route[1], "s1"), 2))
     assert (second.route[1], third.route[1]) == (other(first), first)
-    assert resolved(r.receive("a", failed(r, third, "overloaded", first, "s1"), 3)).code == "overloaded"
+    assert resolved(r.receive("a", failed(r, third, "not_loaded", first, "s1"), 3)).code == "not_loaded"
+
+
+def test_a_replica_with_too_much_to_do_is_not_asked_again_and_is_not_taken_for_failing():
+    r = requester(PAIR)
+    token = only(submit(r)).token
+    first = token.route[1]
+    (second,) = values(r.receive("a", failed(r, token, "overloaded", first, "s1"), 1))
+    assert second.route[1] == other(first)
+    actions = r.receive("a", failed(r, second, "overloaded", other(first), "s1"), 2)
+    assert not values(actions)
+    assert resolved(actions).code == "overloaded"
+    routes = {only(submit(r, bytes([i]) * 16, now=3)).token.route[1] for i in range(6)}
+    assert routes == {first, other(first)}
 
 
 def test_a_third_replica_is_preferred_to_one_that_has_failed_the_request():

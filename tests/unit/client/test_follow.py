@@ -10,6 +10,7 @@ import pytest
 from collab.client.follow import Follower
 from collab.client.runner import Result
 from collab.core.plan import Plan
+from collab.core.token import Priority
 from collab.core.validate import convert_plan
 from collab.errors import NodeLost, NotLoaded, Overloaded, PeerUnreachable, StageFailed
 from tests.unit.core.trees import chain
@@ -28,7 +29,7 @@ class Client:
         self.hold: asyncio.Event | None = None
         self.asked: list[float] = []
 
-    async def run(self, inputs, deadline_s: float) -> Result:
+    async def run(self, inputs, deadline_s: float, priority: Priority = Priority.NORMAL) -> Result:
         self.asked.append(deadline_s)
         error = self.error
         if self.hold is not None:

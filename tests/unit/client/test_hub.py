@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from collab.client.hub import ClientHub
-from collab.errors import LinkLost
+from collab.codec.verbs import DRAINING
+from collab.errors import LinkLost, Refused
 from collab.link.suspicion import Health
 
 
@@ -29,6 +32,10 @@ class Requests:
 
     def node_down(self, node: str) -> None:
         self.told.append(("down", node))
+
+    def node_draining(self, node: str, draining: bool) -> None:
+        if draining or ("draining", node) in self.told:
+            self.told.append(("draining" if draining else "serving", node))
 
     def awaits(self, node: str) -> bool:
         return node == self.waits_for
@@ -74,3 +81,20 @@ def test_a_link_is_waited_on_while_a_request_may_be_in_its_node():
     made = hub(None, Requests("p"), Requests("q", waits_for="b"))
     assert made.awaits(link("b"))
     assert not made.awaits(link("a"))
+
+
+async def test_a_node_that_drains_is_avoided_by_all_clients_until_it_is_linked_anew():
+    early, late = Requests("p"), Requests("q")
+    made = hub(link("b"), early)
+    assert await made.call(link("b"), DRAINING, memoryview(b"")) == b""
+    made.add(late)
+    made.link_recovered(link("b"))
+    assert early.told == [("draining", "b"), ("up", "b")]
+    assert late.told == [("draining", "b"), ("up", "b")]
+    made.link_up(link("b"))
+    assert early.told[2:] == [("serving", "b"), ("up", "b")]
+
+
+async def test_clients_serve_no_verbs_of_nodes():
+    with pytest.raises(Refused, match="Describe: this is a client"):
+        await ClientHub().call(link("b"), "Describe", memoryview(b""))

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from collab.codec.envelope import (
     MAX_BUDGET_US,
+    MAX_GRANTED,
     MAX_ID,
     MAX_TEXT,
     MAX_TRACE_BYTES,
@@ -24,7 +25,7 @@ from collab.codec.pb import envelope_pb2 as pb
 from collab.codec.tensors import EncodedTensor
 from collab.codec.wire import MAX_HEADER_BYTES, frame, unframe
 from collab.core.tensor import ITEMSIZE, MAX_RANK, TensorSpec
-from collab.core.token import Fault, Hop, Key, Kind, Token
+from collab.core.token import Fault, Hop, Key, Kind, Priority, Token
 from collab.errors import LimitExceeded, ProtocolError
 
 NOW_US = 5_000_000
@@ -56,7 +57,14 @@ hops = st.builds(
     compute_us=U64,
     encode_us=U64,
 )
-faults = st.builds(Fault, code=st.text("abc_", max_size=20), message=names, node=names, stage=names)
+faults = st.builds(
+    Fault,
+    code=st.text("abc_", max_size=20),
+    message=names,
+    node=names,
+    stage=names,
+    granted=st.none() | st.integers(0, MAX_GRANTED),
+)
 
 
 @st.composite
@@ -76,6 +84,7 @@ def tokens(draw) -> Token:
         trace=draw(st.binary(max_size=60)),
         sequence=draw(U32),
         last=draw(st.booleans()),
+        priority=draw(st.sampled_from(Priority)),
     )
 
 
@@ -354,6 +363,19 @@ def test_a_faults_texts_are_cut_and_cleaned():
     got = envelope.decoded().fault
     assert len(got.message) == MAX_TEXT
     assert {len(got.code), len(got.node), len(got.stage)} == {MAX_ID}
+
+
+@pytest.mark.parametrize("number", [0, 4, 1000])
+def test_a_priority_that_is_not_known_is_normal(number):
+    envelope = Opened(value(priority=Priority.HIGH))
+    envelope.change(priority=number)
+    assert envelope.decoded().priority is Priority.NORMAL
+
+
+def test_credits_of_a_fault_are_bounded():
+    fault = Fault("overloaded", "full", "a", "s", 1 << 31)
+    sent = Token(Key("p", 1, bytes(16), 0), 0, Kind.FAILED, "r", (), NOW_US, fault=fault)
+    assert decode_envelope(joined(encode_envelope(sent, NOW_US)), NOW_US).fault.granted == MAX_GRANTED
 
 
 @pytest.mark.parametrize("kind", [Kind.ERROR, Kind.FAILED])

@@ -8,6 +8,7 @@ from collab.client.actions import Send
 from collab.client.wiring import entry
 from collab.core.plan import Plan
 from collab.core.token import Fault, Hop, Key, Kind, Token
+from collab.node.flow import Expected, unknown
 from collab.node.session import Compute, Computed, Session, SessionLimits
 
 R = b"r" * 16
@@ -21,10 +22,15 @@ def bare(node: Any, limits: SessionLimits = SessionLimits()) -> Any:
 
 
 def session(
-    node: Any, plan: Plan, epoch: Any = 1, limits: SessionLimits = SessionLimits(), lease: int = 64
+    node: Any,
+    plan: Plan,
+    epoch: Any = 1,
+    limits: SessionLimits = SessionLimits(),
+    lease: int = 64,
+    expected: Expected = unknown,
 ) -> Any:
     """A node with a plan; where requests enter, requester ``r`` has a lease."""
-    made = bare(node, limits)
+    made: Any = Session(node, limits, expected)
     made.restore(plan, epoch, 0)
     if node in plan.stage(entry(plan)).nodes:
         made.lease(plan.name, epoch, "r", lease, 0)

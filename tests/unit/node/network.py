@@ -19,7 +19,7 @@ from collab.core.token import Fault, Hop, Kind, Token
 from collab.errors import NotLoaded, RequestError
 from collab.node.attempts import Shelf
 from collab.node.join import Phase
-from collab.node.session import Compute, Computed, Free, Session, SessionLimits
+from collab.node.session import Compute, Computed, Drop, Free, Session, SessionLimits
 
 GRAIN_US = 1_000
 """Timers may be late by this much."""
@@ -232,6 +232,9 @@ class Network:
                 assert self.now_us <= request.deadline_us + GRAIN_US, "resolved after its deadline"
                 if isinstance(action.outcome, Answer):
                     self.check(request, action.outcome)
+            elif isinstance(action, Drop):
+                dropped = [j for j in self.jobs if j.node == name and j.compute.work == action.work]
+                self.jobs = [job for job in self.jobs if job not in dropped]
             else:
                 assert isinstance(action, Free)
 

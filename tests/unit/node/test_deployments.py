@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from collab.core.token import Kind
 from collab.errors import Conflict, LimitExceeded, NotLoaded, PlanError, Refused
-from collab.node.session import Compute, Free, SessionLimits
+from collab.node.session import Compute, Drop, Free, SessionLimits
 from tests.unit.node.cases import bare, only, token
 from tests.unit.node.plans import chain
 
@@ -110,7 +110,8 @@ def test_an_aborted_epoch_is_unloaded_and_its_number_can_be_used():
     b.prepare("p", 1, ABC.digest, "one", 0)
     only(b.receive("a", token(ABC, 1), 0))
     assert b.abort("p", 1, ABC.digest, "two", 0) == []
-    send, free = b.abort("p", 1, ABC.digest, "one", 0)
+    drop, send, free = b.abort("p", 1, ABC.digest, "one", 0)
+    assert isinstance(drop, Drop)
     assert (send.token.kind, send.token.fault.code) == (Kind.ERROR, "not_loaded")
     assert free == Free("p", 1)
     assert not b.loaded("p", 1)

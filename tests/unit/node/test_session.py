@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from collab.core.plan import FireAny, FireQuorum
-from collab.core.token import Fault, Hop, Kind
+from collab.core.token import Fault, Hop, Kind, Priority
 from collab.errors import NotLoaded
-from collab.node.session import Compute, Computed, SessionLimits
+from collab.node.session import Compute, Computed, Drop, SessionLimits
 from tests.unit.node.cases import LATER, bare, counted, only, result, sent, session, token
 from tests.unit.node.plans import GUARD, IN, chain, diamond, edge, ensemble, plan, stage
 
@@ -430,9 +432,9 @@ def test_a_cancel_frees_the_join_and_follows_the_edges_once():
     p = diamond()
     b = session("b", p)
     compute = only(b.receive("a", token(p, 1), 0))
-    assert b.wanted(compute.work)
-    assert sent(b.receive("a", token(p, 1, CANCEL), 0)) == [("d", 3, CANCEL)]
-    assert not b.wanted(compute.work)
+    actions = b.receive("a", token(p, 1, CANCEL), 0)
+    assert sent(actions) == [("d", 3, CANCEL)]
+    assert actions[0] == Drop(compute.work)
     assert b.computed(compute.work, result(compute), 0) == []
     assert b.receive("a", token(p, 1, CANCEL), 0) == []
     assert b.in_flight == 0
@@ -524,7 +526,7 @@ def test_a_broken_link_is_told_but_frees_nothing():
     compute = only(a.receive("r", token(p, 0), 0))
     broken = Fault("link_lost", "broke", "d", "d")
     assert sent(a.receive("b", token(p, 1, FAILED, fault=broken), 0)) == [("r", 0, FAILED)]
-    assert a.wanted(compute.work)
+    assert sent(a.computed(compute.work, result(compute), 0))
 
 
 def test_a_token_that_cannot_be_sent_becomes_a_failure_naming_its_consumer():
@@ -674,8 +676,9 @@ def test_a_result_after_the_deadline_is_an_error():
 def test_a_stage_that_still_computes_at_the_deadline_is_given_up():
     b = session("b", ABC)
     compute = only(b.receive("a", token(ABC, 1), 0))
-    assert sent(b.tick(LATER)) == [("c", 2, ERROR)]
-    assert not b.wanted(compute.work)
+    actions = b.tick(LATER)
+    assert actions[0] == Drop(compute.work)
+    assert sent(actions) == [("c", 2, ERROR)]
     assert b.computed(compute.work, result(compute), LATER) == []
 
 
@@ -722,18 +725,60 @@ def test_what_entered_elsewhere_does_not_use_up_the_lease():
     assert isinstance(only(a.receive("r", token(p, 0, request=b"2" * 16), 0)), Compute)
 
 
-def test_credits_are_leased_as_far_as_they_reach_and_come_back():
+def test_credits_are_leased_fairly_and_come_back():
     p = chain("a", credits=10)
     a = session("a", p, lease=6)
-    assert a.lease("p", 1, "q", 8, 0).granted == 4
-    assert a.lease("p", 1, "z", 1, 0).granted == 0
+    assert a.lease("p", 1, "q", 8, 0).granted == 5
+    assert a.lease("p", 1, "z", 1, 0).granted == 1
     assert a.lease("p", 1, "r", 2, 0).granted == 2
-    assert a.lease("p", 1, "q", 8, 0).granted == 8
+    assert a.lease("p", 1, "q", 8, 0).granted == 7
     a.release("p", 1, "r")
-    assert a.lease("p", 1, "z", 5, 0).granted == 2
+    assert a.lease("p", 1, "z", 5, 0).granted == 5
     expires = a.lease("p", 1, "q", 8, 5).expires_us
     assert expires == 5 + SessionLimits().lease_us
     assert a.lease("p", 1, "z", 99, expires).granted == 10
+
+
+def test_a_refusal_for_lack_of_a_credit_says_how_many_there_are():
+    p = chain("a", "b", credits=4)
+    a = session("a", p, lease=4)
+    for i in range(4):
+        assert isinstance(only(a.receive("r", token(p, 0, request=bytes([i]) * 16), 0)), Compute)
+    assert a.lease("p", 1, "q", 4, 0).granted == 2
+    fault = only(a.receive("r", token(p, 0, request=b"5" * 16), 0)).token.fault
+    assert (fault.code, fault.granted) == ("overloaded", 2)
+    assert isinstance(only(a.receive("q", token(p, 0, request=b"q" * 16, requester="q"), 0)), Compute)
+
+
+# --- work that cannot be done in time --------------------------------------------
+
+
+def test_an_attempt_is_refused_where_its_entry_could_not_be_done_in_time():
+    p = chain("a", "b")
+    a = session("a", p, expected=lambda *of: 200_000)
+    assert isinstance(only(a.receive("r", token(p, 0), 0)), Compute)
+    send = only(a.receive("r", token(p, 0, request=b"s" * 16, deadline_us=150_000), 1_000))
+    assert (send.peer, send.token.kind, send.token.fault.code) == ("r", FAILED, "overloaded")
+    assert send.token.fault.granted is None
+    assert "with its queue it would take 200 ms, and 149 ms" in send.token.fault.message
+    assert (a.in_flight, counted(a)) == (1, {"hopeless": 1})
+
+
+def test_a_later_stage_that_could_not_be_done_in_time_answers_with_an_error_on_its_edges():
+    asked = []
+
+    def expected(*of: Any) -> int:
+        asked.append(of)
+        return 200_000
+
+    b = session("b", ABC, expected=expected)
+    late = token(ABC, 1, deadline_us=150_000, priority=Priority.HIGH)
+    send = only(b.receive("a", late, 0))
+    assert (send.peer, send.token.edge, send.token.kind) == ("c", 2, ERROR)
+    assert (send.token.fault.code, send.token.fault.node, send.token.fault.stage) == ("overloaded", "b", "s1")
+    assert send.token.priority is Priority.HIGH
+    assert asked == [("p", 1, 1, Priority.HIGH, "r")]
+    assert (b.in_flight, counted(b)) == (0, {"hopeless": 1})
 
 
 def test_replicas_of_the_entry_split_the_credits():

@@ -54,7 +54,7 @@ def ignore(*_: object) -> None:
 
 
 def stages(store: Store, backend: Functions, name: str = "a") -> Stages:
-    return Stages(NodeName(name), store, {"function": backend}, ignore, lambda _: True)
+    return Stages(NodeName(name), store, {"function": backend}, ignore)
 
 
 async def test_a_node_loads_its_own_stages_and_no_other(store: Store):

@@ -1,0 +1,319 @@
+"""Twice as many requests as a chain can answer: what is answered in time, and how soon the rest is refused.
+
+Three node processes whose stages are stretched, so that computing is what limits them.  First
+a closed loop measures the capacity, then an open loop (Poisson, seeded) asks for twice that with
+a deadline of 200 ms or five times the latency of a single request: with admission by deadline
+and without, from two clients of which one asks four times as much, and in three classes.
+Every phase with its own capacity, measured just before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.figures import Figure, run
+from benchmarks.models import convolutions
+from benchmarks.soak import resident_mb
+from collab.assembly import build_cluster
+from collab.cli.connect import reach
+from collab.client.policy import RetryPolicy
+from collab.client.runner import PlanClient
+from collab.codec.tensors import Array
+from collab.coordinator import planning
+from collab.coordinator.deploy import deploy
+from collab.coordinator.local import LocalNodes
+from collab.core.ids import PlanName
+from collab.core.plan import Plan
+from collab.core.token import Priority
+from collab.errors import CollabError, DeadlineExceeded, Overloaded
+from collab.graph import parse_model
+
+NODES = ("a", "b", "c")
+STRETCH = 20
+CREDITS = 64
+LOAD = 2.0
+"""Requests asked for in multiples of the capacity."""
+CLOSED = 8
+"""Requests under way in the closed loop; more add nothing to three stages."""
+CLASSES = {Priority.HIGH: 0.15, Priority.NORMAL: 0.6, Priority.LOW: 0.25}
+UNFAIR = 4
+"""How many times as much the greedy client asks."""
+
+Request = dict[str, Array]
+
+
+class Asked(NamedTuple):
+    """How one request of an open loop ended: ``answered``, ``refused``, ``late`` or another code."""
+
+    end: str
+    ms: float
+    priority: Priority
+    delay_ms: float
+    """How late it was asked for: this process was busy."""
+
+
+@dataclass
+class Outcome:
+    """An open loop's requests."""
+
+    seconds: float
+    asked: list[Asked] = field(default_factory=list)
+
+    def count(self, end: str, priority: Priority | None = None) -> int:
+        """Requests that ended so."""
+        return sum(a.end == end and priority in (None, a.priority) for a in self.asked)
+
+    @property
+    def goodput(self) -> float:
+        """Answers within the deadline, a second."""
+        return self.count("answered") / self.seconds
+
+    def times(self, end: str) -> list[float]:
+        """How long they took, in ms, in order."""
+        return sorted(a.ms for a in self.asked if a.end == end)
+
+    def share(self, end: str, priority: Priority) -> float:
+        """Of the requests of a class, in percent."""
+        return 100 * self.count(end, priority) / max(1, sum(a.priority is priority for a in self.asked))
+
+    def __str__(self) -> str:
+        ends = Counter(a.end for a in self.asked)
+        return ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+
+
+class Bench:
+    """Nodes with a plan, and clients of it."""
+
+    def __init__(self, plan: Plan, local: LocalNodes, request: Request, seed: int) -> None:
+        self._plan = plan
+        self._local = local
+        self._request = request
+        self._chance = Random(seed)
+
+    @asynccontextmanager
+    async def client(self, refuse: bool = True) -> AsyncIterator[PlanClient]:
+        """One more requester, with links of its own."""
+        async with build_cluster() as cluster:
+            await reach(cluster, self._local.endpoints)
+            client = await cluster.open(self._plan, CREDITS, RetryPolicy(refuse_hopeless=refuse))
+            yield client
+            await cluster.release(client)
+
+    def memory_mb(self) -> float:
+        """Resident memory of all nodes."""
+        return sum(resident_mb(node.pid) for node in self._local.nodes.values())
+
+    async def closed(self, client: PlanClient, at_a_time: int, seconds: float) -> tuple[float, float]:
+        """Answers a second and median latency in ms, with so many requests under way."""
+        took: list[float] = []
+        end = time.perf_counter() + seconds
+
+        async def worker() -> None:
+            while time.perf_counter() < end:
+                took.append((await client.run(self._request, 60.0)).total_ms)
+
+        start = time.perf_counter()
+        await asyncio.gather(*(worker() for _ in range(at_a_time)))
+        return len(took) / (time.perf_counter() - start), float(np.median(took))
+
+    async def open(
+        self,
+        client: PlanClient,
+        rate: float,
+        seconds: float,
+        deadline_s: float,
+        classes: dict[Priority, float] | None = None,
+    ) -> Outcome:
+        """Requests at random times, whatever becomes of those before."""
+        outcome = Outcome(seconds)
+        tasks: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        start, due = loop.time(), 0.0
+
+        async def one(due: float, priority: Priority) -> None:
+            begun = loop.time()
+            end = "answered"
+            try:
+                await client.run(self._request, deadline_s, priority)
+            except Overloaded:
+                end = "refused"
+            except DeadlineExceeded:
+                end = "late"
+            except CollabError as error:
+                end = error.code
+            took = loop.time() - begun
+            if end == "answered" and took > deadline_s:
+                end = "late"
+            outcome.asked.append(Asked(end, took * 1000, priority, (begun - due) * 1000))
+
+        kinds = classes or {Priority.NORMAL: 1.0}
+        while (due := due + self._chance.expovariate(rate)) < seconds:
+            await asyncio.sleep(max(0.0, start + due - loop.time()))
+            (priority,) = self._chance.choices(list(kinds), list(kinds.values()))
+            tasks.append(asyncio.ensure_future(one(start + due, priority)))
+        await asyncio.gather(*tasks)
+        return outcome
+
+
+@asynccontextmanager
+async def bench(refuse: bool, seed: int) -> AsyncIterator[Bench]:
+    """Three nodes with a chain; without ``refuse`` they take work that they cannot do in time."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="collab-bench-")))
+        config = folder / "node.toml"
+        config.write_text(f"[node]\nrefuse_hopeless = {str(refuse).lower()}\n", encoding="utf-8")
+        options = ("--stretch", str(STRETCH), "--discovery", "none", "--config", str(config))
+        local = await stack.enter_async_context(LocalNodes(NODES, folder, options))
+        model = folder / "convolutions.tflite"
+        data = convolutions(6, channels=64, side=20)
+        model.write_bytes(data)
+        graph = parse_model(data)
+        cluster = await stack.enter_async_context(build_cluster())
+        views = await reach(cluster, local.endpoints)
+        assignment = planning.default_assignment(len(views), views)
+        refs = [view.ref for view in views]
+        plan, blobs = planning.build_chain(PlanName("overload"), model, graph, [2, 4], assignment, refs)
+        await deploy(cluster, plan, blobs)
+        (spec,) = graph.inputs
+        array = np.random.default_rng(seed).normal(size=spec.shape).astype(np.float32)
+        yield Bench(plan, local, {spec.name: array}, seed)
+
+
+class Base(NamedTuple):
+    """What a phase is measured by."""
+
+    capacity: float
+    deadline_s: float
+
+    @property
+    def rate(self) -> float:
+        """Of an overloading open loop."""
+        return LOAD * self.capacity
+
+
+async def base(there: Bench, client: PlanClient, seconds: float) -> Base:
+    """The capacity of this moment, and a deadline by the latency of a request alone."""
+    await there.closed(client, CLOSED, seconds / 4)
+    _, alone_ms = await there.closed(client, 1, seconds / 3)
+    capacity, _ = await there.closed(client, CLOSED, seconds)
+    return Base(capacity, max(0.2, 5 * alone_ms / 1000))
+
+
+def percent(part: float, whole: float) -> float:
+    """Of nothing it is 0."""
+    return 100 * part / whole if whole else 0.0
+
+
+def worst(values: Sequence[float], q: float) -> float:
+    """A quantile of sorted values; 0 where there are none."""
+    return float(np.quantile(values, q)) if values else 0.0
+
+
+async def admitted(there: Bench, seconds: float) -> list[Figure]:
+    """Twice the capacity with admission by deadline."""
+    async with there.client() as client:
+        by = await base(there, client, seconds / 2)
+        await there.open(client, by.rate, seconds / 4, by.deadline_s)
+        before = there.memory_mb()
+        got = await there.open(client, by.rate, seconds, by.deadline_s)
+        growth = there.memory_mb() - before
+    refused = got.times("refused")
+    count = f"{len(refused)} refusals"
+    delays = sorted(a.delay_ms for a in got.asked)
+    how = (
+        f"{len(got.asked)} requests in {seconds:g} s, deadline {1000 * by.deadline_s:.0f} ms: {got}; "
+        f"asked up to {worst(delays, 1.0):.0f} ms late"
+    )
+    goodput = percent(got.goodput, by.capacity)
+    return [
+        Figure("capacity, closed loop", by.capacity, "1/s", "", None, f"{CLOSED} under way"),
+        Figure("goodput at twice the capacity", goodput, "% of capacity", ">= 90", by.capacity, how),
+        Figure("begun, and not answered in time", got.count("late"), "", "", None, how),
+        Figure("refused within, p99", worst(refused, 0.99), "ms", "<= 50", None, count),
+        Figure("refused within, all", worst(refused, 1.0), "ms", "<= 50", None, count),
+        Figure("growth of three nodes' memory", growth, "MB", "<= 20", before, "resident, under overload"),
+    ]
+
+
+async def unadmitted(there: Bench, seconds: float) -> list[Figure]:
+    """The same when everything is begun for which there is a credit."""
+    async with there.client(refuse=False) as client:
+        by = await base(there, client, seconds / 2)
+        await there.open(client, by.rate, seconds / 4, by.deadline_s)
+        got = await there.open(client, by.rate, seconds, by.deadline_s)
+    how = f"{len(got.asked)} requests in {seconds:g} s, deadline {1000 * by.deadline_s:.0f} ms: {got}"
+    goodput = percent(got.goodput, by.capacity)
+    return [Figure("without admission: goodput", goodput, "% of capacity", "", by.capacity, how)]
+
+
+async def shared(there: Bench, seconds: float) -> list[Figure]:
+    """Two clients of which one asks four times as much."""
+    async with there.client() as greedy, there.client() as modest:
+        by = await base(there, greedy, seconds / 2)
+        rates = by.rate * UNFAIR / (1 + UNFAIR), by.rate / (1 + UNFAIR)
+
+        async def both(seconds: float) -> list[Outcome]:
+            pairs = zip((greedy, modest), rates, strict=True)
+            loops = (there.open(client, rate, seconds, by.deadline_s) for client, rate in pairs)
+            return list(await asyncio.gather(*loops))
+
+        await both(seconds / 4)
+        more, less = await both(seconds)
+    fair = min(len(less.asked) / seconds, by.capacity / 2)
+    left = by.capacity - fair
+    how = f"greedy: {more}; modest: {less}"
+    return [
+        Figure("modest client's answers", percent(less.goodput, fair), "% of its share", ">= 90", fair, how),
+        Figure("greedy client's answers", percent(more.goodput, left), "% of the rest", ">= 80", left, how),
+    ]
+
+
+async def ranked(there: Bench, seconds: float) -> list[Figure]:
+    """Three classes of one client."""
+    async with there.client() as client:
+        by = await base(there, client, seconds / 2)
+        await there.open(client, by.rate, seconds / 4, by.deadline_s, CLASSES)
+        got = await there.open(client, by.rate, seconds, by.deadline_s, CLASSES)
+    figures = [
+        Figure(
+            f"{priority.name.lower()} priority, answered in time",
+            got.share("answered", priority),
+            "%",
+            ">= 97" if priority is Priority.HIGH else "",
+            None,
+            f"{100 * CLASSES[priority]:.0f} % of requests, {got.share('refused', priority):.1f} % refused",
+        )
+        for priority in CLASSES
+    ]
+    whole = percent(got.goodput, by.capacity)
+    return [
+        *figures,
+        Figure("goodput in three classes", whole, "% of capacity", ">= 90", by.capacity, str(got)),
+    ]
+
+
+async def measure(options: argparse.Namespace) -> list[Figure]:
+    """All figures."""
+    seconds, seed = (6.0, 1) if options.quick else (20.0, 1)
+    async with bench(True, seed) as there:
+        figures = await admitted(there, seconds)
+        figures += await shared(there, seconds)
+        figures += await ranked(there, seconds)
+    async with bench(False, seed) as there:
+        return figures + await unadmitted(there, seconds)
+
+
+if __name__ == "__main__":
+    run(measure, __doc__)

@@ -1,0 +1,168 @@
+"""More requests than nodes can answer, and nodes that are taken out of service under load."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+
+from collab.assembly import build_cluster
+from collab.client.runner import PlanClient, Result
+from collab.coordinator.deploy import deploy
+from collab.core.token import Priority
+from collab.errors import CollabError, Overloaded
+from collab.transport.aio import timeout
+from tests.integration.deployments import endpoints
+from tests.integration.models import Reference
+from tests.integration.processes import NodeProcess, command, running
+
+CREDITS = 16
+WARM = 24
+ASKED = 150
+WITHIN_S = 30.0
+
+
+class Loop:
+    """Four requests at a time without end, each answer compared with the whole model's."""
+
+    def __init__(self, client: PlanClient, reference: Reference) -> None:
+        self._client = client
+        self._reference = reference
+        self._changed = asyncio.Event()
+        self.results: list[Result] = []
+        self.errors: list[CollabError] = []
+        self.stopping = False
+
+    async def __aenter__(self) -> Loop:
+        self._workers = [asyncio.ensure_future(self._work(number)) for number in range(4)]
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.stopping = True
+        async with timeout(WITHIN_S):
+            await asyncio.gather(*self._workers)
+
+    async def _work(self, index: int) -> None:
+        while not self.stopping:
+            index = (index + 1) % len(self._reference.requests)
+            try:
+                result = await self._client.run(self._reference.requests[index], WITHIN_S)
+                assert self._reference.same(index, result.outputs)
+                self.results.append(result)
+            except CollabError as error:
+                self.errors.append(error)
+                await asyncio.sleep(0.001)  # what fails at once must not starve the loop
+            self._changed.set()
+
+    async def answers(self, more: int) -> list[Result]:
+        """Wait for so many more."""
+        seen = len(self.results)
+        async with timeout(WITHIN_S):
+            while len(self.results) < seen + more:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.results[seen:]
+
+    async def uses(self, node: str) -> None:
+        """Wait until an answer goes over a node."""
+        async with timeout(WITHIN_S):
+            while not any(node in result.path for result in await self.answers(1)):
+                pass
+
+
+async def test_replicas_that_drain_under_load_cost_no_answer_and_no_retry_and_are_used_again(
+    tmp_path: Path, digits: Reference
+):
+    with running([NodeProcess(name, tmp_path) for name in "abc"]) as nodes:
+        plan, blobs = digits.chain([10, 20], (("a",), ("b", "c"), ("a",)), endpoints(nodes))
+        async with build_cluster() as cluster:
+            await deploy(cluster, plan, blobs)
+            client = await cluster.open(plan, 4)
+            async with Loop(client, digits) as load:
+                for leaving in nodes[1:]:
+                    await load.uses(leaving.name)
+                    leaving.send(signal.SIGTERM)
+                    assert await asyncio.to_thread(leaving.wait) == 0
+                    assert leaving.events[-1]["unfinished"] == 0
+                    assert not any(leaving.name in result.path for result in await load.answers(20))
+                    await asyncio.to_thread(leaving.start)
+                await load.uses(nodes[2].name)
+            assert not load.errors, Counter(map(str, load.errors))
+            assert client.counters["retries"] == 0
+            assert all(result.attempts == 1 for result in load.results)
+            await cluster.release(client)
+
+
+async def _ask(
+    client: PlanClient, reference: Reference, count: int, pause_s: float, deadline_s: float, chance: Random
+) -> list[tuple[str, Priority]]:
+    """An open loop: every request by how it ended and its class."""
+    ends: list[tuple[str, Priority]] = []
+
+    async def one(index: int, priority: Priority) -> None:
+        try:
+            result = await client.run(reference.requests[index], deadline_s, priority)
+            assert reference.same(index, result.outputs)
+            ends.append(("answered", priority))
+        except Overloaded:
+            ends.append(("refused", priority))
+        except CollabError as error:
+            ends.append((error.code, priority))
+
+    tasks = []
+    for number in range(count):
+        priority = Priority.HIGH if chance.random() < 0.15 else Priority.NORMAL
+        tasks.append(asyncio.ensure_future(one(number % len(reference.requests), priority)))
+        await asyncio.sleep(chance.expovariate(1 / pause_s))
+    await asyncio.gather(*tasks)
+    return ends
+
+
+def _share(ends: list[tuple[str, Priority]], end: str, *of: Priority) -> float:
+    among = [got for got, priority in ends if not of or priority in of]
+    return among.count(end) / max(1, len(among))
+
+
+async def test_at_three_times_the_capacity_the_surplus_is_refused_and_the_modest_and_the_urgent_are_served(
+    tmp_path: Path, digits: Reference
+):
+    with running([NodeProcess(name, tmp_path, "--stretch", "20") for name in "ab"]) as nodes:
+        plan, blobs = digits.chain([20], (("a",), ("b",)), endpoints(nodes), credits=CREDITS)
+        async with AsyncExitStack() as stack:
+            greedy_cluster = await stack.enter_async_context(build_cluster())
+            modest_cluster = await stack.enter_async_context(build_cluster())
+            await deploy(greedy_cluster, plan, blobs)
+            greedy = await greedy_cluster.open(plan, CREDITS)
+            assert greedy.granted == CREDITS
+            clock = asyncio.get_running_loop().time
+            begun = clock()
+            for number in range(WARM // 4):
+                results = await asyncio.gather(
+                    *(greedy.run(digits.requests[4 * number + i], WITHIN_S) for i in range(4))
+                )
+            each_s = (clock() - begun) / WARM
+            assert len(results) == 4
+            modest = await modest_cluster.open(plan, CREDITS)
+            assert modest.granted >= CREDITS // 2
+            of, chance = (12 * each_s,), Random(7)
+            more, less = await asyncio.gather(
+                _ask(greedy, digits, 4 * ASKED // 5, each_s / 2.4, *of, chance),
+                _ask(modest, digits, ASKED // 5, each_s / 0.6, *of, chance),
+            )
+            said = f"greedy {Counter(more)}, modest {Counter(less)}, {each_s:.4f} s each"
+            assert _share(more, "refused") > 0.3, said
+            assert _share(more + less, "answered") > 0.15, said
+            assert _share(less, "answered") > _share(more, "answered"), said
+            urgent = _share(more, "answered", Priority.HIGH)
+            assert urgent > _share(more, "answered", Priority.NORMAL), said
+            for cluster, client in ((greedy_cluster, greedy), (modest_cluster, modest)):
+                await cluster.release(client)
+
+
+def test_a_priority_that_is_none_is_a_usage_error(tmp_path: Path):
+    refused = command("run", tmp_path / "plan.yaml", "--input", "x.npz", "--priority", "urgent")
+    assert refused.code == 2
+    assert refused.errors == ["error: --priority 'urgent': give one of low, normal, high"]
