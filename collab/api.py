@@ -114,12 +114,16 @@ class Cluster:
         name: str | None = None,
         threads: int = 1,
         profile: Profile | None = None,
+        alternatives: bool = True,
+        offline: Sequence[str] = (),
     ) -> Plan:
         """Cut a ``.tflite`` and place its stages where that is best for ``wants``.
 
         ``at`` gives exactly these cuts, ``assign`` exactly these nodes for the stages
         (several are replicas).  Without a ``profile`` the devices and links get a quick
-        look first.  Raises `ModelError`, `UsageError` or `PlanError`.
+        look first.  With ``alternatives`` the plan brings one for the loss of each of its nodes
+        where the others can hold the model, and one for each node in ``offline``, that shall
+        answer alone when it has lost all others.  Raises `ModelError`, `UsageError` or `PlanError`.
         """
         path = await asyncio.to_thread(Path(model).resolve)
         graph = await asyncio.to_thread(planning.open_model, path)
@@ -134,6 +138,10 @@ class Cluster:
         if not full.choose_threads:
             profile = choosing.with_threads(profile, threads)
         chosen = await asyncio.to_thread(choosing.choose, profile, full, choosing.CHOSEN, "measured")
+        if alternatives:
+            chosen = await asyncio.to_thread(chosen.with_standbys, tuple(map(NodeName, offline)))
+            for lost, reason in chosen.standbys.missing.items() if chosen.standbys is not None else ():
+                log.warning("no alternative for the loss of %s: %s", lost, reason)
         options = choosing.PlanOptions(PlanName(check_name(name or planning.plan_name(path), "name")))
         refs = [view.ref for view in nodes.values()]
         return await asyncio.to_thread(choosing.plan_of, chosen, path, graph, refs, options)
