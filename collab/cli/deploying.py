@@ -50,11 +50,11 @@ def status(
         emit({"nodes": [_status(name, reply) for name, reply in replies.items()]})
         return
     plans = [
-        (name, p.plan, p.epoch, p.state, ", ".join(p.stages), p.in_flight)
+        (name, p.plan, p.epoch, p.state, ", ".join(p.stages), p.in_flight, p.primary or "-")
         for name, reply in replies.items()
         for p in reply.plans
     ]
-    show(table("plans", ("node", "plan", "epoch", "state", "stages", "in flight"), plans))
+    show(table("plans", ("node", "plan", "epoch", "state", "stages", "in flight", "alternative of"), plans))
     rows = [(n, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()]
     show(table("nodes", ("node", "resident", "up s", "counted"), rows))
 
@@ -76,6 +76,7 @@ def _status(name: str, reply: Any) -> dict[str, Any]:
                 "state": p.state,
                 "stages": list(p.stages),
                 "in_flight": p.in_flight,
+                "primary": p.primary or None,
             }
             for p in reply.plans
         ],

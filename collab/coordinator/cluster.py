@@ -66,6 +66,14 @@ class NodeView:
         """Every epoch of a plan that is loaded on this node, in whatever state."""
         return [Epoch(p.epoch) for p in self.description.plans if p.plan == plan and p.state != "unloaded"]
 
+    def alternatives_of(self, primary: PlanName) -> list[tuple[PlanName, Epoch]]:
+        """Every epoch on this node of a plan that stands in for another."""
+        return [
+            (PlanName(p.plan), Epoch(p.epoch))
+            for p in self.description.plans
+            if p.primary == primary and p.state != "unloaded"
+        ]
+
     def last_epoch(self, plan: PlanName) -> Epoch:
         """The largest epoch of a plan that this node remembers; 0 if none."""
         return Epoch(max((p.epoch for p in self.description.plans if p.plan == plan), default=0))

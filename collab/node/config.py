@@ -50,5 +50,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the previous epoch of a plan stays for requests under way."""
     max_epochs: Annotated[int, msgspec.Meta(ge=2)] = 4
     """Epochs of one plan in memory at a time."""
+    max_reports: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    """Answers given while no other node could be reached that wait to be reported; the oldest go first."""
+    report_bytes: Bytes = 4 << 20
+    """The same in bytes."""
     stretch: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
     """How many times as long every stage takes as it really does; for experiments only."""
