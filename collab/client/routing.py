@@ -89,6 +89,15 @@ class Router:
             raise NodeLost(f"a relay is gone ({', '.join(sorted(out))}) and no other way is in the plan")
         return self._way(route)
 
+    def possible(self) -> bool:
+        """Whether there can be an answer with the nodes that are not lost."""
+        if not self.lost:
+            return True
+        stages = self._wiring.stages
+        route = tuple(next((n for n in s.nodes if n not in self.lost), s.nodes[0]) for s in stages)
+        entry = route[self._wiring.entry]
+        return entry not in self.lost and self._wiring.survives(self._name, route, self.lost)
+
     def start(self, way: Way) -> None:
         """An attempt is on this way."""
         for node in way.route:

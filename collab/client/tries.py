@@ -50,18 +50,26 @@ class Asked:
     """One request that is not resolved."""
 
     __slots__ = (
-        *("deadline_us", "failed_before", "failed_last", "hedge_us", "hedged", "id", "last_fault"),
+        *("before", "deadline_us", "failed_before", "failed_last", "hedge_us", "hedged", "id", "last_fault"),
         *("payloads", "start_us", "trace", "tries"),
     )
 
     def __init__(
-        self, name: RequestId, payloads: Mapping[EdgeId, Any], start_us: int, deadline_us: int, trace: bytes
+        self,
+        name: RequestId,
+        payloads: Mapping[EdgeId, Any],
+        start_us: int,
+        deadline_us: int,
+        trace: bytes,
+        before: int = 0,
     ) -> None:
         self.id = name
         self.payloads = payloads
         self.start_us = start_us
         self.deadline_us = deadline_us
         self.trace = trace
+        self.before = before
+        """Attempts at it that were made over other plans."""
         self.tries: dict[Attempt, Try] = {}
         self.failed_last: frozenset[NodeName] = frozenset()
         """Nodes that the last attempt lacked."""

@@ -57,7 +57,13 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary", tag_fiel
     dropped: int
 
 
-Line = Union[Record, Kept, Summary]
+class Missed(msgspec.Struct, frozen=True, kw_only=True, tag="missed", tag_field="is"):
+    """So many requests were answered that there is no record of."""
+
+    count: int
+
+
+Line = Union[Record, Kept, Missed, Summary]
 _DECODER: Final = msgspec.json.Decoder(Line)
 
 
@@ -103,6 +109,8 @@ class ReportQueue:
                     self._append(event)
             elif isinstance(event, Kept):
                 self.keep(event.number)
+            elif isinstance(event, Missed):
+                self.dropped += event.count
             else:
                 self.next, self.dropped = max(self.next, event.next), max(self.dropped, event.dropped)
 
@@ -172,7 +180,7 @@ class ReportLog:
         lines = [self._queue.add(msgspec.structs.replace(r, number=self._queue.next)) for r in records]
         if missed:
             self._queue.dropped += missed
-            lines.append(write_line(Summary(next=self._queue.next, dropped=self._queue.dropped)))
+            lines.append(write_line(Missed(count=missed)))
         self._append(b"".join(lines))
 
     def take(self, after: int, limit: int, acknowledge: bool) -> list[Record]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collab.errors import StoreError
@@ -82,10 +82,11 @@ def test_a_new_file_numbers_from_the_time_so_that_a_lost_one_is_not_repeated(tmp
 
 def test_a_directory_in_its_place_is_said(tmp_path):
     (tmp_path / "reports.log").mkdir()
-    with pytest.raises(StoreError, match="cannot read reports.log"):
+    with pytest.raises(StoreError, match=r"cannot read reports\.log"):
         opened(tmp_path)
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=12),
     st.integers(1, 6),
@@ -108,7 +109,9 @@ def test_a_file_that_is_torn_anywhere_loses_its_end_alone(steps, most, where):
         found = numbers(torn)
         complete = [kept for size, kept in states if size <= cut]
         # Whatever was on the disk before the tear is there, or made room for what came later.
-        assert not complete or max(complete[-1]) <= max(found, default=max(complete[-1]))
+        kept = complete[-1] if complete else []
+        assert not found or not kept or found[-1] >= kept[-1]
+        assert found or not kept
         assert found == sorted(set(found))
         torn.add([record()])
         after = numbers(opened(folder, most))
@@ -116,6 +119,7 @@ def test_a_file_that_is_torn_anywhere_loses_its_end_alone(steps, most, where):
         assert len(after) <= most
 
 
+@settings(max_examples=50)
 @given(st.binary(max_size=300), st.integers(0, 40))
 def test_bytes_that_are_not_ours_are_no_events(noise, at):
     whole = write_line(Summary(next=7, dropped=1)) + write_line(record(7)) + write_line(record(8))
