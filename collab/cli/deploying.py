@@ -55,13 +55,15 @@ def status(
         for p in reply.plans
     ]
     show(table("plans", ("node", "plan", "epoch", "state", "stages", "in flight", "alternative of"), plans))
-    rows = [(n, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()]
-    show(table("nodes", ("node", "resident", "up s", "counted"), rows))
+    rows = [(n, r.state, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()]
+    show(table("nodes", ("node", "state", "resident", "up s", "counted"), rows))
 
 
 def _counted(reply: Any) -> str:
     """Counters that are not those of one stage."""
     counted = [f"{c.name} {c.value}" for c in reply.counters if c.value and ":" not in c.name]
+    state = {"reports waiting": reply.reports.waiting, "reports dropped": reply.reports.dropped}
+    counted += [f"{what} {count}" for what, count in state.items() if count]
     return ", ".join(counted) or "-"
 
 
@@ -80,6 +82,8 @@ def _status(name: str, reply: Any) -> dict[str, Any]:
             }
             for p in reply.plans
         ],
+        "state": reply.state,
+        "reports": {"waiting": reply.reports.waiting, "dropped": reply.reports.dropped},
         "counters": {c.name: c.value for c in reply.counters},
         "found": [
             {

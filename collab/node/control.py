@@ -242,6 +242,7 @@ class NodeControl:
             resident_bytes=resident_bytes(),
             uptime_ms=int((time.monotonic() - self._started) * 1000),
             reports=self._reports(),
+            state=node.state,
         )
 
     def _reports(self) -> pb.ReportState:

@@ -35,6 +35,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record", tag_field=
     at_ms: int
     """Calendar time, Unix milliseconds."""
     compute_us: int
+    """Of the stage that gave the answer."""
     outcome: str
     """``ok``, or the code of the error."""
     digest: str

@@ -229,7 +229,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("plans", "counters", "peers", "found", "resident_bytes", "uptime_ms", "reports")
+    __slots__ = ("plans", "counters", "peers", "found", "resident_bytes", "uptime_ms", "reports", "state")
     PLANS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
@@ -237,6 +237,7 @@ class StatusReply(_message.Message):
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     plans: _containers.RepeatedCompositeFieldContainer[LoadedPlan]
     counters: _containers.RepeatedCompositeFieldContainer[Counter]
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
@@ -244,7 +245,8 @@ class StatusReply(_message.Message):
     resident_bytes: int
     uptime_ms: int
     reports: ReportState
-    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ...) -> None: ...
+    state: str
+    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., state: _Optional[str] = ...) -> None: ...
 
 class Counter(_message.Message):
     __slots__ = ("name", "value")
