@@ -25,18 +25,20 @@ from typing import Any, TypeVar
 
 from collab.assembly import build_cluster, load_identity
 from collab.client.follow import Follower
+from collab.client.local import LocalModel
 from collab.client.runner import DEFAULT_DEADLINE_S, Result
 from collab.codec.tensors import Array
 from collab.coordinator import choosing, planning
 from collab.coordinator import cluster as views
 from collab.coordinator.deploy import Deployment, deploy, undeploy
 from collab.coordinator.profiling import QUICK, Profiling, Settings
+from collab.coordinator.whole import local_model
 from collab.core.ids import NodeName, PlanName, check_name
 from collab.core.plan import Plan
 from collab.core.profile import Profile
 from collab.core.profiles import check_model
 from collab.core.token import Priority
-from collab.errors import CollabError
+from collab.errors import CollabError, PeerError
 from collab.graph import Graph
 from collab.planner.chains import Wants
 from collab.runtime.litert import LiteRT
@@ -53,7 +55,7 @@ class Cluster:
         self._cluster = cluster
         self._names = list(names)
         self._credits = credits
-        self._clients: dict[int, tuple[Plan, Follower]] = {}
+        self._clients: dict[tuple[int, str], tuple[Plan, Follower, LocalModel | None]] = {}
         """By the plan's identity: computing its digest for every request would cost more than sending one."""
         self._opening = asyncio.Lock()
 
@@ -76,7 +78,11 @@ class Cluster:
         """
         security = await asyncio.to_thread(load_identity, identity)
         async with build_cluster(insecure_networks=insecure_networks, security=security) as cluster:
-            yield cls(cluster, await cluster.reach(peers), credits)
+            made = cls(cluster, await cluster.reach(peers), credits)
+            try:
+                yield made
+            finally:
+                await made._close_local()
 
     async def nodes(self) -> dict[NodeName, views.NodeView]:
         """The nodes as they describe themselves, by name."""
@@ -115,12 +121,16 @@ class Cluster:
         name: str | None = None,
         threads: int = 1,
         profile: Profile | None = None,
+        alternatives: bool = True,
+        offline: Sequence[str] = (),
     ) -> Plan:
         """Cut a ``.tflite`` and place its stages where that is best for ``wants``.
 
         ``at`` gives exactly these cuts, ``assign`` exactly these nodes for the stages
         (several are replicas).  Without a ``profile`` the devices and links get a quick
-        look first.  Raises `ModelError`, `UsageError` or `PlanError`.
+        look first.  With ``alternatives`` the plan brings one for the loss of each of its nodes
+        where the others can hold the model, and one for each node in ``offline``, that shall
+        answer alone when it has lost all others.  Raises `ModelError`, `UsageError` or `PlanError`.
         """
         path = await asyncio.to_thread(Path(model).resolve)
         graph = await asyncio.to_thread(planning.open_model, path)
@@ -135,6 +145,10 @@ class Cluster:
         if not full.choose_threads:
             profile = choosing.with_threads(profile, threads)
         chosen = await asyncio.to_thread(choosing.choose, profile, full, choosing.CHOSEN, "measured")
+        if alternatives:
+            chosen = await asyncio.to_thread(chosen.with_standbys, tuple(map(NodeName, offline)))
+            for lost, reason in chosen.standbys.missing.items() if chosen.standbys is not None else ():
+                log.warning("no alternative for the loss of %s: %s", lost, reason)
         options = choosing.PlanOptions(PlanName(check_name(name or planning.plan_name(path), "name")))
         refs = [view.ref for view in nodes.values()]
         return await asyncio.to_thread(choosing.plan_of, chosen, path, graph, refs, options)
@@ -146,10 +160,12 @@ class Cluster:
 
     async def undeploy(self, plan: Plan) -> None:
         """Let requests finish, then free the plan on all of its nodes."""
-        for key, (known, client) in tuple(self._clients.items()):
+        for key, (known, client, local) in tuple(self._clients.items()):
             if known == plan:
                 del self._clients[key]
                 await self._cluster.unfollow(client)
+                if local is not None:
+                    await local.close()
         await undeploy(self._cluster, plan)
 
     async def run(
@@ -159,16 +175,18 @@ class Cluster:
         *,
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        local: str | Path | None = None,
     ) -> dict[str, Array]:
         """One inference: outputs by tensor name, in the model's shapes and dtypes.
 
         Any number may be awaited at a time; those over the connection's credits, and those that
         could not be answered within the deadline, raise `Overloaded`.  ``priority`` says who goes
-        first in the nodes' queues.  The plan is deployed first if it is not.  Raises `TensorError` for
-        inputs of the wrong name, dtype or shape, `DeadlineExceeded`, `NodeLost` or
-        another `RequestError`.
+        first in the nodes' queues.  The plan is deployed first if it is not.  When nodes are lost,
+        the plan's alternatives answer, and then the whole model of the file ``local`` in this
+        process, if it is given.  Raises `TensorError` for inputs of the wrong name, dtype or
+        shape, `DeadlineExceeded`, `NodeLost` or another `RequestError`.
         """
-        answer = await self.request(plan, inputs, deadline_s=deadline_s, priority=priority)
+        answer = await self.request(plan, inputs, deadline_s=deadline_s, priority=priority, local=local)
         return dict(answer.outputs)
 
     async def request(
@@ -178,23 +196,45 @@ class Cluster:
         *,
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        local: str | Path | None = None,
     ) -> Result:
         """Like `run`, with the time in each hop and the path taken."""
-        client = await self._client(plan)
+        client = await self._client(plan, local)
         return await client.run(inputs, deadline_s, priority)
 
-    async def _client(self, plan: Plan) -> Follower:
-        known = self._clients.get(id(plan))
+    async def _client(self, plan: Plan, local: str | Path | None) -> Follower:
+        key = (id(plan), "" if local is None else str(local))
+        known = self._clients.get(key)
         if known is None:
             async with self._opening:
-                known = self._clients.get(id(plan))
+                known = self._clients.get(key)
                 if known is None:
-                    await self.deploy(plan)
-                    known = self._clients[id(plan)] = (
-                        plan,
-                        await self._cluster.follow(plan, credits=self._credits),
-                    )
+                    known = self._clients[key] = await self._open(plan, local)
         return known[1]
+
+    async def _open(self, plan: Plan, local: str | Path | None) -> tuple[Plan, Follower, LocalModel | None]:
+        """Deploy a plan if it is not; nodes that are gone matter only where nothing stands in for them."""
+        whole = None if local is None else await asyncio.to_thread(local_model, plan, Path(local))
+        try:
+            try:
+                await self.deploy(plan)
+            except PeerError as error:
+                if whole is None and not plan.alternatives:
+                    raise
+                log.warning("plan %r is not deployed anew: %s", plan.name, error)
+            follower = await self._cluster.follow(plan, credits=self._credits, local=whole)
+        except BaseException:
+            if whole is not None:
+                await whole.close()
+            raise
+        return plan, follower, whole
+
+    async def _close_local(self) -> None:
+        for _, client, local in self._clients.values():
+            await self._cluster.unfollow(client)
+            if local is not None:
+                await local.close()
+        self._clients.clear()
 
 
 class BlockingCluster:
@@ -266,9 +306,11 @@ class BlockingCluster:
         *,
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        local: str | Path | None = None,
     ) -> dict[str, Array]:
         """See `Cluster.run`."""
-        return self._call(self._cluster.run(plan, inputs, deadline_s=deadline_s, priority=priority))
+        work = self._cluster.run(plan, inputs, deadline_s=deadline_s, priority=priority, local=local)
+        return self._call(work)
 
     def run_many(
         self,

@@ -16,6 +16,8 @@ class CollabError(Exception):
 
     code: ClassVar[str] = "internal"
     exit_code: ClassVar[int] = 1
+    attempts: int = 0
+    """How many were started at the request that it ended."""
 
 
 # --- the caller's fault ------------------------------------------------------

@@ -75,7 +75,12 @@ async def refresh(cluster: Cluster, plan: Plan, peers: list[str]) -> Plan:
         except PeerUnreachable as error:
             # It may be none of the plan's; if the plan needs it, that is said then.
             say(f"warning: {error}")
-    refs = [
-        NodeRef(name=r.name, endpoints=views[r.name].endpoints) if r.name in views else r for r in plan.nodes
-    ]
-    return plan.replace(nodes=tuple(refs))
+
+    def fresh(one: Plan) -> Plan:
+        refs = (
+            NodeRef(name=r.name, endpoints=views[r.name].endpoints) if r.name in views else r
+            for r in one.nodes
+        )
+        return one.replace(nodes=tuple(refs), alternatives=tuple(map(fresh, one.alternatives)))
+
+    return fresh(plan)

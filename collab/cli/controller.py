@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from collab.coordinator.replan import Decision
     from collab.core.identity import Principal
     from collab.security.authority import Authority
+
+_REPORTS_S: Final = 2.0
+"""Between two times that peers are asked for reports."""
 
 EXAMPLE = """
 Examples:
@@ -80,6 +83,10 @@ def controller(
             "--requester-here", help="The plan's requester is on this machine: probe its links from here."
         ),
     ] = False,
+    reports: Annotated[
+        Path | None,
+        typer.Option(help="File to add reports of the peers to that answered alone, when they are back."),
+    ] = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
@@ -100,8 +107,10 @@ def controller(
             *(plan, profile, replan_when, replan_every, replan_margin, replan_pause),
             *(objective, requester_here),
         )
-    elif profile is not None or trust.insecure:
+    elif profile is not None or (trust.insecure and reports is None):
         raise UsageError("--plan: missing; --profile and --insecure are for watching one")
+    if reports is not None and not read_peers(peers):
+        raise UsageError("--reports: give --peers HOST:PORT,… to fetch them from")
     log_to_stderr(verbose)
     opened = None
     if not trust.insecure:
@@ -116,6 +125,7 @@ def controller(
         json_,
         watched,
         trust,
+        reports,
     )
     asyncio.run(serving.run())
 
@@ -133,6 +143,7 @@ class _Serving:
         as_json: bool,
         watched: Watched | None,
         trust: Trust,
+        reports: Path | None,
     ) -> None:
         self._authority = authority
         self._listen = listen
@@ -142,6 +153,7 @@ class _Serving:
         self._as_json = as_json
         self._watched = watched
         self._trust = trust
+        self._reports = reports
         self._tasks: list[asyncio.Task[None]] = []
 
     def _tell(self, event: dict[str, Any], text: str) -> None:
@@ -200,6 +212,11 @@ class _Serving:
         if self._peers and self._authority is not None:
             pushing = Controller(cluster, self._peers, self._authority.crl)
             self._tasks.append(loop.create_task(pushing.run()))
+        if self._reports is not None:
+            from collab.coordinator.reports import ReportFile, ReportPull
+
+            file = await asyncio.to_thread(ReportFile, self._reports)
+            self._tasks.append(loop.create_task(ReportPull(cluster, self._peers, file, _REPORTS_S).run()))
         if self._watched is not None:
             replanner = await self._watched.start(cluster, self._peers, self._decided)
             self._tasks.append(loop.create_task(replanner.run()))

@@ -50,18 +50,20 @@ def status(
         emit({"nodes": [_status(name, reply) for name, reply in replies.items()]})
         return
     plans = [
-        (name, p.plan, p.epoch, p.state, ", ".join(p.stages), p.in_flight)
+        (name, p.plan, p.epoch, p.state, ", ".join(p.stages), p.in_flight, p.primary or "-")
         for name, reply in replies.items()
         for p in reply.plans
     ]
-    show(table("plans", ("node", "plan", "epoch", "state", "stages", "in flight"), plans))
-    rows = [(n, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()]
-    show(table("nodes", ("node", "resident", "up s", "counted"), rows))
+    show(table("plans", ("node", "plan", "epoch", "state", "stages", "in flight", "alternative of"), plans))
+    rows = [(n, r.state, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()]
+    show(table("nodes", ("node", "state", "resident", "up s", "counted"), rows))
 
 
 def _counted(reply: Any) -> str:
     """Counters that are not those of one stage."""
     counted = [f"{c.name} {c.value}" for c in reply.counters if c.value and ":" not in c.name]
+    state = {"reports waiting": reply.reports.waiting, "reports dropped": reply.reports.dropped}
+    counted += [f"{what} {count}" for what, count in state.items() if count]
     return ", ".join(counted) or "-"
 
 
@@ -76,9 +78,12 @@ def _status(name: str, reply: Any) -> dict[str, Any]:
                 "state": p.state,
                 "stages": list(p.stages),
                 "in_flight": p.in_flight,
+                "primary": p.primary or None,
             }
             for p in reply.plans
         ],
+        "state": reply.state,
+        "reports": {"waiting": reply.reports.waiting, "dropped": reply.reports.dropped},
         "counters": {c.name: c.value for c in reply.counters},
         "found": [
             {

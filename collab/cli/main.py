@@ -58,12 +58,15 @@ def _register() -> None:
         nodes,
         planning,
         profile,
+        reports,
         running,
     )
 
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
-    for module in (node, nodes, profile, planning, ensemble, deploying, running, demo, controller, doctor):
+    for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
+        module.register(app)
+    for module in (controller, doctor):
         module.register(app)
 
 

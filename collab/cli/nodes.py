@@ -128,8 +128,10 @@ _COLUMNS = ("node", "address", "device", "memory", "state", "found by", "rtt ms"
 
 def _row(view: NodeView, found: tuple[str, ...]) -> tuple[object, ...]:
     said = view.description
-    memory = size(said.memory_bytes)
-    return view.name, view.address, said.device, memory, said.state, ", ".join(found), view.rtt_ms
+    memory, state = size(said.memory_bytes), said.state
+    if said.reports.waiting or said.reports.dropped:
+        state += f", {said.reports.waiting} reports wait, {said.reports.dropped} dropped"
+    return view.name, view.address, said.device, memory, state, ", ".join(found), view.rtt_ms
 
 
 def _missing_row(met: Met) -> tuple[object, ...]:
@@ -154,6 +156,7 @@ def described(view: NodeView, found: tuple[str, ...]) -> dict[str, Any]:
         "memory_bytes": said.memory_bytes,
         "models": list(said.models),
         "state": said.state,
+        "reports": {"waiting": said.reports.waiting, "dropped": said.reports.dropped},
         "cores": said.cores,
         "software": said.software,
         "runtime_class": {

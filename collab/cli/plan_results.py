@@ -12,8 +12,10 @@ from collab.cli.plan_sources import Found, Source
 
 if TYPE_CHECKING:
     from collab.coordinator.choosing import Chosen
+    from collab.core.ids import NodeName
     from collab.core.plan import Plan
     from collab.core.profile import Profile
+    from collab.planner.alternatives import Standbys
     from collab.planner.chains import Objective, Wants
 
 
@@ -28,6 +30,8 @@ class Output:
     preview: bool
     svg: Path | None
     json: bool
+    alternatives: bool = True
+    offline: tuple[NodeName, ...] = ()
 
 
 def finish(source: Source, found: Found, wants: Wants, output: Output) -> None:
@@ -40,6 +44,8 @@ def finish(source: Source, found: Found, wants: Wants, output: Output) -> None:
 
     with progress("choosing"):
         chosen = choose(found.profile, wants, source.moves, found.basis, found.graph)
+        if output.alternatives:
+            chosen = chosen.with_standbys(output.offline)
     best, profile = chosen.solution.best.chain, chosen.profile
     if output.out is not None:
         write_plan(output.out, _placed(source, found, chosen, output, output.out))
@@ -53,8 +59,29 @@ def finish(source: Source, found: Found, wants: Wants, output: Output) -> None:
         from collab.cli.preview import preview
 
         show(preview(profile, wants, chosen.solution, partial(solve, runners_up=0)))
+    if chosen.standbys is not None:
+        _show_standbys(chosen.standbys)
     if output.json:
         emit(chosen.to_json())
+
+
+def _show_standbys(found: Standbys) -> None:
+    """What stands in for which node, and where nothing does."""
+    rows = [
+        (
+            ", ".join(standby.without) or "-",
+            " → ".join(f"{'+'.join(s.nodes)} {s.start}..{s.stop}" for s in standby.option.chain.stages),
+            standby.option.costs.latency_ms,
+            standby.option.costs.bottleneck_ms,
+            "also offline" if standby.offline else "",
+        )
+        for standby in found.chosen
+    ]
+    if rows:
+        heads = ("without", "plan", "latency ms", "bottleneck ms", "")
+        show(table("alternatives, for when nodes are lost", heads, rows))
+    for name, reason in found.missing.items():
+        say(f"no alternative for the loss of {name}: {reason}")
 
 
 def _placed(source: Source, found: Found, chosen: Chosen, output: Output, out: Path) -> Plan:
@@ -79,7 +106,8 @@ def _placed(source: Source, found: Found, chosen: Chosen, output: Output, out: P
         say(f"wrote {model.name}: the model with its operators in an order that cuts better")
     made = plan_of(chosen, model, graph, [view.ref for view in found.views], options)
     if found.views:
-        check_transports(made, found.schemes)
+        for one in made.family:
+            check_transports(one, found.schemes)
     return made
 
 

@@ -14,6 +14,7 @@ from collab.cli.plan_sources import Found, Source
 from collab.errors import UsageError
 
 if TYPE_CHECKING:
+    from collab.core.ids import NodeName
     from collab.planner.chains import Objective, Wants
 
 EXAMPLE = """
@@ -26,6 +27,8 @@ Examples:
     collab plan m.tflite --peers … --at 12,40 --assign a,b+d,c --out plan.yaml
 
     collab plan m.tflite --peers … --codecs auto --codec-error 0.01 --transport auto --out plan.yaml
+
+    collab plan m.tflite --peers … --offline a --out plan.yaml
 
     collab plan --profile profile.json --objective energy --deadline-ms 50 --json
 
@@ -92,6 +95,17 @@ def plan(
     ] = False,
     signature: Annotated[str | None, typer.Option(help="Which signature, where a model has several.")] = None,
     max_age_days: Annotated[float, typer.Option(help="Oldest measurement that a profile may have.")] = 30,
+    alternatives: Annotated[
+        bool,
+        typer.Option(
+            "--alternatives/--no-alternatives",
+            help="Plan for the loss of each node too, and deploy that beside.",
+        ),
+    ] = True,
+    offline: Annotated[
+        str | None,
+        typer.Option(help="Nodes that shall answer alone when they have lost all others, such as a,b."),
+    ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Draw the plan, and say why.")] = False,
     svg: Annotated[Path | None, typer.Option(help="Where to draw the plan, or the frontier.")] = None,
     frontier: Annotated[
@@ -143,7 +157,27 @@ def plan(
     if axes:
         show_frontier(found.profile, wants, axes, svg, json_)
         return
-    finish(source, found, wants, Output(out, name, credits_, answer_by_chain, preview, svg, json_))
+    alone = _alone(offline, alternatives, found)
+    finish(
+        *(source, found, wants),
+        Output(out, name, credits_, answer_by_chain, preview, svg, json_, alternatives, alone),
+    )
+
+
+def _alone(offline: str | None, alternatives: bool, found: Found) -> tuple[NodeName, ...]:
+    """The nodes of --offline; raises `UsageError` for one that is not known."""
+    from collab.core.ids import NodeName
+
+    if offline is None:
+        return ()
+    if not alternatives:
+        raise UsageError("--offline: is an alternative; leave out --no-alternatives")
+    names = tuple(dict.fromkeys(NodeName(entry.strip()) for entry in offline.split(",")))
+    known = [device.name for device in found.profile.devices]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--offline: no node {name!r} among the devices; there are {', '.join(known)}")
+    return names
 
 
 def _check_numbers(credits_: int, max_replicas: int, codec_error: float | None) -> None:

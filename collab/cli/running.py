@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 16
 
 EXAMPLE = """
-Example:
+Examples:
 
     collab run plan.yaml --input x.npz --expect y.npz --repeat 10 --concurrency 8
+
+    collab run plan.yaml --input x.npz --local model.tflite
 """
 
 
@@ -84,6 +86,9 @@ def run(
             help="Go along when a controller deploys the plan anew, as the file beside it says.",
         ),
     ] = True,
+    local: Annotated[
+        Path | None, typer.Option(help="The whole model, to compute here what no node can answer.")
+    ] = None,
     peers: Peers = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
@@ -91,6 +96,7 @@ def run(
 ) -> None:
     """Run requests, compare the answers, and say where the time went."""
     from collab.cli.settings import peers as read_peers
+    from collab.coordinator.whole import local_model
     from collab.coordinator.workload import requests_of
     from collab.runtime.litert import LiteRT
 
@@ -103,13 +109,10 @@ def run(
     if not requests:
         raise InputError(f"--input {inputs}: holds no request; its leading axis has length 0")
     alone = all(given[spec.name].shape == spec.shape for spec in parsed.inputs)
-    expected = None
-    if expect is not None:
-        expected = requests_of(parsed.outputs, read_npz(expect, "--expect"), "--expect")
-        if len(expected) != len(requests):
-            raise InputError(f"--expect {expect}: {len(expected)} answers for {len(requests)} requests")
+    expected = None if expect is None else _expected(expect, parsed, len(requests))
 
     here = str(LiteRT().runtime_class())
+    fallback = None if local is None else local_model(parsed, local)
 
     async def drive(cluster: Cluster) -> _Ran:
         from collab.coordinator.workload import load
@@ -126,13 +129,13 @@ def run(
 
         opened = await refresh(cluster, parsed, read_peers(peers))
         try:
-            client = await cluster.follow(opened, successor, concurrency, retry)
+            client = await cluster.follow(opened, successor, concurrency, retry, fallback)
         except NotLoaded:
             # The controller that watches this file may have deployed another plan already.
             moved = await _kept(cluster, (successor_path(plan),), read_peers(peers)) if follow else None
             if moved is None or moved.name != opened.name:
                 raise
-            client = await cluster.follow(moved, successor, concurrency, retry)
+            client = await cluster.follow(moved, successor, concurrency, retry, fallback)
         if client.granted < concurrency:
             say(f"the plan admits {client.granted} requests at a time, not {concurrency}")
         judges.append(await choose_comparison(cluster, client.plan, here, atol, rtol))
@@ -153,12 +156,28 @@ def run(
             )
         return _Ran(report, answers, client.plan, at_a_time, tally)
 
-    ran = with_cluster(drive, role="client", trust=confirmed(insecure, insecure_network))
+    async def drive_and_close(cluster: Cluster) -> _Ran:
+        try:
+            return await drive(cluster)
+        finally:
+            if fallback is not None:
+                await fallback.close()
+
+    ran = with_cluster(drive_and_close, role="client", trust=confirmed(insecure, insecure_network))
     if output is not None:
         _write_answers(output, ran.answers, parsed, alone)
     _tell(ran, json_)
     if ran.report.failed or ran.report.wrong:
         raise typer.Exit(1)
+
+
+def _expected(path: Path, plan: Plan, count: int) -> list[Request]:
+    from collab.coordinator.workload import requests_of
+
+    expected = requests_of(plan.outputs, read_npz(path, "--expect"), "--expect")
+    if len(expected) != count:
+        raise InputError(f"--expect {path}: {len(expected)} answers for {count} requests")
+    return expected
 
 
 class _Ran(NamedTuple):
@@ -213,6 +232,7 @@ def _priority(name: str) -> Priority:
 
 
 def _tell(ran: _Ran, as_json: bool) -> None:
+    from collab.client.runner import PRIMARY
     from collab.coordinator.calibration import calibration
 
     report = ran.report
@@ -224,6 +244,10 @@ def _tell(ran: _Ran, as_json: bool) -> None:
         show(*describe(report, ran.plan), *([describe_calibration(compared)] if compared is not None else []))
     if ran.tally.retries or ran.tally.hedged:
         say(f"answers took {ran.tally.retries} retries and {ran.tally.hedged} hedged attempts")
+    others = {via: count for via, count in report.via.items() if via != PRIMARY}
+    if others:
+        paths = ", ".join(f"{count} by {via}" for via, count in others.items())
+        say(f"nodes of the plan were lost: {paths}, {report.via[PRIMARY]} by the plan itself")
     if report.epochs > 1:
         say(f"the plan was deployed anew meanwhile: {report.epochs} epochs answered, {report.epoch} the last")
     for text, count in report.errors.items():
@@ -231,8 +255,8 @@ def _tell(ran: _Ran, as_json: bool) -> None:
 
 
 def placed(plan: Plan) -> list[NodeName]:
-    """The nodes that run stages of a plan."""
-    return list(dict.fromkeys(name for stage in plan.stages for name in stage.nodes))
+    """The nodes that run stages of a plan or of its alternatives."""
+    return list(dict.fromkeys(name for one in plan.family for name in one.placed))
 
 
 async def _kept(
@@ -288,7 +312,7 @@ async def choose_comparison(
     classes = {view.runtime_class for view in views.values()} | {here}
     exact = (
         len(classes) == 1
-        and all(edge.codec in EXACT_CODECS for edge in plan.edges)
+        and all(edge.codec in EXACT_CODECS for one in plan.family for edge in one.edges)
         and atol is None
         and rtol is None
     )

@@ -40,6 +40,8 @@ class Resolve(msgspec.Struct, frozen=True, gc=False):
 
     request: RequestId
     outcome: Answer | Fault
+    attempts: int = 1
+    """How many were started for it here."""
 
 
 Action = Union[Send, Resolve]

@@ -10,23 +10,50 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
-from collab.client.runner import DEFAULT_DEADLINE_S, PlanClient, Result
+from collab.client.runner import DEFAULT_DEADLINE_S, PRIMARY, Result
 from collab.codec.tensors import Array
 from collab.core.ids import Epoch
 from collab.core.plan import Plan
 from collab.core.token import Priority
 from collab.errors import CollabError, NodeLost, NotLoaded, Overloaded, PeerError, RequestError
 
-OpenPlan = Callable[[Plan], Awaitable[PlanClient]]
-ReleaseClient = Callable[[PlanClient], Awaitable[None]]
+
+class Opened(Protocol):
+    """A client of one epoch of a plan, or of one and what stands in for it."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        ...
+
+    @property
+    def epoch(self) -> Epoch:
+        """Its epoch."""
+        ...
+
+    @property
+    def granted(self) -> int:
+        """Requests that may be under way at a time."""
+        ...
+
+    async def run(self, inputs: Mapping[str, Array], deadline_s: float = DEFAULT_DEADLINE_S) -> Result:
+        """One inference."""
+        ...
+
+
+OpenPlan = Callable[[Plan], Awaitable[Opened]]
+ReleaseClient = Callable[[Opened], Awaitable[None]]
 FetchPlan = Callable[[Plan], Awaitable["Plan | None"]]
 """From a plan that runs no longer to the one of its name that does; None where none is known."""
 
 _AGAIN_S: Final = 0.05
 """Between two tries to open an epoch that is not committed everywhere yet."""
+_LOOK_S: Final = 1.0
+"""While the primary does not answer: between two looks whether another plan has taken its place."""
 
 
 class Follower:
@@ -39,10 +66,11 @@ class Follower:
         self._open_plan = open_plan
         self._release = release
         self._fetch_plan = fetch_plan
-        self._current: PlanClient | None = None
-        self._under_way: Counter[PlanClient] = Counter()
+        self._current: Opened | None = None
+        self._under_way: Counter[Opened] = Counter()
         self._switching = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     # --- life --------------------------------------------------------------------
 
@@ -57,6 +85,9 @@ class Follower:
 
     async def close(self) -> None:
         """Release every epoch's client; cancels what is under way."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         await asyncio.gather(*self._leaving, return_exceptions=True)
         clients = {*self._under_way, *([self._current] if self._current is not None else [])}
         self._current = None
@@ -64,7 +95,7 @@ class Follower:
         await asyncio.gather(*map(self._release, clients))
 
     @property
-    def client(self) -> PlanClient:
+    def client(self) -> Opened:
         """The client of the epoch that new requests go to."""
         assert self._current is not None, "start it first"
         return self._current
@@ -102,6 +133,8 @@ class Follower:
             try:
                 left_s = deadline_s if tries == 1 else max(until_s - now(), 0.0)
                 result = await client.run(inputs, left_s, priority)
+                if result.via != PRIMARY and self._looking is None:
+                    self._looking = asyncio.ensure_future(self._look(client))
                 return result if tries == 1 else replace(result, total_ms=(now() - start_s) * 1000)
             except (NotLoaded, NodeLost, Overloaded) as error:
                 if isinstance(error, Overloaded) and client.granted:
@@ -110,13 +143,28 @@ class Follower:
             finally:
                 self._done(client)
 
-    async def _leave(self, client: PlanClient, error: RequestError, until_s: float) -> None:
+    async def _leave(self, client: Opened, error: RequestError, until_s: float) -> None:
         """Go to the epoch after a client's; raises its error if there is none."""
         async with self._switching:
             if self._current is not client:
                 return
             plan = await self._successor(client.plan, error)
             self._current = await self._open(plan, error, until_s)
+
+    async def _look(self, client: Opened) -> None:
+        """Go to the plan that has taken the place of one whose primary does not answer, if there is one."""
+        try:
+            await asyncio.sleep(_LOOK_S)
+            with suppress(CollabError):
+                gone = NodeLost(f"plan {client.plan.name!r} is answered by what stands in for it")
+                newer = await self._successor(client.plan, gone)
+                async with self._switching:
+                    if self._current is client:
+                        self._current = await self._open_plan(newer)
+                        if not self._under_way[client]:
+                            self._let_go(client)
+        finally:
+            self._looking = None
 
     async def _successor(self, plan: Plan, error: CollabError) -> Plan:
         """Another plan of the name, for the same models; raises the error if none is known."""
@@ -130,7 +178,7 @@ class Follower:
             ) from error
         return newer
 
-    async def _open(self, plan: Plan, error: RequestError, until_s: float) -> PlanClient:
+    async def _open(self, plan: Plan, error: RequestError, until_s: float) -> Opened:
         now = asyncio.get_running_loop().time
         while True:
             try:
@@ -140,13 +188,17 @@ class Follower:
                     raise error from None
             await asyncio.sleep(_AGAIN_S)
 
-    def _done(self, client: PlanClient) -> None:
+    def _done(self, client: Opened) -> None:
         """Release a client that was left when its last request is over."""
         self._under_way[client] -= 1
         if self._under_way[client] > 0:
             return
         del self._under_way[client]
         if self._current is not None and client is not self._current:
-            task = asyncio.ensure_future(self._release(client))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self._let_go(client)
+
+    def _let_go(self, client: Opened) -> None:
+        self._under_way.pop(client, None)
+        task = asyncio.ensure_future(self._release(client))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)

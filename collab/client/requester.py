@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from collab.client.actions import Action, Answer, Resolve
 from collab.client.admission import Admission
+from collab.client.budget import RetryBudget
 from collab.client.credits import Credits
 from collab.client.latency import LatencyWindow
 from collab.client.policy import PARK_US, RETRYABLE, Counters, RetryPolicy
@@ -52,8 +53,9 @@ class Requester:
         epoch: Epoch,
         retry: RetryPolicy = RetryPolicy(),
         chance: Random | None = None,
+        budget: RetryBudget | None = None,
     ) -> None:
-        """``chance`` chooses among replicas; without one the choices follow from the name."""
+        """``chance`` chooses among replicas, else the name does; ``budget`` is one that others share."""
         self.name = name
         self.plan = plan
         self.epoch = epoch
@@ -69,7 +71,7 @@ class Requester:
         """Requests that have no attempt because no credit was free, in order; looked at again then:"""
         self._look_us = 0
         self._latencies = LatencyWindow()
-        self._budget = retry.budget(plan)
+        self._budget = budget or retry.budget(plan)
         self._counters = Counters()
         self._admission = Admission(self._counters)
 
@@ -102,6 +104,11 @@ class Requester:
         return self._credits.short
 
     @property
+    def serves(self) -> bool:
+        """Whether an answer is possible with the nodes that are not lost."""
+        return self._router.possible()
+
+    @property
     def in_flight(self) -> int:
         """Requests that are not resolved."""
         return len(self._requests)
@@ -121,8 +128,9 @@ class Requester:
         deadline_us: int,
         trace: bytes = b"",
         priority: Priority = Priority.NORMAL,
+        before: int = 0,
     ) -> list[Action]:
-        """Start a request with one payload for each edge from the requester.
+        """Start a request with a payload for each edge from here, after ``before`` attempts over other plans.
 
         Raises:
             InputError: the payloads are not those of the plan's entry edges, or the id is in use.
@@ -141,10 +149,11 @@ class Requester:
             self._admission.check(priority, deadline_us - now_us, now_us)
         way = self._first_way(now_us)
         ahead = self._admission.enter(priority)
-        entry = Asked(request, payloads, now_us, deadline_us, trace, priority, ahead)
+        entry = Asked(request, payloads, now_us, deadline_us, trace, priority, ahead, before)
         self._requests[request] = entry
         self._deadlines.add(deadline_us, entry)
-        self._budget.earn()
+        if not before:
+            self._budget.earn()
         if now_us >= deadline_us:
             self._expire(entry, now_us, actions)
         elif way is None:
@@ -180,10 +189,8 @@ class Requester:
             self._failed(attempt, token.fault, now_us, actions)
         elif token.kind is _VALUE or token.kind is _ABSENT:
             absent = token.reason if token.kind is _ABSENT else None
-            attempts = len(request.tries)
-            answer = Answer(
-                token.payload, token.hops, way.route, attempt.number, absent, attempts, request.hedged
-            )
+            count, hedged = len(request.tries), request.hedged
+            answer = Answer(token.payload, token.hops, way.route, attempt.number, absent, count, hedged)
             self._learn(attempt, token.hops, now_us)
             self._resolve(request, answer, attempt, now_us, actions)
         elif token.kind is _ERROR and token.fault is not None:
@@ -361,7 +368,7 @@ class Requester:
     def _may_retry(self, request: Asked, fault: Fault, now_us: int) -> bool:
         return (
             fault.code in RETRYABLE
-            and len(request.tries) < self._retry.max_attempts
+            and request.before + len(request.tries) < self._retry.max_attempts
             and now_us < request.deadline_us
         )
 
@@ -482,7 +489,7 @@ class Requester:
         early = self._wiring.races or (isinstance(outcome, Answer) and outcome.absent is not None)
         for attempt in request.tries.values():
             self._close(attempt, actions, tell=attempt is not by or early)
-        actions.append(Resolve(request.id, outcome))
+        actions.append(Resolve(request.id, outcome, len(request.tries)))
 
     def _close(self, attempt: Try, actions: list[Action], *, tell: bool) -> None:
         """Give an attempt's credit back; ``tell`` its nodes to do nothing more for it."""

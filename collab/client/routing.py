@@ -107,6 +107,15 @@ class Router:
         nodes = [n for n in self._wiring.stages[self._wiring.entry].nodes if n not in self.lost]
         return [n for n in nodes if n not in self.draining] or nodes
 
+    def possible(self) -> bool:
+        """Whether there can be an answer with the nodes that are not lost."""
+        if not self.lost:
+            return True
+        stages = self._wiring.stages
+        route = tuple(next((n for n in s.nodes if n not in self.lost), s.nodes[0]) for s in stages)
+        entry = route[self._wiring.entry]
+        return entry not in self.lost and self._wiring.survives(self._name, route, self.lost)
+
     def start(self, way: Way) -> None:
         """An attempt is on this way."""
         for node in way.route:

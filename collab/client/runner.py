@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
+from typing import Final
 
 from collab.client.actions import Action, Answer, Resolve
+from collab.client.budget import RetryBudget
 from collab.client.control import Control
 from collab.client.policy import RetryPolicy
 from collab.client.requester import Requester
@@ -35,6 +37,8 @@ from collab.link.links import Links
 from collab.transport.aio import timeout
 
 DEFAULT_DEADLINE_S = 30.0
+PRIMARY: Final = "primary"
+LOCAL_PATH: Final = "local"
 _RETRY_LEASE_US = 300_000
 _RENEW_PAUSE_S = 0.05
 """At least, between two leases."""
@@ -71,6 +75,8 @@ class Result:
     """How many were started for the request; the path is that of the first to answer."""
     hedged: bool = False
     """Whether one was started because an earlier one took long."""
+    via: str = PRIMARY
+    """Who answered: ``primary``, ``alternative:NAME`` for another plan, or ``local``."""
 
     @property
     def wire_ms(self) -> float:
@@ -93,6 +99,7 @@ class PlanClient:
         *,
         retry: RetryPolicy = RetryPolicy(),
         limits: EnvelopeLimits = EnvelopeLimits(),
+        budget: RetryBudget | None = None,
     ) -> None:
         self.plan = plan
         self.epoch = epoch
@@ -100,7 +107,7 @@ class PlanClient:
         """Requests that may be under way at a time."""
         self._links = links
         self._limits = limits
-        self._requester = Requester(links.identity.name, plan, epoch, retry, Random())
+        self._requester = Requester(links.identity.name, plan, epoch, retry, Random(), budget)
         self._kinds = [edge.transport for edge in plan.edges]
         self._edges = [
             (i, EdgeEncoder(plan.edges[i].codec, plan.codec_error), plan.edges[i].tensors)
@@ -129,6 +136,11 @@ class PlanClient:
     def counters(self) -> dict[str, int]:
         """What was dropped and tried again so far, as `collab.client.policy.Counters` names it."""
         return self._requester.counters
+
+    @property
+    def serves(self) -> bool:
+        """Whether an answer is possible with the nodes that can be reached."""
+        return self._requester.serves
 
     # --- life --------------------------------------------------------------------
 
@@ -236,9 +248,11 @@ class PlanClient:
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        before: int = 0,
     ) -> Result:
         """One inference; the arrays must stay unchanged until it returns.
 
+        ``before`` counts attempts at it that were made over other plans.
         Raises `TensorError` for wrong inputs, `Overloaded`, `DeadlineExceeded`,
         `StageFailed`, `NodeLost` or another `RequestError`.
         """
@@ -252,7 +266,9 @@ class PlanClient:
         request = RequestId(os.urandom(16))
         try:
             deadline_us = start_us + int(deadline_s * 1e6)
-            actions = self._requester.submit(request, payload, start_us, deadline_us, priority=priority)
+            actions = self._requester.submit(
+                request, payload, start_us, deadline_us, priority=priority, before=before
+            )
         except (NodeLost, Overloaded):
             self._lease_if_short()
             if self._not_loaded:
@@ -344,7 +360,9 @@ class PlanClient:
         if not isinstance(outcome, Fault):
             future.set_result((outcome, now_us()))
             return
-        future.set_exception(outcome.to_error())
+        error = outcome.to_error()
+        error.attempts = action.attempts
+        future.set_exception(error)
         if outcome.code == Overloaded.code:
             self._renew_now.set()
 

@@ -65,8 +65,8 @@ class Asked:
     """One request that is not resolved."""
 
     __slots__ = (
-        *("ahead", "deadline_us", "failed_before", "failed_last", "full", "hedge_us", "hedged", "id"),
-        *("last_fault", "payloads", "priority", "start_us", "trace", "tries"),
+        *("ahead", "before", "deadline_us", "failed_before", "failed_last", "full", "hedge_us", "hedged"),
+        *("id", "last_fault", "payloads", "priority", "start_us", "trace", "tries"),
     )
 
     def __init__(
@@ -78,6 +78,7 @@ class Asked:
         trace: bytes,
         priority: Priority,
         ahead: int,
+        before: int = 0,
     ) -> None:
         self.id = name
         self.payloads = payloads
@@ -89,6 +90,8 @@ class Asked:
         """Requests that it may have to wait for, when it was submitted."""
         self.full: set[NodeName] = set()
         """Nodes that had too much to do for it."""
+        self.before = before
+        """Attempts at it that were made over other plans."""
         self.tries: dict[Attempt, Try] = {}
         self.failed_last: frozenset[NodeName] = frozenset()
         """Nodes that the last attempt lacked."""

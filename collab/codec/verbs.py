@@ -39,6 +39,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "ProbePeer": Verb(pb.ProbePeerRequest, pb.ProbePeerReply),
         "Drain": Verb(pb.DrainRequest, pb.DrainReply),
         "PutRevocations": Verb(pb.PutRevocationsRequest, pb.PutRevocationsReply),
+        "TakeReports": Verb(pb.TakeReportsRequest, pb.TakeReportsReply),
     }
 )
 """Every verb of ``control.proto`` that nodes serve."""

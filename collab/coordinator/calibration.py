@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from collab.client.runner import PRIMARY
 from collab.coordinator.workload import Report
 from collab.core.plan import Plan, Predicted
 
@@ -24,7 +25,8 @@ def calibration(report: Report, plan: Plan, concurrency: int) -> dict[str, Any] 
     predicted = plan.predicted
     if predicted is None or not report.epoch_latencies_ms:
         return None
-    steady = concurrency > 1 and report.epochs == 1 and report.throughput_rps > 0
+    undisturbed = report.epochs == 1 and report.via.keys() <= {PRIMARY}
+    steady = concurrency > 1 and undisturbed and report.throughput_rps > 0
     return {
         "latency_ms": _times(predicted.latency_ms, float(np.median(report.epoch_latencies_ms))),
         "bottleneck_ms": _times(predicted.bottleneck_ms, 1000 / report.throughput_rps if steady else None),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from collab.coordinator.alternatives import predicted, with_alternatives
 from collab.coordinator.planning import build_chain, per_link
 from collab.core.codecs import NAMES, RAW, parse_codec
 from collab.core.ids import NodeName, PlanName
@@ -17,12 +19,12 @@ from collab.core.plan import NodeRef, Plan
 from collab.core.profile import DeviceProfile, Profile
 from collab.errors import CutError, PlanError, UsageError
 from collab.graph import Graph, reorder
+from collab.planner.alternatives import Standbys, standbys
 from collab.planner.chain import Assignment
 from collab.planner.chains import Chain, Costs, Move, Option, Solution, Wants
 from collab.planner.evaluate import Evaluator
 from collab.planner.explain import used_by
 from collab.planner.orders import dag_order_helps, in_order
-from collab.planner.prediction import predicted_of
 from collab.planner.solve import solve
 
 log = logging.getLogger("collab.coordinator")
@@ -97,6 +99,13 @@ class Chosen:
     """What the prediction rests on."""
     reordered: Graph | None = None
     """The model with its operators in another order, where the chain is one of that."""
+    standbys: Standbys | None = None
+    """What stands in when nodes are lost; None where that was not asked for."""
+
+    def with_standbys(self, offline: Sequence[NodeName] = ()) -> Chosen:
+        """The same with what stands in for each node that is lost, and whole models for nodes alone."""
+        found = standbys(self.profile, self.wants, self.solution.best.chain, solve, offline)
+        return replace(self, standbys=found)
 
     def to_json(self) -> dict[str, Any]:
         """As ``collab plan --json`` prints it."""
@@ -119,6 +128,17 @@ class Chosen:
             "gap": round(self.solution.gap(self.wants.objective), 6),
             "profile": self.profile.digest,
             "basis": self.basis,
+            "alternatives": [
+                {
+                    "without": list(standby.without),
+                    "nodes": list(standby.nodes),
+                    "offline": standby.offline,
+                    "stages": _stages(standby.option.chain),
+                    "predicted": _figures(standby.option.costs),
+                }
+                for standby in (self.standbys.chosen if self.standbys is not None else ())
+            ],
+            "without_alternative": dict(self.standbys.missing) if self.standbys is not None else {},
         }
 
 
@@ -259,28 +279,36 @@ class PlanOptions:
 
 
 def plan_of(chosen: Chosen, path: Path, graph: Graph, refs: Sequence[NodeRef], options: PlanOptions) -> Plan:
-    """The plan of the best chain, with what is predicted of it.
+    """The plan of the best chain with its alternatives, and what is predicted of each.
 
     ``path`` and ``graph`` are the model's, `Chosen.reordered` and its file where there is
     one; ``refs`` say where nodes are; those that they do not name have no endpoints.
     """
-    chain, profile = chosen.solution.best.chain, chosen.profile
     known = {ref.name: ref for ref in refs}
-    threads = {device.name: device.threads for device in profile.devices}
-    plan, _ = build_chain(
-        options.name,
-        path,
-        graph,
-        chain.cuts,
-        Assignment(tuple(stage.nodes for stage in chain.stages)),
-        [known.get(name, NodeRef(name=name)) for name in used_by(chain)],
-        signature=options.signature,
-        threads=[stage.threads or threads[stage.nodes[0]] for stage in chain.stages],
-        codecs=[move.codec for move in chain.moves],
-        transports=[move.transport for move in chain.moves],
-        credits=options.credits,
-        return_by_chain=options.return_by_chain,
-        codec_error=chosen.wants.codec_error,
-    )
-    evaluation = Evaluator(profile).evaluate(chain)
-    return plan.replace(predicted=predicted_of(evaluation, chain, profile.digest, chosen.basis))
+    threads = {device.name: device.threads for device in chosen.profile.devices}
+
+    def build(chain: Chain) -> Plan:
+        plan, _ = build_chain(
+            options.name,
+            path,
+            graph,
+            chain.cuts,
+            Assignment(tuple(stage.nodes for stage in chain.stages)),
+            [known.get(name, NodeRef(name=name)) for name in used_by(chain)],
+            signature=options.signature,
+            threads=[stage.threads or threads[stage.nodes[0]] for stage in chain.stages],
+            codecs=[move.codec for move in chain.moves],
+            transports=[move.transport for move in chain.moves],
+            credits=options.credits,
+            return_by_chain=options.return_by_chain,
+            codec_error=chosen.wants.codec_error,
+        )
+        return plan
+
+    predict = partial(predicted, chosen.profile, basis=chosen.basis)
+    chain = chosen.solution.best.chain
+    plan = build(chain).replace(predicted=predict(chain))
+    if chosen.standbys is None:
+        return plan
+    spare = [(s, build(s.option.chain), predict(s.option.chain)) for s in chosen.standbys.chosen]
+    return with_alternatives(plan, spare)

@@ -8,9 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
+from collab.client.budget import RetryBudget
 from collab.client.control import Control
-from collab.client.follow import FetchPlan, Follower
+from collab.client.failover import LadderClient
+from collab.client.follow import FetchPlan, Follower, Opened
 from collab.client.hub import ClientHub
+from collab.client.local import LocalModel
 from collab.client.policy import RetryPolicy
 from collab.client.runner import PlanClient
 from collab.codec.pb import control_pb2 as pb
@@ -65,6 +68,14 @@ class NodeView:
     def holds(self, plan: PlanName) -> list[Epoch]:
         """Every epoch of a plan that is loaded on this node, in whatever state."""
         return [Epoch(p.epoch) for p in self.description.plans if p.plan == plan and p.state != "unloaded"]
+
+    def alternatives_of(self, primary: PlanName) -> list[tuple[PlanName, Epoch]]:
+        """Every epoch on this node of a plan that stands in for another."""
+        return [
+            (PlanName(p.plan), Epoch(p.epoch))
+            for p in self.description.plans
+            if p.primary == primary and p.state != "unloaded"
+        ]
 
     def last_epoch(self, plan: PlanName) -> Epoch:
         """The largest epoch of a plan that this node remembers; 0 if none."""
@@ -178,8 +189,14 @@ class Cluster:
             )
         return epochs.pop()
 
-    async def open(self, plan: Plan, credits: int = 1, retry: RetryPolicy = RetryPolicy()) -> PlanClient:
-        """A client of a deployed plan with up to ``credits`` requests under way at a time.
+    async def open(
+        self,
+        plan: Plan,
+        credits: int = 1,
+        retry: RetryPolicy = RetryPolicy(),
+        budget: RetryBudget | None = None,
+    ) -> PlanClient:
+        """A client of a deployed plan alone with up to ``credits`` requests under way at a time.
 
         A node that cannot be reached is done without where every stage has another replica.
         Raises `PeerUnreachable`, `NotLoaded` or `Overloaded`.
@@ -195,7 +212,7 @@ class Cluster:
                 kept = self.links.keep_peer(ref.name, addresses, kind)
                 if ref.name not in missing:
                     wanted.append((ref.name, kept))
-        client = PlanClient(self.links, plan, epoch, retry=retry)
+        client = PlanClient(self.links, plan, epoch, retry=retry, budget=budget)
         for name in missing:
             client.node_down(name)
         with suppress(TimeoutError, asyncio.TimeoutError):
@@ -238,15 +255,48 @@ class Cluster:
         fetch_plan: FetchPlan | None = None,
         credits: int = 1,
         retry: RetryPolicy = RetryPolicy(),
+        local: LocalModel | None = None,
     ) -> Follower:
-        """As `open`, and goes along when the plan is deployed anew, as ``fetch_plan`` gives it.
+        """As `climb`, and goes along when the plan is deployed anew, as ``fetch_plan`` gives it.
 
         Without that the nodes are asked.
         """
         fetch_plan = fetch_plan or self.successor
-        follower = Follower(lambda current: self.open(current, credits, retry), self.release, fetch_plan)
+
+        async def open_plan(current: Plan) -> Opened:
+            return await self.climb(current, credits, retry, local)
+
+        follower = Follower(open_plan, self._release_opened, fetch_plan)
         self._followers.append(await follower.start(plan))
         return follower
+
+    async def climb(
+        self,
+        plan: Plan,
+        credits: int = 1,
+        retry: RetryPolicy = RetryPolicy(),
+        local: LocalModel | None = None,
+    ) -> PlanClient | LadderClient:
+        """As `open`, and goes to the plan's alternatives, then to a local model, when nodes are lost."""
+        if not plan.alternatives and local is None:
+            return await self.open(plan, credits, retry)
+        endpoints = {name: places for one in plan.family for name, places in one.endpoints().items()}
+        # All at once, so that one which is gone takes its time once.
+        dialled = (
+            self.links.connect_any(at, name) for name, at in endpoints.items() if not self.links.get(name)
+        )
+        await asyncio.gather(*dialled, return_exceptions=True)
+
+        async def open_rung(one: Plan, policy: RetryPolicy, budget: RetryBudget) -> PlanClient:
+            return await self.open(one, credits, policy, budget)
+
+        return await LadderClient(plan, open_rung, self.release, retry, local).open()
+
+    async def _release_opened(self, client: Opened) -> None:
+        if isinstance(client, PlanClient):
+            await self.release(client)
+        elif isinstance(client, LadderClient):
+            await client.close()
 
     async def unfollow(self, follower: Follower) -> None:
         """Close what `follow` made."""

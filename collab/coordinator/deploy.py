@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.cluster import Cluster, NodeView
-from collab.core.ids import Digest, Epoch, NodeName
-from collab.core.plan import Plan, to_json
-from collab.errors import CollabError, IntegrityError, PeerError, PlanError, Refused
+from collab.coordinator.phases import Change, everywhere, told, two_phases
+from collab.core.ids import Digest, Epoch, NodeName, PlanName
+from collab.core.plan import Plan
+from collab.errors import Conflict, IntegrityError, LimitExceeded, PlanError, Refused
 from collab.runtime.combiners import combiner
 
 Blobs = Mapping[Digest, bytes]
 Progress = Callable[[NodeName, int, int], None]
 """Called with a node, the bytes just sent to it, and the bytes that it needs in all."""
+Held = dict[NodeName, list[tuple[PlanName, Epoch]]]
+"""Epochs of plans by node."""
 
-_COMMIT_TRIES = 3
-_COMMIT_PAUSE_S = 0.2
-_ABORT_S = 3.0
-
-T = TypeVar("T")
+_FORMER_S = 5.0
+"""How long requests of an alternative that is there no longer may finish."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +35,80 @@ class Deployment:
 
 
 async def deploy(cluster: Cluster, plan: Plan, blobs: Blobs, progress: Progress | None = None) -> Deployment:
-    """Bring a plan up on all of its nodes, or on none.
+    """Bring a plan and its alternatives up on all of their nodes, or on none.
 
-    Idempotent.  Raises `Conflict` if somebody else deploys the same plan meanwhile,
-    `PeerUnreachable`, `Refused` if a node drains, or what a node says of a stage.
+    The alternatives are committed first, so a plan that is current has them.  Idempotent.
+    Raises `Conflict` if somebody else deploys the same plan meanwhile, `PeerUnreachable`,
+    `Refused` if a node drains, or what a node says of a stage.
     """
-    _check_combiners(plan)
-    _check_blobs(plan, blobs)
-    await cluster.reach_plan(plan)
-    names = sorted(ref.name for ref in plan.nodes)
-    views = await cluster.describe(names)
+    for one in plan.family:
+        with told(one):
+            _check_combiners(one)
+            _check_blobs(one, blobs)
+        await cluster.reach_plan(one)
+    views = await cluster.describe(sorted({ref.name for one in plan.family for ref in one.nodes}))
     for view in views.values():
-        if view.description.state != "serving":
-            raise Refused(
-                f"node {view.name!r} is {view.description.state}; deploy without it or start it anew"
-            )
-    _check_edges(plan, views)
-    sent = await _send_blobs(cluster, plan, blobs, names, progress)
-    current = {name: views[name].epoch_of(plan.name) for name in names}
-    versions = set(current.values())
-    if len(versions) == 1 and (version := versions.pop()) is not None and version[1] == plan.digest:
-        return Deployment(version[0], False, sent)
+        if view.description.state == "draining":
+            raise Refused(f"node {view.name!r} is draining; deploy without it or start it anew")
+    for one in plan.family:
+        with told(one):
+            _check_edges(one, views)
+    _check_memory(plan, views)
+    sent = await _send_blobs(cluster, plan, blobs, list(views), progress)
+    known = {one.name: _running(one, views) for one in plan.family}
+    primary = known[plan.name]
+    if primary is not None and None not in known.values():
+        return Deployment(primary, False, sent)
     everybody = await cluster.describe()
+    _check_names_free(plan, everybody)
+    changes = [_change(one, everybody) for one in (*plan.alternatives, plan) if known[one.name] is None]
+    await two_phases(cluster, changes)
+    for change in changes:
+        await _unload_elsewhere(cluster, change.plan, everybody, change.names)
+    await _unload_former(cluster, plan, everybody)
+    epochs = {change.plan.name: change.epoch for change in changes}
+    return Deployment(epochs.get(plan.name, primary or Epoch(0)), True, sent)
+
+
+def _running(plan: Plan, views: Mapping[NodeName, NodeView]) -> Epoch | None:
+    """The epoch under which exactly this plan is current on all of its nodes."""
+    versions = {views[ref.name].epoch_of(plan.name) for ref in plan.nodes}
+    if len(versions) == 1 and (version := versions.pop()) is not None and version[1] == plan.digest:
+        return version[0]
+    return None
+
+
+def _change(plan: Plan, everybody: Mapping[NodeName, NodeView]) -> Change:
+    """The plan under an epoch above all that nodes remember."""
+    names = sorted(ref.name for ref in plan.nodes)
     epoch = Epoch(1 + max(view.last_epoch(plan.name) for view in everybody.values()))
-    await _two_phases(cluster, plan, epoch, names, current)
-    await _unload_elsewhere(cluster, plan, everybody, names)
-    return Deployment(epoch, True, sent)
+    return Change(plan, epoch, names, {name: everybody[name].epoch_of(plan.name) for name in names})
+
+
+def _check_names_free(plan: Plan, everybody: Mapping[NodeName, NodeView]) -> None:
+    """No alternative takes the place of a plan that is somebody else's."""
+    names = {one.name for one in plan.alternatives}
+    for view in everybody.values():
+        for loaded in view.description.plans:
+            if loaded.plan in names and loaded.primary != plan.name and loaded.state == "serving":
+                raise Conflict(
+                    f"node {view.name!r} runs a plan named {loaded.plan!r}, as an alternative of "
+                    f"{plan.name!r} is called; give one of them another name"
+                )
+
+
+def _check_memory(plan: Plan, views: Mapping[NodeName, NodeView]) -> None:
+    """The stages of the plan and its alternatives fit each node together."""
+    if not plan.alternatives:
+        return
+    for name, view in views.items():
+        size = sum(stage.bytes for one in plan.family for stage in one.stages_on(name))
+        memory = view.description.memory_bytes
+        if 0 < memory < size:
+            raise LimitExceeded(
+                f"node {name!r}: the stages of plan {plan.name!r} and its alternatives have {size} bytes "
+                f"there, its memory {memory}; plan with --no-alternatives"
+            )
 
 
 def _check_blobs(plan: Plan, blobs: Blobs) -> None:
@@ -105,8 +150,12 @@ async def _send_blobs(
 
     async def send(name: NodeName) -> int:
         control, sent = cluster.control(name), 0
-        wanted = list(dict.fromkeys(s.sha256 for s in plan.stages_on(name) if s.sha256 is not None))
-        missing = await control.missing(wanted)
+        wanted: dict[Digest, Plan] = {}
+        for one in plan.family:
+            for stage in one.stages_on(name):
+                if stage.sha256 is not None:
+                    wanted.setdefault(stage.sha256, one)
+        missing = await control.missing(list(wanted))
         total = sum(max(0, len(blobs[digest]) - held) for digest, held in missing.items())
 
         def count(size: int) -> None:
@@ -116,86 +165,15 @@ async def _send_blobs(
                 progress(name, size, total)
 
         for digest, held in missing.items():
-            try:
-                await control.put_blob(digest, blobs[digest], held, count)
-            except IntegrityError:
-                # A part left over from a broken transfer; the node has dropped it.
-                await control.put_blob(digest, blobs[digest], 0, count)
+            with told(wanted[digest]):
+                try:
+                    await control.put_blob(digest, blobs[digest], held, count)
+                except IntegrityError:
+                    # A part left over from a broken transfer; the node has dropped it.
+                    await control.put_blob(digest, blobs[digest], 0, count)
         return sent
 
-    return await _everywhere(names, send)
-
-
-async def _everywhere(
-    names: Sequence[NodeName], action: Callable[[NodeName], Awaitable[T]]
-) -> dict[NodeName, T]:
-    """Do it on all nodes at once and wait for all; the first error is raised with its node's name."""
-    results = await asyncio.gather(*map(action, names), return_exceptions=True)
-    done: dict[NodeName, T] = {}
-    for name, result in zip(names, results, strict=True):
-        if isinstance(result, CollabError):
-            text = str(result)
-            raise type(result)(text if repr(name) in text else f"node {name!r}: {text}") from result
-        if isinstance(result, BaseException):
-            raise result
-        done[name] = result
-    return done
-
-
-async def _two_phases(
-    cluster: Cluster,
-    plan: Plan,
-    epoch: Epoch,
-    names: Sequence[NodeName],
-    current: Mapping[NodeName, tuple[Epoch, Digest] | None],
-) -> None:
-    """Reserve in the order of names, so that of two coordinators one gets all; prepare; commit."""
-    holder, digest, plan_json = secrets.token_hex(8), plan.digest, to_json(plan)
-    reserved: list[NodeName] = []
-    try:
-        for name in names:
-            expected = current[name] or (Epoch(0), Digest(""))
-            reserved.append(name)
-            await cluster.control(name).call(
-                "Reserve",
-                pb.ReserveRequest(
-                    plan=plan_json,
-                    epoch=epoch,
-                    holder=holder,
-                    expected_epoch=expected[0],
-                    expected_digest=expected[1],
-                ),
-            )
-        await _everywhere(names, lambda name: cluster.control(name).prepare(plan.name, epoch, digest, holder))
-    except BaseException:
-        await _abort(cluster, plan, epoch, reserved, holder)
-        raise
-    await _everywhere(names, lambda name: _commit(cluster, plan, epoch, name, holder))
-
-
-async def _commit(cluster: Cluster, plan: Plan, epoch: Epoch, name: NodeName, holder: str) -> None:
-    for left in reversed(range(_COMMIT_TRIES)):
-        try:
-            await cluster.reach_plan(plan, [name])
-            await cluster.control(name).epoch("Commit", plan.name, epoch, plan.digest, holder)
-            return
-        except PeerError as error:
-            if not left:
-                raise type(error)(
-                    f"node {name!r} was lost while epoch {epoch} of plan {plan.name!r} was committed; "
-                    f"deploy again when it is back ({error})"
-                ) from error
-            await asyncio.sleep(_COMMIT_PAUSE_S)
-
-
-async def _abort(cluster: Cluster, plan: Plan, epoch: Epoch, names: Sequence[NodeName], holder: str) -> None:
-    """Best effort: a node that cannot be told lets the reservation expire."""
-
-    async def abort(name: NodeName) -> None:
-        control = cluster.control(name)
-        await control.epoch("Abort", plan.name, epoch, plan.digest, holder, timeout_s=_ABORT_S)
-
-    await asyncio.shield(asyncio.gather(*(abort(name) for name in names), return_exceptions=True))
+    return await everywhere(names, send)
 
 
 async def _unload_elsewhere(
@@ -209,24 +187,57 @@ async def _unload_elsewhere(
                 await cluster.control(name).epoch("Unload", plan.name, epoch, "", "")
 
 
+async def _unload_former(cluster: Cluster, plan: Plan, views: Mapping[NodeName, NodeView]) -> None:
+    """Alternatives of the plan's former version that it has no longer: their requests may finish."""
+    names = {one.name for one in plan.family}
+    held: Held = {}
+    for name, view in views.items():
+        former = [entry for entry in view.alternatives_of(plan.name) if entry[0] not in names]
+        if former:
+            held[name] = former
+    await _take_down(cluster, held, _FORMER_S)
+
+
 async def undeploy(cluster: Cluster, plan: Plan, drain_s: float = 10.0) -> dict[NodeName, list[Epoch]]:
-    """Retire a plan everywhere, let requests finish, free it; what was unloaded by node."""
-    await cluster.reach_plan(plan)
-    views = await cluster.describe(ref.name for ref in plan.nodes)
-    held = {name: view.holds(plan.name) for name, view in views.items()}
-    for name, epochs in held.items():
-        for epoch in epochs:
-            await cluster.control(name).epoch("Retire", plan.name, epoch, "", "")
+    """Retire a plan and its alternatives everywhere, let requests finish, free them.
+
+    Returns the epochs of the plan itself that were unloaded, by node.
+    """
+    for one in plan.family:
+        await cluster.reach_plan(one)
+    views = await cluster.describe({ref.name: None for one in plan.family for ref in one.nodes})
+    held: Held = {
+        name: [(plan.name, epoch) for epoch in view.holds(plan.name)] + view.alternatives_of(plan.name)
+        for name, view in views.items()
+    }
+    await _take_down(cluster, held, drain_s)
+    own = {ref.name for ref in plan.nodes}
+    return {
+        name: [epoch for known, epoch in entries if known == plan.name]
+        for name, entries in held.items()
+        if name in own
+    }
+
+
+async def _take_down(cluster: Cluster, held: Held, drain_s: float) -> None:
+    """Admit nothing more, wait for what is under way, unload."""
+    for name, entries in held.items():
+        for plan, epoch in entries:
+            await cluster.control(name).epoch("Retire", plan, epoch, "", "")
     loop = asyncio.get_running_loop()
     deadline = loop.time() + drain_s
-    while await _busy(cluster, plan, held) and loop.time() < deadline:  # noqa: ASYNC110 - nodes must be asked
+    while await _busy(cluster, held) and loop.time() < deadline:  # noqa: ASYNC110 - nodes must be asked
         await asyncio.sleep(0.05)
-    for name, epochs in held.items():
-        for epoch in epochs:
-            await cluster.control(name).epoch("Unload", plan.name, epoch, "", "")
-    return held
+    for name, entries in held.items():
+        for plan, epoch in entries:
+            await cluster.control(name).epoch("Unload", plan, epoch, "", "")
 
 
-async def _busy(cluster: Cluster, plan: Plan, held: Mapping[NodeName, Sequence[Epoch]]) -> bool:
+async def _busy(cluster: Cluster, held: Held) -> bool:
+    """Whether anything is under way on what is to be unloaded."""
     replies = await asyncio.gather(*(cluster.control(name).status() for name in held))
-    return any(loaded.plan == plan.name and loaded.in_flight for reply in replies for loaded in reply.plans)
+    return any(
+        loaded.in_flight and (loaded.plan, loaded.epoch) in entries
+        for entries, reply in zip(held.values(), replies, strict=True)
+        for loaded in reply.plans
+    )

@@ -162,9 +162,10 @@ def stage_blobs(plan: Plan, folder: Path) -> dict[Digest, bytes]:
             raise ModelError(
                 f"models[{i}]: {model.path} has another digest than the plan; make the plan anew"
             )
-        starts = sorted(s.ops[0] for s in plan.stages if s.model == model.id and s.ops is not None)
-        for stage in split(graph, starts[1:]):
-            blobs[Digest(stage.sha256)] = stage.data
+        for one in plan.family:
+            starts = sorted(s.ops[0] for s in one.stages if s.model == model.id and s.ops is not None)
+            for stage in split(graph, starts[1:]):
+                blobs[Digest(stage.sha256)] = stage.data
     return blobs
 
 

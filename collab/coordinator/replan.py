@@ -17,18 +17,20 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle, pairwise
 from typing import Any, Final
 
+from collab.coordinator.alternatives import predicted, with_alternatives
 from collab.coordinator.cluster import Cluster
-from collab.coordinator.deploy import deploy
+from collab.coordinator.deploy import Blobs, Deployment, deploy
 from collab.coordinator.observing import LinkProber, StageClock, statuses, time_stage
 from collab.coordinator.rebuilding import Build
 from collab.core.ids import Digest, Epoch, NodeName
-from collab.core.plan import Plan
+from collab.core.plan import NodeRef, Plan
 from collab.core.profile import Profile
 from collab.errors import CollabError, Conflict, PlanError
+from collab.planner.alternatives import standbys, used
 from collab.planner.chains import Chain, Objective, Option, Solution, Wants
 from collab.planner.drift import Drift, DriftRules, LinkFigures, LinkKey, corrected
 from collab.planner.evaluate import Evaluator
-from collab.planner.prediction import chain_of, predicted_of, stage_times, with_known_threads
+from collab.planner.prediction import chain_of, stage_times, with_known_threads
 
 log = logging.getLogger("collab.replan")
 
@@ -338,7 +340,7 @@ class Replanner:
         else:
             best = solution.best.costs.of(wants.objective)
             if solution.best.chain.stages != running.chain.stages and self.drift.is_better(now, best):
-                note = await self._switch(solution.best, profile, there)
+                note = await self._switch(solution.best, profile, there, allowed)
                 switched = not note
         if switched:
             self.drift.forget()
@@ -359,16 +361,12 @@ class Replanner:
         await asyncio.to_thread(self._decided, decision)
         return decision
 
-    async def _switch(self, option: Option, profile: Profile, there: set[NodeName]) -> str:
+    async def _switch(self, option: Option, profile: Profile, there: set[NodeName], allowed: Wants) -> str:
         """Bring a plan up beside the running one, and close that; why it could not be, or nothing."""
         old = self.running
-        used = {name for stage in option.chain.stages for name in stage.nodes} | (old.nodes & there)
-        refs = [self._refs[name] for name in sorted(used)]
         try:
-            plan, blobs = await asyncio.to_thread(self._build, option.chain, refs)
-            evaluation = Evaluator(profile).evaluate(option.chain)
-            plan = plan.replace(predicted=predicted_of(evaluation, option.chain, profile.digest, _BASIS))
-            deployment = await deploy(self._cluster, plan, blobs)
+            found = await asyncio.to_thread(self._made, option.chain, profile, old.nodes & there, allowed)
+            plan, deployment = await self._deploy(*found)
         except CollabError as error:
             return f"the better plan is not deployed: {error}"
         self._running = Running.of(plan, deployment.epoch, self._profile)
@@ -379,6 +377,41 @@ class Replanner:
             log.warning("plan %r runs, but clients may not find it: %s", plan.name, error)
         await asyncio.gather(*(self._retire(old, name) for name in old.nodes & there))
         return ""
+
+    def _made(
+        self, chain: Chain, profile: Profile, left: Collection[NodeName], allowed: Wants
+    ) -> tuple[Plan, Blobs]:
+        """The plan of a chain, with alternatives where the first plan had some, and its stages' bytes.
+
+        Nodes that it leaves are listed in it, so that they go on with what they have admitted.
+        """
+        plan, blobs = self._build(chain, self._listed({*used(chain), *left}))
+        plan = plan.replace(predicted=predicted(profile, chain, _BASIS))
+        if not self._first.alternatives:
+            return plan, blobs
+        offline = [one.placed[0] for one in self._first.alternatives if one.offline]
+        offline = [name for name in offline if name not in allowed.forbidden and used(chain) != (name,)]
+        found = standbys(profile, allowed, chain, lambda p, w, _: self._solve(p, w), offline)
+        spare = []
+        for standby in found.chosen:
+            made, more = self._build(standby.option.chain, self._listed(standby.nodes))
+            spare.append((standby, made, predicted(profile, standby.option.chain, _BASIS)))
+            blobs = {**blobs, **more}
+        return with_alternatives(plan, spare), blobs
+
+    def _listed(self, names: Collection[NodeName]) -> list[NodeRef]:
+        return [self._refs[name] for name in sorted(names)]
+
+    async def _deploy(self, plan: Plan, blobs: Blobs) -> tuple[Plan, Deployment]:
+        """Better without alternatives than not at all."""
+        try:
+            return plan, await deploy(self._cluster, plan, blobs)
+        except CollabError as error:
+            if not plan.alternatives or isinstance(error, Conflict):
+                raise
+            log.warning("plan %r goes without its alternatives: %s", plan.name, error)
+        plan = plan.replace(alternatives=())
+        return plan, await deploy(self._cluster, plan, blobs)
 
     async def _retire(self, old: Running, name: NodeName) -> None:
         """Admit nothing more to the former epoch; the node unloads it after its ``retire_s``."""

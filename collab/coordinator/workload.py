@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from collab.client.runner import Result
+from collab.client.runner import PRIMARY, Result
 from collab.codec.edges import Coded
 from collab.codec.tensors import Array
 from collab.core.codecs import RAW
@@ -120,6 +120,9 @@ class Report:
     latencies_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
     paths: Counter[str] = field(default_factory=Counter)
+    """Answers by the nodes that they took, with the plan's name where it was not the primary."""
+    via: Counter[str] = field(default_factory=Counter)
+    """Answers by who gave them, as `Result.via` says; figures of hops are of the primary's alone."""
     parts_ms: dict[int, list[tuple[float, float, float, float]]] = field(default_factory=dict)
     """By stage index: queue, decode, compute, encode of each answer."""
     wire_ms: list[float] = field(default_factory=list)
@@ -151,7 +154,12 @@ class Report:
         self.requests += 1
         self.wrong += not agrees
         self.latencies_ms.append(result.total_ms)
-        self.paths[" -> ".join(result.path)] += 1
+        self.via[result.via] += 1
+        nodes = " -> ".join(result.path)
+        if result.via != PRIMARY:
+            self.paths[f"{result.via}: {nodes}" if nodes else result.via] += 1
+            return
+        self.paths[nodes] += 1
         if result.epoch > self.epoch:
             self._begin(result.epoch)
         if result.epoch == self.epoch:

@@ -213,8 +213,29 @@ class Plan(Frozen, frozen=True, kw_only=True):
     codec_error: float | None = None
     """Largest error that a lossy codec may add to a tensor, as a share of the tensor's largest less its
     least element; lossy codecs are refused without it."""
+    local: bool = True
+    """Whether a requester that has the whole model may compute it itself when no node can."""
+    alternatives: tuple[Plan, ...] = ()
+    """Plans for the same model that are deployed with this one, for when its nodes are lost; the
+    first whose nodes are there is used."""
+    primary: PlanName | None = None
+    """Of an alternative: the plan that it stands in for."""
+    without: tuple[NodeName, ...] = ()
+    """Of an alternative: nodes of the primary whose loss it is for; it uses none of them."""
+    offline: bool = False
+    """Of an alternative: one node alone answers, also when that has lost all others; it reports later."""
     predicted: Predicted | None = None
     """Kept in files for comparing; it changes nothing that is deployed and does not travel."""
+
+    @property
+    def family(self) -> tuple[Plan, ...]:
+        """What is deployed together: the plan and its alternatives."""
+        return (self, *self.alternatives)
+
+    @property
+    def placed(self) -> tuple[NodeName, ...]:
+        """The nodes that run stages, each once, in plan order."""
+        return tuple(dict.fromkeys(name for stage in self.stages for name in stage.nodes))
 
     def stage(self, stage_id: StageId) -> StageSpec:
         """The stage with this id; KeyError if there is none."""
@@ -277,17 +298,31 @@ class Plan(Frozen, frozen=True, kw_only=True):
         bare = self.replace(
             nodes=tuple(msgspec.structs.replace(n, endpoints=()) for n in self.nodes),
             models=tuple(msgspec.structs.replace(m, path=None) for m in self.models),
+            alternatives=(),
         )
         fields = _explicit(bare)
         del fields["predicted"]
-        if self.codec_error is None:  # as it was before plans could state one
-            del fields["codec_error"]
+        fields["alternatives"] = [alternative.digest for alternative in self.alternatives]
+        for name, default in _LATER.items():
+            if getattr(self, name) == default:
+                del fields[name]
         for stage in fields["stages"]:  # and before stages could have these
             for name in ("weights", "file_names"):
                 if not stage[name]:
                     del stage[name]
         canonical = msgspec.json.encode(fields, order="deterministic")
         return Digest(hashlib.sha256(canonical).hexdigest())
+
+
+_LATER: dict[str, Any] = {
+    "codec_error": None,
+    "local": True,
+    "alternatives": (),
+    "primary": None,
+    "without": (),
+    "offline": False,
+}
+"""Fields that plans did not always have; with these values a digest is as it was without them."""
 
 
 def _explicit(value: Any) -> Any:
@@ -302,7 +337,8 @@ def _explicit(value: Any) -> Any:
 
 def to_json(plan: Plan) -> bytes:
     """The plan as it travels: without its prediction, which nodes have no use for."""
-    return msgspec.json.encode(plan.replace(predicted=None), order="deterministic")
+    spare = tuple(alternative.replace(predicted=None) for alternative in plan.alternatives)
+    return msgspec.json.encode(plan.replace(predicted=None, alternatives=spare), order="deterministic")
 
 
 def from_json(data: bytes | memoryview) -> Plan:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from collab.core.alternatives import check_alternatives
 from collab.core.codecs import parse_codec
 from collab.core.ids import REQUESTER, EdgeId, NodeName, StageId, check_digest, check_name
 from collab.core.plan import PLAN_VERSION, Edge, FireAll, FireQuorum, Plan, Predicted, StageSpec, to_json
@@ -19,6 +20,7 @@ from collab.errors import InputError, PlanError, TensorError
 MAX_STAGES = 256
 MAX_EDGES = 4096
 MAX_CREDITS = 4096
+MAX_ALTERNATIVES = 64
 MAX_BASIS = 1000
 """Characters of what a prediction rests on."""
 
@@ -70,6 +72,9 @@ def validate(plan: Plan) -> Plan:
     _check_coverage(plan)
     _check_edges(plan)
     flow(plan)
+    _check_standing(plan)
+    if plan.alternatives:
+        plan = plan.replace(alternatives=check_alternatives(plan, validate))
     try:
         if plan.predicted is not None:
             _check_predicted(plan, plan.predicted)
@@ -77,6 +82,20 @@ def validate(plan: Plan) -> Plan:
     except UnicodeEncodeError as error:
         raise PlanError(_NO_TEXT) from error
     return _with_codecs(plan)
+
+
+def _check_standing(plan: Plan) -> None:
+    """What an alternative says of itself agrees with where it runs."""
+    if plan.primary is None:
+        for field in ("without", "offline"):
+            if getattr(plan, field):
+                raise PlanError(f"{field}: only an alternative has it; leave it out, or name its primary")
+        return
+    for name in plan.without:
+        if name in plan.placed:
+            raise PlanError(f"without: {name!r} runs a stage of the plan; place it elsewhere")
+    if plan.offline and len(plan.placed) != 1:
+        raise PlanError(f"offline: the plan is on {', '.join(plan.placed)}; an offline one is on one node")
 
 
 def _check_specs(where: str, specs: Sequence[TensorSpec]) -> None:
@@ -93,6 +112,10 @@ def _check_specs(where: str, specs: Sequence[TensorSpec]) -> None:
 
 def _check_names(plan: Plan) -> None:
     check_name(plan.name, "name:")
+    if plan.primary is not None:
+        check_name(plan.primary, "primary:")
+    for i, lost in enumerate(plan.without):
+        check_name(lost, f"without[{i}]:")
     for i, node in enumerate(plan.nodes):
         check_name(node.name, f"nodes[{i}].name:")
     for i, model in enumerate(plan.models):
@@ -117,6 +140,10 @@ def _check_limits(plan: Plan) -> None:
         raise PlanError(f"stages: {len(plan.stages)} of them; a plan has 1 to {MAX_STAGES}")
     if len(plan.edges) > MAX_EDGES:
         raise PlanError(f"edges: {len(plan.edges)} of them; a plan has at most {MAX_EDGES}")
+    if len(plan.alternatives) > MAX_ALTERNATIVES:
+        raise PlanError(
+            f"alternatives: {len(plan.alternatives)} of them; a plan has at most {MAX_ALTERNATIVES}"
+        )
     if not 1 <= plan.credits <= MAX_CREDITS:
         raise PlanError(f"credits: {plan.credits}; give 1 to {MAX_CREDITS}")
     for field in ("atol", "rtol"):

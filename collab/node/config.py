@@ -52,5 +52,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Epochs of one plan in memory at a time."""
     refuse_hopeless: bool = True
     """Whether work is refused that could not be done before its deadline."""
+    max_reports: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    """Answers given while no other node could be reached that wait to be reported; the oldest go first."""
+    report_bytes: Bytes = 4 << 20
+    """The same in bytes."""
     stretch: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
     """How many times as long every stage takes as it really does; for experiments only."""

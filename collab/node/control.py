@@ -52,6 +52,7 @@ class NodeControl:
             "ProbePeer": self.probe_peer,
             "Drain": self.drain,
             "PutRevocations": self.put_revocations,
+            "TakeReports": self.take_reports,
         }
         return table
 
@@ -76,11 +77,12 @@ class NodeControl:
                 delegate=runtime.delegate,
             ),
             models=await node.stages.off_loop(node.stages.store.digests),
-            state="draining" if node.draining else "serving",
+            state=node.state,
             plans=self._plans(),
             transports=node.schemes,
             codecs=CODECS,
             wall_clock_ms=int(time.time() * 1000),
+            reports=self._reports(),
         )
 
     def _plans(self) -> list[pb.LoadedPlan]:
@@ -93,6 +95,7 @@ class NodeControl:
                 state=info.state,
                 stages=[stage.id for stage in info.stages],
                 in_flight=info.in_flight,
+                primary=info.primary or "",
             )
             for info in node.session.plans()
         ]
@@ -238,7 +241,32 @@ class NodeControl:
             ],
             resident_bytes=resident_bytes(),
             uptime_ms=int((time.monotonic() - self._started) * 1000),
+            reports=self._reports(),
+            state=node.state,
         )
+
+    def _reports(self) -> pb.ReportState:
+        reporter = self._node.reporter
+        return pb.ReportState(waiting=reporter.waiting, dropped=reporter.dropped)
+
+    async def take_reports(self, _: Caller, request: pb.TakeReportsRequest) -> pb.TakeReportsReply:
+        """What this node answered alone; forgets what the caller says that it has."""
+        taken = await self._node.reporter.take(request.after, request.limit, request.acknowledge)
+        reports = [
+            pb.Report(
+                number=record.number,
+                plan=record.plan,
+                epoch=record.epoch,
+                request=bytes.fromhex(record.request),
+                at_ms=record.at_ms,
+                compute_us=record.compute_us,
+                outcome=record.outcome,
+                digest=bytes.fromhex(record.digest),
+                alone=record.alone,
+            )
+            for record in taken
+        ]
+        return pb.TakeReportsReply(reports=reports, state=self._reports())
 
     async def profile(self, _: Caller, request: pb.ProfileRequest) -> pb.ProfileReply:
         """Time a blob of the store as a stage on this device."""

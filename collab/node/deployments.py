@@ -95,6 +95,8 @@ class PlanInfo:
     stages: tuple[StageSpec, ...]
     """Those on this node."""
     in_flight: int
+    primary: PlanName | None = None
+    """The plan that it stands in for."""
 
 
 @dataclass(slots=True)
@@ -138,7 +140,10 @@ class Deployments:
             if not known.loaded and known.highest is not None
         ]
         return gone + [
-            PlanInfo(name, epoch, loaded.digest, loaded.state, loaded.plan.stages_on(self._node), loaded.live)
+            PlanInfo(
+                *(name, epoch, loaded.digest, loaded.state),
+                *(loaded.plan.stages_on(self._node), loaded.live, loaded.plan.primary),
+            )
             for (name, epoch), loaded in self._loaded.items()
         ]
 

@@ -27,12 +27,14 @@ from collab.errors import (
 from collab.link.link import Handler, Link
 from collab.link.links import Links
 from collab.link.relay import relay_address
+from collab.link.suspicion import Health
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.device import Device, describe_device
 from collab.node.flow import unknown
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
+from collab.node.reporting import Reporter
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
 from collab.node.stages import Stages
 from collab.node.store import Store
@@ -82,6 +84,7 @@ class NodeService(Handler):
         self.stages = Stages(self.name, store, backends, self._computed)
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
+        self.reporter = Reporter(self.stages.off_loop)
         self.backends = backends
         self.links = make_links(self)
         self.membership = Membership(self.links, security, make_discoveries)
@@ -108,12 +111,28 @@ class NodeService(Handler):
         """Transports by which this node can be reached or can reach others."""
         return self.links.schemes
 
+    @property
+    def state(self) -> str:
+        """``serving``; ``draining``, or ``offline`` while no neighbour in its plans is linked."""
+        return "draining" if self.draining else "offline" if self._alone() else "serving"
+
+    def _alone(self) -> bool:
+        """Whether its plans need others, and none of them can be reached."""
+        names: set[NodeName] = set()
+        for info in self.session.plans():
+            plan = self.stages.plan(info.plan, info.epoch) if info.state == "serving" else None
+            names.update(plan.neighbours(self.name) if plan is not None else ())
+        links = [self.links.get(name) for name in names]
+        return bool(names) and all(link is None or link.health is Health.SUSPECTED for link in links)
+
     # --- life ------------------------------------------------------------------
 
     async def __aenter__(self) -> NodeService:
         await self.links.__aenter__()
         try:
             self.device = await self.stages.off_loop(describe_device, self.default_backend)
+            reports, config = self.stages.store.reports, self.config
+            await self.reporter.open(reports, config.max_reports, config.report_bytes)
             await self._restore()
             for address in self._addresses():
                 self.endpoints.append(await self.links.listen(address))
@@ -149,6 +168,7 @@ class NodeService(Handler):
         if self._timer is not None:
             self._timer.cancel()
         await self.links.__aexit__(None, None, None)
+        await self.reporter.close()
         await self.stages.close()
 
     async def drain_and_wait(self) -> int:
@@ -315,6 +335,9 @@ class NodeService(Handler):
     def _computed(self, work: Work, result: Computed | Fault) -> None:
         if isinstance(result, Computed):
             self._time(work, result.hop)
+        plan = self.stages.plan(work.key.plan, work.key.epoch)
+        if plan is not None and plan.offline:
+            self.reporter.computed(work, result, plan, self._alone())
         self._perform(self.session.computed(work, result, monotonic_us()))
 
     def _perform(self, actions: list[Action]) -> None:

@@ -43,6 +43,8 @@ class Store:
 
     def __init__(self, root: Path, limit_bytes: int = DEFAULT_BYTES) -> None:
         self._blobs, self._partial, self._plans = root / "blobs", root / "partial", root / "plans"
+        self.reports = root / "reports.log"
+        """What is queued to be reported; `collab.node.reports` writes it."""
         self._limit = limit_bytes
         try:
             for folder in (self._blobs, self._partial, self._plans):

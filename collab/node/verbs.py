@@ -35,6 +35,7 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "GetPlan": _CLIENT,
     "Lease": _CLIENT,
     "PutRevocations": frozenset({"operator", "controller"}),
+    "TakeReports": frozenset({"operator", "controller"}),
 }
 """Roles that may call a verb; verbs that are not listed are the operator's."""
 

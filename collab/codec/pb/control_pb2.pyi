@@ -11,7 +11,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("name", "endpoints", "software", "device", "memory_bytes", "cores", "runtime_class", "models", "state", "plans", "transports", "codecs", "wall_clock_ms")
+    __slots__ = ("name", "endpoints", "software", "device", "memory_bytes", "cores", "runtime_class", "models", "state", "plans", "transports", "codecs", "wall_clock_ms", "reports")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class DescribeReply(_message.Message):
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     CODECS_FIELD_NUMBER: _ClassVar[int]
     WALL_CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     endpoints: _containers.RepeatedScalarFieldContainer[str]
     software: str
@@ -38,7 +39,8 @@ class DescribeReply(_message.Message):
     transports: _containers.RepeatedScalarFieldContainer[str]
     codecs: _containers.RepeatedScalarFieldContainer[str]
     wall_clock_ms: int
-    def __init__(self, name: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., software: _Optional[str] = ..., device: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., cores: _Optional[int] = ..., runtime_class: _Optional[_Union[RuntimeClass, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., transports: _Optional[_Iterable[str]] = ..., codecs: _Optional[_Iterable[str]] = ..., wall_clock_ms: _Optional[int] = ...) -> None: ...
+    reports: ReportState
+    def __init__(self, name: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., software: _Optional[str] = ..., device: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., cores: _Optional[int] = ..., runtime_class: _Optional[_Union[RuntimeClass, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., transports: _Optional[_Iterable[str]] = ..., codecs: _Optional[_Iterable[str]] = ..., wall_clock_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ...) -> None: ...
 
 class RuntimeClass(_message.Message):
     __slots__ = ("backend", "version", "machine", "cpu_features", "delegate")
@@ -55,20 +57,22 @@ class RuntimeClass(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., version: _Optional[str] = ..., machine: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., delegate: _Optional[str] = ...) -> None: ...
 
 class LoadedPlan(_message.Message):
-    __slots__ = ("plan", "epoch", "digest", "state", "stages", "in_flight")
+    __slots__ = ("plan", "epoch", "digest", "state", "stages", "in_flight", "primary")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_FIELD_NUMBER: _ClassVar[int]
     plan: str
     epoch: int
     digest: str
     state: str
     stages: _containers.RepeatedScalarFieldContainer[str]
     in_flight: int
-    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[str]] = ..., in_flight: _Optional[int] = ...) -> None: ...
+    primary: str
+    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[str]] = ..., in_flight: _Optional[int] = ..., primary: _Optional[str] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
     __slots__ = ("reply_bytes", "body", "timed")
@@ -227,20 +231,24 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("plans", "counters", "peers", "found", "resident_bytes", "uptime_ms")
+    __slots__ = ("plans", "counters", "peers", "found", "resident_bytes", "uptime_ms", "reports", "state")
     PLANS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     FOUND_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     plans: _containers.RepeatedCompositeFieldContainer[LoadedPlan]
     counters: _containers.RepeatedCompositeFieldContainer[Counter]
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
     found: _containers.RepeatedCompositeFieldContainer[Found]
     resident_bytes: int
     uptime_ms: int
-    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ...) -> None: ...
+    reports: ReportState
+    state: str
+    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., state: _Optional[str] = ...) -> None: ...
 
 class Counter(_message.Message):
     __slots__ = ("name", "value")
@@ -427,3 +435,51 @@ class PutRevocationsReply(_message.Message):
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     number: int
     def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class ReportState(_message.Message):
+    __slots__ = ("waiting", "dropped")
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    waiting: int
+    dropped: int
+    def __init__(self, waiting: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class TakeReportsRequest(_message.Message):
+    __slots__ = ("after", "limit", "acknowledge")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGE_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    limit: int
+    acknowledge: bool
+    def __init__(self, after: _Optional[int] = ..., limit: _Optional[int] = ..., acknowledge: _Optional[bool] = ...) -> None: ...
+
+class TakeReportsReply(_message.Message):
+    __slots__ = ("reports", "state")
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.RepeatedCompositeFieldContainer[Report]
+    state: ReportState
+    def __init__(self, reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., state: _Optional[_Union[ReportState, _Mapping]] = ...) -> None: ...
+
+class Report(_message.Message):
+    __slots__ = ("number", "plan", "epoch", "request", "at_ms", "compute_us", "outcome", "digest", "alone")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    plan: str
+    epoch: int
+    request: bytes
+    at_ms: int
+    compute_us: int
+    outcome: str
+    digest: bytes
+    alone: bool
+    def __init__(self, number: _Optional[int] = ..., plan: _Optional[str] = ..., epoch: _Optional[int] = ..., request: _Optional[bytes] = ..., at_ms: _Optional[int] = ..., compute_us: _Optional[int] = ..., outcome: _Optional[str] = ..., digest: _Optional[bytes] = ..., alone: _Optional[bool] = ...) -> None: ...

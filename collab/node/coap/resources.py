@@ -121,7 +121,7 @@ class Resources:
         node, device = self._node, self._node.device
         return {
             "name": node.name,
-            "state": "draining" if node.draining else "serving",
+            "state": node.state,
             "software": f"collab/{__version__}",
             "device": {
                 "model": device.model if device else "",

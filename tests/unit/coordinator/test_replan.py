@@ -15,9 +15,9 @@ from collab.coordinator.cluster import Cluster
 from collab.coordinator.deploy import deploy
 from collab.coordinator.rebuilding import wants_of
 from collab.coordinator.replan import Decision, Replanner, ReplanRules
-from collab.core.plan import Plan
+from collab.core.plan import Plan, to_json
 from collab.core.profile import CutProfile, DeviceProfile, LinkEntry, Profile
-from collab.core.validate import validate
+from collab.core.validate import decode_plan, validate
 from collab.errors import Conflict, InputError, NotLoaded, PlanError
 from collab.node.service import NodeService
 from collab.planner.chains import Chain, Move, Option, Solution, StageChoice, Wants
@@ -65,18 +65,26 @@ def solve(known: Profile, wants: Wants) -> Solution:
 
 def build(made: Chain, refs) -> tuple[Plan, dict]:
     plan, blobs = chain(*(stage.nodes[0] for stage in made.stages))
+    plan = decode_plan(to_json(plan).replace(b'"s0"', b'"stage-0"').replace(b'"s1"', b'"stage-1"'))
     return validate(plan.replace(nodes=tuple(refs))), blobs
 
 
 class Scene:
     """A plan on a and b, watched; c is there too.  Time is ``now_s``."""
 
-    def __init__(self, hub: InprocTransport, cluster: Cluster, nodes: dict[str, NodeService]) -> None:
+    def __init__(
+        self,
+        hub: InprocTransport,
+        cluster: Cluster,
+        nodes: dict[str, NodeService],
+        alternatives: tuple[Plan, ...] = (),
+    ) -> None:
         self.hub, self.cluster, self.nodes = hub, cluster, nodes
         self.now_s = 0.0
         self.kept: list[Plan] = []
         self.decisions: list[Decision] = []
         self.plan, self.blobs = chain("a", "b")
+        self.plan = validate(self.plan.replace(alternatives=alternatives))
         rules = ReplanRules(
             wants_of(self.plan, "latency"), DriftRules(window=1, hold_s=1.0, cooldown_s=30.0), every_s=0.01
         )
@@ -140,6 +148,24 @@ def gate() -> Gate:
 
 async def test_as_long_as_all_is_as_predicted_nothing_is_decided(scene: Scene):
     assert [await scene.look() for _ in range(5)] == [None] * 5
+
+
+async def test_a_better_plan_brings_alternatives_where_the_first_had_some(scene: Scene):
+    spare, _ = chain("c", "b", name="p.without.a")
+    spare = spare.replace(primary=scene.plan.name, without=("a",))
+    watched = Scene(scene.hub, scene.cluster, scene.nodes, (spare,))
+    await watched.start()
+    watched.throttle()
+    assert await watched.look() is None
+    decision = await watched.look()
+    assert decision is not None
+    assert decision.switched, decision.note
+    (kept,) = watched.kept
+    assert {name for one in kept.alternatives for name in one.without} == set(kept.placed)
+    for one in kept.alternatives:
+        for name in one.placed:
+            (view,) = (await scene.cluster.describe([name])).values()
+            assert view.epoch_of(one.name) is not None
 
 
 async def test_a_better_plan_is_deployed_beside_the_running_one(scene: Scene):

@@ -14,6 +14,7 @@ import typer.main
 
 from collab import errors
 from collab.cli import main, settings
+from collab.client.local import MAX_WAITING
 from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
 from collab.codec.wire import MAX_HEADER_BYTES
@@ -22,6 +23,7 @@ from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
 from collab.node.limits import SessionLimits
+from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
 
 ROOT = Path(__file__).parents[3]
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -129,6 +131,12 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
     )
     expected = {
         "stages, edges": f"{validate.MAX_STAGES}, {validate.MAX_EDGES:,}",
+        "alternatives": f"{validate.MAX_ALTERNATIVES}, ",
+        "reports that wait on a node": f"`max_reports`, {node.max_reports:,}, and `report_bytes`, "
+        f"{node.report_bytes >> 20} MiB",
+        "answers that wait to be written to that queue; reports in a reply": f"{MAX_UNWRITTEN:,}; "
+        f"{MAX_TAKEN:,}",
+        "requests that wait for the whole model at a requester": f"{MAX_WAITING}",
         "message: control, tensors, blobs": "{} MiB, {} MiB, {} MiB".format(*whole),
         "unfinished messages of a peer: control, tensors, blobs": "{} MiB, {} MiB, {} MiB".format(*partial)
         + f", {mux.partial_messages:,} messages",

@@ -1,0 +1,113 @@
+"""Which plan a request goes to: the primary, an alternative, or the whole model here.  No I/O.
+
+Rung 0 is the primary, the others are its alternatives in the plan's order; `LOCAL` comes
+after all of them.  Times are integers of microseconds on a clock that the caller reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+from collab.client.budget import RetryBudget
+from collab.client.policy import RETRYABLE
+from collab.client.standing import Standing
+from collab.core.ids import NodeName
+from collab.errors import Overloaded
+
+LOCAL: Final = -1
+"""In place of a rung: the whole model in this process."""
+
+
+@dataclass(slots=True)
+class Climb:
+    """One request on its way, until it is answered or given up."""
+
+    deadline_us: int
+    attempts: int = 0
+    """Started so far, on all rungs."""
+    tried: set[int] = field(default_factory=set)
+    """Rungs that failed it."""
+    code: str = ""
+    """Of the last failure."""
+
+
+class Ladder:
+    """Chooses rungs for requests, and remembers which of them failed lately.
+
+    A rung that failed is shunned for a while where another serves, then one request at a
+    time tries it: the nodes of a plan may be back before the links between them are.
+    """
+
+    def __init__(self, rungs: int, max_attempts: int, budget: RetryBudget, *, local: bool) -> None:
+        self.unpaid = 0
+        """Further attempts that the budget had nothing left for."""
+        self._count = rungs
+        self._max_attempts = max_attempts
+        self._budget = budget
+        self._local = local
+        self._standing = Standing()
+        self._load = [0] * rungs
+
+    def next(self, climb: Climb, serving: Collection[int], now_us: int) -> int | None:
+        """Where a request goes now; None if its last failure is what it ends with.
+
+        ``serving`` are the rungs whose nodes are there.  Only what other nodes may not meet
+        is tried again, before the deadline, and a further attempt is paid for.  A primary that
+        is full is no reason to load its nodes by another plan.
+        """
+        if climb.code and (climb.code not in RETRYABLE or now_us >= climb.deadline_us):
+            return None
+        if climb.code == Overloaded.code and climb.tried == {0}:
+            return self._locally(climb)
+        rung = self._rung(climb, serving, now_us)
+        if rung is None or climb.attempts >= self._max_attempts:
+            return self._locally(climb)
+        if climb.attempts and not self._budget.take(now_us):
+            self.unpaid += 1
+            return self._locally(climb)
+        return rung
+
+    def _rung(self, climb: Climb, serving: Collection[int], now_us: int) -> int | None:
+        left = [i for i in range(self._count) if i in serving and i not in climb.tried]
+        for index in left:
+            if self._standing.flawless or not self._shunned(index, now_us):
+                return index
+        return left[0] if left else None
+
+    def _locally(self, climb: Climb) -> int | None:
+        return LOCAL if self._local and LOCAL not in climb.tried else None
+
+    def _shunned(self, rung: int, now_us: int) -> bool:
+        return self._standing.shunned(_name(rung), self._load[rung], now_us)
+
+    def started(self, rung: int) -> None:
+        """A request is on this rung."""
+        if rung != LOCAL:
+            self._load[rung] += 1
+
+    def answered(self, rung: int, started_us: int) -> None:
+        """One that was started on a rung at a time is answered."""
+        if rung != LOCAL:
+            self._load[rung] -= 1
+            self._standing.succeeded(_name(rung), started_us)
+
+    def withdrawn(self, rung: int) -> None:
+        """A request on a rung is no longer wanted."""
+        if rung != LOCAL:
+            self._load[rung] -= 1
+
+    def failed(self, climb: Climb, rung: int, code: str, attempts: int, now_us: int) -> None:
+        """A request ended on a rung without an answer, after so many attempts there."""
+        climb.tried.add(rung)
+        climb.code, climb.attempts = code, climb.attempts + attempts
+        if rung != LOCAL:
+            self._load[rung] -= 1
+            if code in RETRYABLE and code != Overloaded.code:
+                self._standing.failed(_name(rung), now_us)
+
+
+def _name(rung: int) -> NodeName:
+    """A rung as its standing is kept, like a node's."""
+    return NodeName(str(rung))

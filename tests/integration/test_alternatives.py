@@ -1,0 +1,131 @@
+"""Chains without replicas whose nodes are killed: alternatives answer, then the whole model here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from collab.assembly import build_cluster
+from collab.client.policy import RetryPolicy
+from collab.coordinator.cluster import Cluster
+from collab.coordinator.deploy import Blobs, deploy
+from collab.core.alternatives import alternative_name
+from collab.core.plan import Plan
+from collab.core.validate import validate
+from collab.transport.aio import timeout
+from tests.integration.deployments import endpoints
+from tests.integration.models import Reference
+from tests.integration.processes import NodeProcess, collab, command, peers, running
+from tests.integration.test_failover import Load
+
+CONCURRENCY = 8
+STALL_S = 3.0
+BACK_S = 15.0
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[dict[str, NodeProcess]]:
+    with running([NodeProcess(name, tmp_path) for name in "abc"]) as started:
+        yield {node.name: node for node in started}
+
+
+def plan_with_alternatives(digits: Reference, nodes: dict[str, NodeProcess]) -> tuple[Plan, Blobs]:
+    """Stages on a, b and c; without b its stage is on c, without c on a, without a all is on c."""
+    places = endpoints(list(nodes.values()))
+    plan, blobs = digits.chain([10, 20], ["a", "b", "c"], places)
+    alternatives = []
+    for lost, assign in (("b", ["a", "c", "c"]), ("c", ["a", "b", "a"]), ("a", ["c", "c", "c"])):
+        made, more = digits.chain([10, 20], assign, places)
+        name = alternative_name(plan.name, [lost])
+        alternatives.append(made.replace(name=name, primary=plan.name, without=(lost,)))
+        blobs = {**blobs, **more}
+    return validate(plan.replace(alternatives=tuple(alternatives))), blobs
+
+
+@asynccontextmanager
+async def under_load(plan: Plan, blobs: Blobs, reference: Reference) -> AsyncIterator[tuple[Cluster, Load]]:
+    async with build_cluster() as cluster:
+        await deploy(cluster, plan, blobs)
+        client = await cluster.follow(plan, credits=CONCURRENCY)
+        load = Load(client, reference)
+        workers = [asyncio.ensure_future(load.worker()) for _ in range(CONCURRENCY)]
+        try:
+            await load.answers(100)
+            yield cluster, load
+        finally:
+            load.stopping = True
+            async with timeout(15):
+                await asyncio.gather(*workers)
+            await cluster.unfollow(client)
+
+
+async def until_by(load: Load, via: str) -> None:
+    """Wait until a later answer was given by somebody."""
+    seen = len(load.got.results)
+    async with timeout(BACK_S):
+        while not any(result.via == via for result in load.got.results[seen:]):
+            await load.answers(1)
+
+
+@pytest.mark.timeout(120)
+async def test_a_killed_node_of_a_chain_costs_no_answer_and_is_used_again(
+    nodes: dict[str, NodeProcess], digits: Reference
+):
+    plan, blobs = plan_with_alternatives(digits, nodes)
+    async with under_load(plan, blobs, digits) as (_, load):
+        for victim in "ba":
+            await asyncio.to_thread(nodes[victim].kill)
+            await load.answers(200)
+            after = load.got.results[-100:]
+            assert {result.via for result in after} == {f"alternative:digits.without.{victim}"}
+            assert not any(victim in result.path for result in after)
+            await asyncio.to_thread(nodes[victim].start)
+            await until_by(load, "primary")
+    got = load.got
+    assert not got.errors, Counter(map(str, got.errors))
+    assert got.wrong == 0
+    assert len(got.results) == load.asked
+    assert got.longest_stall_s <= STALL_S
+    assert max(result.attempts for result in got.results) <= RetryPolicy().max_attempts
+
+
+def test_a_command_plans_deploys_and_uses_alternatives_and_a_local_model(
+    nodes: dict[str, NodeProcess], digits: Reference, tmp_path: Path
+):
+    plan, place = tmp_path / "plan.yaml", peers(list(nodes.values()))
+    told = command(
+        *("plan", digits.path, "--peers", place, "--at", "10,20", "--assign", "a,b,c"),
+        *("--offline", "a", "--out", plan, "--json"),
+    )
+    alternatives = json.loads(told.out)["alternatives"]
+    assert {name for one in alternatives for name in one["without"]} >= {"b", "c"}
+    assert [one["nodes"] for one in alternatives if one["offline"]] == [["a"]]
+    assert all(one["predicted"]["latency_ms"] > 0 for one in alternatives)
+    collab("deploy", plan)
+    assert json.loads(command("deploy", plan, "--json").out)["changed"] is False
+    status = json.loads(command("status", "--peers", place, "--json").out)
+    loaded = {(p["plan"], p["primary"]) for node in status["nodes"] for p in node["plans"]}
+    assert ("digits", None) in loaded
+    assert ("digits.alone.a", "digits") in loaded
+    inputs, expected = digits.save(tmp_path, 10)
+    load = ("--input", inputs, "--expect", expected, "--concurrency", 4, "--json")
+    nodes["c"].kill()
+    said = command("run", plan, *load)
+    report = json.loads(said.out)
+    assert (said.code, report["failed"], report["wrong"]) == (0, 0, 0)
+    assert all(path.startswith("alternative:digits.") for path in report["paths"])
+    nodes["a"].kill()
+    nodes["b"].kill()
+    assert command("run", plan, *load).code == 3
+    said = command("run", plan, *load, "--local", digits.path)
+    report = json.loads(said.out)
+    assert (said.code, report["failed"], report["wrong"], report["paths"]) == (0, 0, 0, {"local": 10})
+    other = command("run", plan, *load, "--local", Path(__file__).parents[1] / "data/digits_int8.tflite")
+    assert other.code == 1
+    assert "give the file that the plan was made from" in other.err
