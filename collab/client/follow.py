@@ -40,7 +40,12 @@ class Opened(Protocol):
         """Requests that may be under way at a time."""
         ...
 
-    async def run(self, inputs: Mapping[str, Array], deadline_s: float = DEFAULT_DEADLINE_S) -> Result:
+    async def run(
+        self,
+        inputs: Mapping[str, Array],
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        priority: Priority = Priority.NORMAL,
+    ) -> Result:
         """One inference."""
         ...
 
