@@ -105,7 +105,7 @@ RECIPES: Final = {
     "depthwise": Recipe(depthwise, 6, 4e-3, False),
     "mlp": Recipe(mlp, 14, 2e-3, True),
     SMALL: Recipe(small, 5, 2e-3, False),
-    LARGE: Recipe(large, 9, 4e-3, True),
+    LARGE: Recipe(large, 5, 4e-3, True),
 }
 
 

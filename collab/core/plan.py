@@ -255,7 +255,7 @@ class Plan(Frozen, frozen=True, kw_only=True):
         return tuple(EdgeId(i) for i, e in enumerate(self.edges) if e.source == stage_id)
 
     def member_names(self, stage_id: StageId) -> tuple[str, ...]:
-        """What feeds a combiner, in the order of its in-edges: a model's id, else what the edge comes from."""
+        """What feeds a combiner, in the order of its in-edges: a model's id, else the edge's source."""
         models = {stage.id: stage.model for stage in self.stages if stage.combine is None}
         sources = [self.edges[i].source for i in self.edges_into(stage_id)]
         return tuple(models.get(source, source) for source in sources)

@@ -223,7 +223,7 @@ class Merge:
         for change in watch.observe(picks):
             name, then = self._names[change.member], "left out" if change.out else "taken in again"
             said = f"agrees with the majority in {change.agreed} of {watch.window} requests"
-            log.warning("%s: member %s %s and is %s", self._where, name, said, then)
+            log.warning("%s: %s %s and is %s", self._where, name, said, then)
         for i in watch.out:
             if states[i] == 1:
                 states[i] = -2

@@ -20,11 +20,10 @@ from collab.coordinator.planning import stage_blobs
 from collab.core.plan import FireQuorum, Plan
 from collab.runtime.combiners import COMBINERS
 from collab.runtime.guards import passes
-from collab.runtime.litert import LiteRT
 from tests.integration.deployments import deployed_plan
+from tests.integration.ensembles import alone, linear
 from tests.integration.models import PATHS
 from tests.integration.processes import NodeProcess, command, peers, running
-from tests.tflite_builder import ModelBuilder
 
 TRAIN, ASKED = 250, 30
 """Held-out digits that the small model learns from, and how many of the others are asked."""
@@ -56,29 +55,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, held_out: tuple[Array, Arra
     (made / "nan.tflite").write_bytes(linear(np.full((10, 784), np.nan)))
     np.savez(made / "val.npz", image=images[TRAIN:], labels=labels[TRAIN:])
     return made
-
-
-def linear(weights: Array) -> bytes:
-    """A linear classifier of digits that calls its tensors otherwise than the shipped model does."""
-    model = ModelBuilder()
-    main = model.main
-    shape = main.const("shape", [1, 784], "int32")
-    x = main.input("serving_default_x", [1, 28, 28, 1])
-    flat = main.op("RESHAPE", [x, shape], shape=[1, 784], options="ReshapeOptions")
-    logits = main.dense(flat, weights.astype(np.float32))
-    fields = {"beta": 1.0}
-    main.output(
-        main.op("SOFTMAX", [logits], name="Identity", shape=[1, 10], options="SoftmaxOptions", fields=fields)
-    )
-    return model.build()
-
-
-def alone(path: Path, images: Array) -> list[Array]:
-    """A model's answers in this process."""
-    stage = LiteRT().load(path)
-    answers = [stage.run([image])[0] for image in images]
-    stage.close()
-    return answers
 
 
 def planned(folder: Path, nodes: list[NodeProcess], *arguments: object) -> tuple[Plan, Any]:
