@@ -233,6 +233,7 @@ def test_the_plans_are_deployed_and_run_by_their_commands(
 
 DIGITS = PATHS["digits"]
 ONE, TWO = f"{DIGITS}@a", f"{DIGITS}@b"
+THREE = ("--member", ONE, "--member", TWO, "--member", f"{DIGITS}@c")
 
 
 @pytest.mark.parametrize(
@@ -249,6 +250,14 @@ ONE, TWO = f"{DIGITS}@a", f"{DIGITS}@b"
         (["ensemble", "--member", ONE, "--member", TWO, "--combine", "weighted"], 2, "give --weights"),
         (["ensemble", "--member", ONE, "--member", TWO, "--weights", "v.npz"], 2, "'mean' weighs nothing"),
         (["ensemble", "--member", ONE, "--member", TWO, "--quorum", "3"], 2, "--quorum 3: give 1 to 2"),
+        (["ensemble", "--member", ONE, "--member", TWO, "--quarantine"], 2, "--quarantine: 2 members; agree"),
+        (["ensemble", *THREE, "--quarantine"], 2, "--quarantine: give --weights VAL.npz"),
+        (
+            ["ensemble", *THREE, "--weights", "v.npz", "--quorum", "1", "--quarantine"],
+            2,
+            "--quarantine: --quorum 1 may be of members in quarantine alone; give 2 or more",
+        ),
+        (["ensemble", *THREE, "--weights", "v.npz", "--no-quarantine"], 2, "'mean' weighs nothing"),
         (["ensemble", "--member", ONE, "--member", TWO, "--wait-ms", "3"], 2, "give --quorum as well"),
         (["ensemble", "--member", ONE, "--member", f"{DIGITS}@z"], 2, "no node 'z' among the peers"),
         (["ensemble", "--member", ONE, "--member", TWO, "--at-node", "y"], 2, "--at-node y: no node 'y'"),
