@@ -44,11 +44,12 @@ def combining(
     wait_ms: float = 0.0,
     plan: str = "many",
     nodes: Sequence[NodeRef] = NOWHERE,
+    credits: int = 64,
 ) -> Plan:
     """Members on nodes of their own, as many as there are, and the combiner on the last node."""
     members = [_member(name, NODES[i % len(NODES)]) for i, name in enumerate(names)]
     merging = Merging(combine, (LAST,), tuple(weights), quorum, wait_ms, quarantine)
-    return ensemble(PlanName(plan), members, merging, nodes)
+    return ensemble(PlanName(plan), members, merging, nodes, credits=credits)
 
 
 def cascading(doubt: Doubt, nodes: Sequence[NodeRef]) -> Plan:

@@ -11,6 +11,7 @@ Needs Debian's ``dataset-fashion-mnist``; ``--full`` trains the models anew, whi
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +36,7 @@ from collab.coordinator.ensembles import (
     weigh,
 )
 from collab.coordinator.quarantine import agreements, rule_of
+from collab.errors import CollabError
 from collab.planner.ensemble import Measure
 from collab.runtime.guards import passes
 from collab.toolchain.demo_model import Digits
@@ -74,7 +76,7 @@ class Answers:
 def gain(better: Hits, worse: Hits) -> tuple[float, float, float]:
     """Paired difference of accuracy and its 95 % interval, in points (Newcombe 1998)."""
     low, high = -drop_bound(worse, better, 0.975), drop_bound(better, worse, 0.975)
-    return POINTS * (better.mean() - worse.mean()), POINTS * low, POINTS * high
+    return POINTS * float(better.mean() - worse.mean()), POINTS * low, POINTS * high
 
 
 # --- members weighted by validation -----------------------------------------------------
@@ -127,7 +129,7 @@ def mistaken(validating: Answers, testing: Answers, quick: bool) -> Iterator[Fig
 
 
 def _loss(name: str, alone: Hits, right: Hits, target: str, more: str) -> Figure:
-    lost = POINTS * (alone.mean() - right.mean())
+    lost = POINTS * float(alone.mean() - right.mean())
     how = f"{right.mean():.2%} beside {alone.mean():.2%} of the honest members alone{more}"
     return Figure(f"{name}: accuracy lost", lost, "points", target, POINTS * float(alone.mean()), how)
 
@@ -189,4 +191,7 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    run(measure, __doc__)
+    try:
+        run(measure, __doc__)
+    except CollabError as error:
+        sys.exit(f"error: {error}")
