@@ -60,8 +60,9 @@ def status(
 
 
 def _counted(reply: Any) -> str:
-    """Counters that are not those of one stage."""
-    counted = [f"{c.name} {c.value}" for c in reply.counters if c.value and ":" not in c.name]
+    """Counters that are not those of one stage's time."""
+    times = ("stage_us:", "stage_runs:")
+    counted = [f"{c.name} {c.value}" for c in reply.counters if c.value and not c.name.startswith(times)]
     state = {"reports waiting": reply.reports.waiting, "reports dropped": reply.reports.dropped}
     counted += [f"{what} {count}" for what, count in state.items() if count]
     return ", ".join(counted) or "-"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collab.codec.tensors import Array
     from collab.coordinator.cluster import Cluster, NodeView
     from collab.coordinator.ensembles import Calibration, Examples, Standing
+    from collab.coordinator.quarantine import Agreement
     from collab.core.ids import NodeName, PlanName
     from collab.core.plan import Plan
     from collab.graph import Graph
@@ -44,6 +45,9 @@ Example:
     collab cascade small.tflite@a large.tflite@b --measure max --validation val.npz --accuracy-drop 0.005
     --peers 10.0.0.7:7070,10.0.0.8:7070 --out plan.yaml
 """
+
+UNWEIGHED = ("first", "mean", "max", "median")
+"""Combiners to which weights are nothing."""
 
 Out = Annotated[Path, typer.Option(help="Where to write the plan.")]
 AtNode = Annotated[
@@ -186,13 +190,21 @@ def ensemble(
         str, typer.Option(help="mean, weighted, vote, max, median, or one that is installed.")
     ] = "mean",
     weights: Annotated[
-        Path | None, typer.Option(help="Weigh members by this validation .npz: inputs by name, and labels.")
+        Path | None,
+        typer.Option(help="Weigh and watch members by this validation .npz: inputs by name, and labels."),
     ] = None,
     weighting: Annotated[str, typer.Option(help="How: log-odds or stacked.")] = "log-odds",
     quorum: Annotated[int | None, typer.Option(help="Members that are enough; all otherwise.")] = None,
     wait_ms: Annotated[
         float, typer.Option(help="How long to wait for more than the quorum, from the first answer.")
     ] = 0.0,
+    quarantine: Annotated[
+        bool | None,
+        typer.Option(
+            "--quarantine/--no-quarantine",
+            help="Leave a member out while it agrees less than on --weights; done where three or more can.",
+        ),
+    ] = None,
     at_node: AtNode = None,
     name: Name = None,
     transport: Transport = "grpc",
@@ -204,6 +216,7 @@ def ensemble(
     json_: AsJson = False,
 ) -> None:
     """Plan an ensemble: several models answer the same request, a combiner merges."""
+    from collab.coordinator.quarantine import rule_of
     from collab.planner.ensemble import Merging
     from collab.planner.ensemble import ensemble as plan_ensemble
 
@@ -212,9 +225,10 @@ def ensemble(
     )
     settings.check()
     placed = [Placed.parse(text, "--member") for text in member]
-    _check_ensemble(placed, combine, weights, weighting, quorum, wait_ms)
+    watched = _watched(len(placed), combine, weights, quorum, quarantine)
+    _check_ensemble(placed, combine, weights, weighting, quorum, wait_ms, watched)
     graphs = _open(placed)
-    judged = None if weights is None else _judge(placed, graphs, weights, combine, weighting)
+    judged = None if weights is None else _judge(placed, graphs, weights, combine, weighting, watched)
     views, schemes = settings.look()
     known = [view.name for view in views]
     members = [entry.member(graph, known, threads) for entry, graph in zip(placed, graphs, strict=True)]
@@ -224,11 +238,33 @@ def ensemble(
         judged.weights if judged else (),
         quorum,
         wait_ms,
+        rule_of(judged.agreement) if judged and watched else None,
     )
     refs = [view.ref for view in views]
     plan = plan_ensemble(settings.plan_name(), members, merging, refs, transport=transport, credits=credits_)
     settings.keep(plan, schemes)
     _tell_ensemble(plan, placed, judged, json_)
+
+
+def _watched(
+    members: int, combine: str, weights: Path | None, quorum: int | None, asked: bool | None
+) -> bool:
+    """Whether members can be put into quarantine: as asked, else where a validation file lets them be."""
+    from collab.core.plan import MIN_JUDGED, most_out
+
+    enough = members if quorum is None else quorum
+    reason = ""
+    if members < MIN_JUDGED:
+        reason = f"{members} members; agreement tells who is wrong among {MIN_JUDGED} at least"
+    elif enough <= most_out(members):
+        reason = (
+            f"--quorum {enough} may be of members in quarantine alone; give {most_out(members) + 1} or more"
+        )
+    elif combine == "first":
+        reason = "--combine first merges nothing; use another"
+    if asked and reason:
+        raise UsageError(f"--quarantine: {reason}")
+    return asked if asked is not None else weights is not None and not reason
 
 
 def _check_ensemble(
@@ -238,6 +274,7 @@ def _check_ensemble(
     weighting: str,
     quorum: int | None,
     wait_ms: float,
+    watched: bool,
 ) -> None:
     from collab.coordinator.ensembles import WEIGHTINGS
     from collab.errors import PlanError
@@ -249,8 +286,10 @@ def _check_ensemble(
         combiner(combine)
     except PlanError as error:
         raise UsageError(f"--{error}") from error
-    if combine in ("first", "mean", "max", "median") and weights is not None:
+    if combine in UNWEIGHED and weights is not None and not watched:
         raise UsageError(f"--weights: {combine!r} weighs nothing; use --combine weighted or vote")
+    if watched and weights is None:
+        raise UsageError("--quarantine: give --weights VAL.npz to say how often honest members agree")
     if combine == "weighted" and weights is None:
         raise UsageError("--combine weighted: give --weights VAL.npz to weigh by, or use mean")
     if weighting not in WEIGHTINGS:
@@ -268,8 +307,11 @@ class _Judged:
     """What the validation file says of an ensemble."""
 
     weights: tuple[float, ...]
+    """Empty where the combiner has no use for them."""
     members: tuple[Standing, ...]
     ensemble: Standing
+    agreement: tuple[Agreement, ...]
+    """Empty where nobody is watched."""
 
 
 def _open(placed: Sequence[Placed]) -> list[Graph]:
@@ -294,28 +336,36 @@ def _scores(
 
 
 def _judge(
-    placed: Sequence[Placed], graphs: Sequence[Graph], path: Path, combine: str, weighting: Any
+    placed: Sequence[Placed], graphs: Sequence[Graph], path: Path, combine: str, weighting: Any, watched: bool
 ) -> _Judged:
     from collab.coordinator.ensembles import combined, standing, weigh
+    from collab.coordinator.quarantine import agreements
 
     given, scores = _scores(placed, graphs, path, "--weights")
-    weights = weigh(scores, given.labels, weighting)
+    weights = () if combine in UNWEIGHED else weigh(scores, given.labels, weighting)
     return _Judged(
         weights,
         tuple(standing(one, given.labels) for one in scores),
         standing(combined(scores, combine, weights), given.labels),
+        agreements(scores) if watched else (),
     )
 
 
 def _tell_ensemble(plan: Plan, placed: Sequence[Placed], judged: _Judged | None, as_json: bool) -> None:
+    from collab.coordinator.quarantine import CHANCE
+
+    _warn_of_blind(judged)
     answer = plan.stage(plan.edges[-1].source)
+    watch = answer.quarantine
     rows: list[dict[str, Any]] = []
     for i, entry in enumerate(placed):
         stages = [stage for stage in plan.stages if stage.model == f"member-{i}" and stage.combine is None]
         row: dict[str, Any] = {"member": f"member-{i}", "model": str(entry.model)}
         row["stages"] = [{"ops": list(s.ops or ()), "nodes": list(s.nodes)} for s in stages]
         if judged is not None:
-            row |= {"weight": judged.weights[i]} | judged.members[i].to_json()
+            row |= {"weight": judged.weights[i]} if judged.weights else {}
+            row |= judged.members[i].to_json()
+            row |= judged.agreement[i].to_json() if judged.agreement else {}
         rows.append(row)
     if as_json:
         described: dict[str, Any] = {
@@ -325,22 +375,36 @@ def _tell_ensemble(plan: Plan, placed: Sequence[Placed], judged: _Judged | None,
         }
         described |= {"quorum": getattr(answer.fires, "k", None), "members": rows}
         described["validation"] = judged.ensemble.to_json() if judged else None
+        described["quarantine"] = {"window": watch.window, "chance": CHANCE} if watch else None
         emit(described)
         return
     columns = ["member", "model", "nodes"]
-    if judged is not None:
-        columns += ["weight", "accuracy"]
+    measured = ["weight", "accuracy", "agreement", "least"]
+    columns += [name for name in measured if any(name in row for row in rows)]
+    places = [" → ".join("+".join(s["nodes"]) for s in row["stages"]) for row in rows]
     cells = [
-        [row["member"], row["model"], " → ".join("+".join(s["nodes"]) for s in row["stages"])]
-        + ([row["weight"], row["accuracy"]] if judged else [])
-        for row in rows
+        [row["member"], row["model"], place, *(row[name] for name in columns[3:])]
+        for row, place in zip(rows, places, strict=True)
     ]
     show(table(f"{answer.combine} on {'+'.join(answer.nodes)}", columns, cells))
     if judged is not None:
+        less = "; the weights were chosen on it, so expect a little less" if judged.weights else ""
+        show(f"on the validation file the ensemble is right in {judged.ensemble.accuracy:.2%}{less}")
+    if watch is not None:
         show(
-            f"on the validation file the ensemble is right in {judged.ensemble.accuracy:.2%}; "
-            "the weights were chosen on it, so expect a little less"
+            f"a member that agrees with the majority in fewer than its least of {watch.window} requests is "
+            f"left out until it agrees again; an honest one falls below with a chance of {CHANCE:g} at most"
         )
+
+
+def _warn_of_blind(judged: _Judged | None) -> None:
+    for i, one in enumerate(judged.agreement if judged else ()):
+        if one.blind:
+            say(
+                f"warning: member-{i} agrees in {one.agreed} of {one.judged} examples; one that guesses "
+                "cannot be told from it, so it is never put into quarantine: leave it out, or give more "
+                "examples"
+            )
 
 
 def cascade(

@@ -140,7 +140,7 @@ def run(
             say(f"the plan admits {client.granted} requests at a time, not {concurrency}")
         judges.append(await choose_comparison(cluster, client.plan, here, atol, rtol))
         at_a_time = min(concurrency, client.granted)
-        tally = _Tally(client, rank)
+        tally = _Tally(client, parsed, rank)
         with progress("running", "requests") as advance:
             report, answers = await load(
                 tally,
@@ -193,9 +193,12 @@ class _Ran(NamedTuple):
 class _Tally:
     """Passes requests on to a client, and counts what their answers took beyond a first attempt."""
 
-    def __init__(self, client: Follower, priority: Priority) -> None:
+    def __init__(self, client: Follower, plan: Plan, priority: Priority) -> None:
+        from collab.coordinator.ensemble_reports import Reports
+
         self._client = client
         self._priority = priority
+        self.reports = Reports(plan)
         self.retries = 0
         self.hedged = 0
 
@@ -204,11 +207,13 @@ class _Tally:
         result = await self._client.run(inputs, deadline_s, self._priority)
         self.hedged += result.hedged
         self.retries += result.attempts - 1 - result.hedged
+        if result.absent is None:
+            self.reports.add(result.outputs)
         return result
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, Any]:
         """As ``collab run --json`` prints it."""
-        return {"retries": self.retries, "hedged": self.hedged}
+        return {"retries": self.retries, "hedged": self.hedged} | self.reports.to_json()
 
 
 def _retry_policy(attempts: int, hedge: bool) -> RetryPolicy:
@@ -242,6 +247,7 @@ def _tell(ran: _Ran, as_json: bool) -> None:
         emit(report.to_json(ran.plan) | ran.tally.to_json() | calibrated)
     else:
         show(*describe(report, ran.plan), *([describe_calibration(compared)] if compared is not None else []))
+        show(*describe_reports(ran.tally.reports.to_json()))
     if ran.tally.retries or ran.tally.hedged:
         say(f"answers took {ran.tally.retries} retries and {ran.tally.hedged} hedged attempts")
     others = {via: count for via, count in report.via.items() if via != PRIMARY}
@@ -369,6 +375,28 @@ def describe(report: Report, plan: Plan) -> list[Any]:
             lines.append(
                 f"{fallbacks} tensors sent without loss: their codec could not keep the plan's error"
             )
+    return lines
+
+
+def describe_reports(told: Mapping[str, Any]) -> list[Any]:
+    """Who answered in an ensemble or a cascade, for people."""
+    if "cascade" in told:
+        shares = (f"{name} {share:.1%}" for name, share in told["cascade"]["answered"].items())
+        return [f"answered by {', '.join(shares)}"]
+    if "ensemble" not in told:
+        return []
+    heads = ("member", "took part", "missing", "not finite", "quarantined", "agreement")
+    rows = [
+        tuple(
+            value if isinstance(value, str) else "" if value is None else f"{value:.1%}"
+            for value in row.values()
+        )
+        for row in told["ensemble"]["members"]
+    ]
+    sure = told["ensemble"].get("confidence")
+    lines: list[Any] = [table("who answered", heads[: len(told["ensemble"]["members"][0])], rows)]
+    if sure is not None:
+        lines.append(f"confidence {sure['mean']:.3f} in the mean, below {sure['p5']:.3f} in 5% of answers")
     return lines
 
 

@@ -114,14 +114,14 @@ def scores_of(
     return made
 
 
-def _rows(scores: Array) -> Array:
+def first_rows(scores: Array) -> Array:
     """The first row of each answer, shape ``[N, classes]``."""
     return scores.reshape(len(scores), -1, scores.shape[-1])[:, 0]
 
 
 def hits_of(scores: Array, labels: npt.NDArray[np.int64]) -> Hits:
     """Which answers are right, shape ``[N]``; one that is not finite never is."""
-    rows = _rows(scores)
+    rows = first_rows(scores)
     right: Hits = (rows.argmax(axis=-1) == labels) & np.isfinite(rows).all(axis=-1)
     return right
 
@@ -160,10 +160,10 @@ def weigh(scores: Sequence[Array], labels: npt.NDArray[np.int64], how: Weighting
 def _stacked(scores: Sequence[Array], labels: npt.NDArray[np.int64]) -> tuple[float, ...]:
     given = []
     for one in scores:
-        finite = np.isfinite(_rows(one)).all(axis=-1)
+        finite = np.isfinite(first_rows(one)).all(axis=-1)
         likely = np.zeros(len(labels))
         if finite.any():
-            rows = probabilities(_rows(one)[finite])
+            rows = probabilities(first_rows(one)[finite])
             likely[finite] = np.take_along_axis(rows, labels[finite, None], -1)[:, 0]
         given.append(likely)
     likelihood = np.maximum(np.stack(given, axis=1), 1e-12)

@@ -76,6 +76,23 @@ class FileName(Frozen, frozen=True, kw_only=True):
     file: str
 
 
+class Quarantine(Frozen, frozen=True, kw_only=True):
+    """A combiner leaves a member out that disagrees with the majority more often than it used to."""
+
+    least: tuple[int, ...]
+    """Of each in-edge, in the plan's order: in how many of the last ``window`` requests it has to agree."""
+    window: int = 50
+
+
+MIN_JUDGED = 3
+"""Members among whom agreement can tell who is wrong: two that differ are both as likely."""
+
+
+def most_out(members: int) -> int:
+    """How many of an ensemble's members may be in quarantine at a time: always fewer than half."""
+    return (members - 1) // 2
+
+
 class StageSpec(Frozen, frozen=True, kw_only=True):
     """Operators ``[start, stop)`` of a model, or a combiner, on one node or replicas."""
 
@@ -94,6 +111,8 @@ class StageSpec(Frozen, frozen=True, kw_only=True):
     """Name of the combiner that this stage is, instead of operators."""
     weights: tuple[float, ...] = ()
     """How much each in-edge of a combiner counts, in the plan's order of edges; empty is all the same."""
+    quarantine: Quarantine | None = None
+    """Whom a combiner leaves out for a while; None is nobody."""
     file_names: tuple[FileName, ...] = ()
     """Tensors that the stage's file calls otherwise, where members of an ensemble have names of their own."""
     fires: Fires = FireAll()
@@ -111,9 +130,9 @@ def report_specs(members: int) -> dict[str, TensorSpec]:
     """What a combiner over so many in-edges can tell beside its answer, by tensor name.
 
     ``members``: 1 for each that took part, 0 for one that did not come, -1 for one that
-    gave numbers that are not finite.  ``agreement``: the share of the answer's rows in
-    which a member's largest score is the answer's.  ``confidence``: the probability that
-    members give the answer's class, in the mean.
+    gave numbers that are not finite, -2 for one in quarantine.  ``agreement``: the share of
+    the answer's rows in which a member's largest score is the answer's.  ``confidence``: the
+    probability that members give the answer's class, in the mean.
     """
     specs = (
         TensorSpec("members", (members,), "int32"),
@@ -256,6 +275,12 @@ class Plan(Frozen, frozen=True, kw_only=True):
         """Ids of the edges that start at a stage (or at the requester)."""
         return tuple(EdgeId(i) for i, e in enumerate(self.edges) if e.source == stage_id)
 
+    def member_names(self, stage_id: StageId) -> tuple[str, ...]:
+        """What feeds a combiner, in the order of its in-edges: a model's id, else the edge's source."""
+        models = {stage.id: stage.model for stage in self.stages if stage.combine is None}
+        sources = [self.edges[i].source for i in self.edges_into(stage_id)]
+        return tuple(models.get(source, source) for source in sources)
+
     def stages_on(self, node: NodeName) -> tuple[StageSpec, ...]:
         """Stages that a node holds, in plan order."""
         return tuple(stage for stage in self.stages if node in stage.nodes)
@@ -307,7 +332,7 @@ class Plan(Frozen, frozen=True, kw_only=True):
             if getattr(self, name) == default:
                 del fields[name]
         for stage in fields["stages"]:  # and before stages could have these
-            for name in ("weights", "file_names"):
+            for name in ("weights", "file_names", "quarantine"):
                 if not stage[name]:
                     del stage[name]
         canonical = msgspec.json.encode(fields, order="deterministic")

@@ -13,7 +13,19 @@ import msgspec
 from collab.core.alternatives import check_alternatives
 from collab.core.codecs import parse_codec
 from collab.core.ids import REQUESTER, EdgeId, NodeName, StageId, check_digest, check_name
-from collab.core.plan import PLAN_VERSION, Edge, FireAll, FireQuorum, Plan, Predicted, StageSpec, to_json
+from collab.core.plan import (
+    MIN_JUDGED,
+    PLAN_VERSION,
+    Edge,
+    FireAll,
+    FireQuorum,
+    Plan,
+    Predicted,
+    Quarantine,
+    StageSpec,
+    most_out,
+    to_json,
+)
 from collab.core.tensor import TensorSpec
 from collab.errors import InputError, PlanError, TensorError
 
@@ -21,6 +33,8 @@ MAX_STAGES = 256
 MAX_EDGES = 4096
 MAX_CREDITS = 4096
 MAX_ALTERNATIVES = 64
+MAX_WINDOW = 1000
+"""Requests over which a quarantine judges."""
 MAX_BASIS = 1000
 """Characters of what a prediction rests on."""
 
@@ -176,6 +190,8 @@ def _check_stages(plan: Plan) -> None:
             raise PlanError(f"{where}.state: stages that keep state are not supported yet; leave it out")
         _check_fires(plan, stage, where)
         _check_weights(plan, stage, where)
+        if stage.quarantine is not None:
+            _check_quarantine(plan, stage, stage.quarantine, f"{where}.quarantine")
         _check_file_names(stage, where)
 
 
@@ -193,6 +209,28 @@ def _check_weights(plan: Plan, stage: StageSpec, where: str) -> None:
     total = sum(stage.weights)
     if not (math.isfinite(total) and total > 0):
         raise PlanError(f"{where}.weights: sum up to {total}; some member must count, and none without bound")
+
+
+def _check_quarantine(plan: Plan, stage: StageSpec, rule: Quarantine, where: str) -> None:
+    edges = len(plan.edges_into(stage.id))
+    if stage.combine is None or stage.combine == "first":
+        raise PlanError(f"{where}: only a combiner that merges can leave members out; leave it out")
+    if edges < MIN_JUDGED:
+        raise PlanError(f"{where}: {edges} members; agreement tells who is wrong among {MIN_JUDGED} at least")
+    if not 1 <= rule.window <= MAX_WINDOW:
+        raise PlanError(f"{where}.window: {rule.window}; give 1 to {MAX_WINDOW} requests")
+    if len(rule.least) != edges:
+        raise PlanError(f"{where}.least: {len(rule.least)} for {edges} in-edges; give one for each")
+    for i, least in enumerate(rule.least):
+        if not 0 <= least <= rule.window:
+            raise PlanError(f"{where}.least[{i}]: {least}; give 0 to {rule.window}, the window")
+    # Else only members in quarantine might come, and nobody is left to answer.
+    enough = edges if isinstance(stage.fires, FireAll) else getattr(stage.fires, "k", 1)
+    if enough <= most_out(edges):
+        raise PlanError(
+            f"{where}: fires with {enough} of {edges} members, of which {most_out(edges)} may be in "
+            f"quarantine; let it wait for {most_out(edges) + 1}"
+        )
 
 
 def _check_file_names(stage: StageSpec, where: str) -> None:

@@ -33,6 +33,8 @@ class Program:
         """Tensors that a lossy codec could not keep within the plan's error, so far."""
         self._specs = {spec.name: spec for spec in stage.outputs}
         self._merge = Merge(plan, stage) if stage.combine else None
+        self.left_out: Mapping[str, int] = self._merge.left_out if self._merge else {}
+        """In how many requests each member of a combiner was left out because it was in quarantine."""
         self._slots = {edge: slot for slot, edge in enumerate(plan.edges_into(stage.id))}
 
     def close(self) -> None:

@@ -437,7 +437,8 @@ class NodeService(Handler):
     def counters(self) -> dict[str, int]:
         """Everything counted on this node, by name.
 
-        ``stage_us:PLAN/EPOCH/STAGE`` and ``stage_runs:…`` of each loaded stage that has run.
+        ``stage_us:PLAN/EPOCH/STAGE`` and ``stage_runs:…`` of each loaded stage that has run;
+        ``quarantined:PLAN/STAGE/MEMBER``, requests that a member was left out of.
         """
         stages: dict[str, int] = {}
         for (name, epoch, index), (total_us, runs) in self._stage_times.items():
@@ -446,7 +447,8 @@ class NodeService(Handler):
                 where = f"{name}/{epoch}/{plan.stages[index].id}"
                 stages |= {f"stage_us:{where}": total_us, f"stage_runs:{where}": runs}
         codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
-        return {**self.session.counters, **self._counters, **codecs, **stages}
+        quarantined = {f"quarantined:{where}": n for where, n in self.stages.left_out().items()}
+        return {**self.session.counters, **self._counters, **codecs, **stages, **quarantined}
 
 
 def _is_refusal(action: Action) -> bool:

@@ -66,6 +66,16 @@ class Stages:
         workers = (worker for loaded in self._loaded.values() for worker in loaded.workers.values())
         return self._unloaded_fallbacks + sum(worker.codec_fallbacks for worker in workers)
 
+    def left_out(self) -> dict[str, int]:
+        """Requests that members of ensembles were left out of, by ``PLAN/STAGE/MEMBER``; of loaded stages."""
+        found: dict[str, int] = {}
+        for (name, _), loaded in self._loaded.items():
+            for index, worker in loaded.workers.items():
+                for member, count in worker.left_out.items():
+                    key = f"{name}/{loaded.plan.stages[index].id}/{member}"
+                    found[key] = found.get(key, 0) + count
+        return found
+
     def worker(self, name: PlanName, epoch: Epoch, stage: int) -> Worker | None:
         """The worker of a loaded stage, by the stage's index."""
         loaded = self._loaded.get((name, epoch))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Final
 
@@ -51,6 +51,11 @@ class Worker:
     def codec_fallbacks(self) -> int:
         """Tensors that a lossy codec could not keep within the plan's error."""
         return self._program.codec_fallbacks
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """In how many requests each member of a combiner was left out because it was in quarantine."""
+        return self._program.left_out
 
     def expected_us(self, priority: Priority, requester: NodeName, now_us: int) -> int | None:
         """How long a new job would take with what is ahead of it; None where it should be tried."""

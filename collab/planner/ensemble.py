@@ -21,6 +21,7 @@ from collab.core.plan import (
     ModelRef,
     NodeRef,
     Plan,
+    Quarantine,
     StageSpec,
     report_specs,
 )
@@ -90,6 +91,8 @@ class Merging:
     """Members that are enough; None waits for all."""
     wait_ms: float = 0.0
     """How long after the first answer it waits for more than the quorum."""
+    quarantine: Quarantine | None = None
+    """Whom it leaves out for a while."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def ensemble(
             outputs=(*outputs, *reports),
             combine=merging.combine,
             weights=merging.weights,
+            quarantine=merging.quarantine,
             fires=fires,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Final
@@ -12,6 +13,9 @@ import numpy.typing as npt
 from collab.codec.tensors import Array
 from collab.core.plan import FireQuorum, Plan, StageSpec, report_specs
 from collab.errors import PlanError, StageFailed
+from collab.runtime.quarantine import Pick, Watch
+
+log = logging.getLogger(__name__)
 
 Member = Mapping[str, Array]
 Combiner = Callable[[Sequence[Member], Sequence[float]], Mapping[str, Array]]
@@ -132,7 +136,11 @@ def combiner(name: str) -> Combiner:
 
 
 class Merge:
-    """A combiner stage ready to run: leaves out what is not finite, merges the rest, and reports."""
+    """A combiner stage ready to run: leaves out what is not finite, merges the rest, and reports.
+
+    Where the stage has a quarantine, answers depend on the requests before; else each stands
+    for itself.
+    """
 
     def __init__(self, plan: Plan, stage: StageSpec) -> None:
         """Raises `PlanError` for an unknown combiner, and for outputs that it cannot make."""
@@ -148,6 +156,11 @@ class Merge:
         self._reports = {s.name for s in stage.outputs if s.name in known and s.name not in carried}
         self._answer = [s for s in stage.outputs if s.name not in self._reports]
         self._scores = next((s.name for s in self._answer if s.name in carried), None)
+        self._watch = None if stage.quarantine is None else Watch(stage.quarantine)
+        self._where = f"{plan.name}/{stage.id}"
+        self._names = plan.member_names(stage.id)
+        self.left_out = dict.fromkeys(self._names, 0) if self._watch else {}
+        """In how many requests each member was left out because it was in quarantine."""
         self._check(carried)
 
     def _check(self, carried: set[str]) -> None:
@@ -163,13 +176,16 @@ class Merge:
             if spec.name not in self._reports and spec.name not in carried and self._name in COMBINERS:
                 raise PlanError(f"{where}: no member gives {spec.name!r}, so {self._name!r} cannot merge it")
         wants_classes = [s for s in self._answer if self._name == "vote" or s.name == self._scores]
-        if self._name != "vote" and self._reports <= {"members"}:
+        if self._name != "vote" and self._reports <= {"members"} and self._watch is None:
             wants_classes = []
+        if self._watch is not None and self._scores is None:
+            raise PlanError(f"{where}: none is a member's, so nobody can agree with it; leave quarantine out")
         for spec in wants_classes:
             if not spec.shape or spec.shape[-1] < 2:
                 raise PlanError(
                     f"{where}: {spec.name!r} {list(spec.shape)} has no classes along its last axis, which "
-                    "votes, agreement and confidence need; use mean, median or max and report members only"
+                    "votes, agreement, confidence and quarantine need; use mean, median or max and report "
+                    "members only"
                 )
 
     def __call__(self, arrived: Sequence[Member | None]) -> dict[str, Array]:
@@ -186,14 +202,44 @@ class Merge:
                 f"{len(took)} of {self._count} members gave finite numbers and {self._need} are needed; "
                 f"look at member {bad or 'nodes'}"
             )
+        if self._watch is not None:
+            took = self._in_good_standing(self._watch, arrived, states)
         members = [member for i in took if (member := arrived[i]) is not None]
         weights = [self._weights[i] for i in took]
         made = dict(self._combine(members, weights))
         for spec in self._answer:
             if spec.name not in made:
                 raise StageFailed(f"combiner {self._name!r} gave no tensor {spec.name!r}")
-        made |= self._tell(made, states, members, weights)
+        made |= self._tell(made, arrived, states, weights)
         return {spec.name: made[spec.name] for spec in self._stage.outputs}
+
+    def _in_good_standing(
+        self, watch: Watch, arrived: Sequence[Member | None], states: list[int]
+    ) -> list[int]:
+        """Judge who came, mark those in quarantine, and return the others."""
+        picks = [
+            self._pick(member) if state == 1 else None for member, state in zip(arrived, states, strict=True)
+        ]
+        for change in watch.observe(picks):
+            name, then = self._names[change.member], "left out" if change.out else "taken in again"
+            said = f"agrees with the majority in {change.agreed} of {watch.window} requests"
+            log.warning("%s: %s %s and is %s", self._where, name, said, then)
+        for i in watch.out:
+            if states[i] == 1:
+                states[i] = -2
+                self.left_out[self._names[i]] += 1
+        took = [i for i, state in enumerate(states) if state == 1]
+        if not took:
+            names = ", ".join(self._names[i] for i in sorted(watch.out))
+            raise StageFailed(f"only members in quarantine gave finite numbers: {names}; look at the others")
+        return took
+
+    def _pick(self, member: Member | None) -> Pick:
+        """The class of the first row, which validation judges too."""
+        assert member is not None
+        assert self._scores is not None
+        scores = member[self._scores]
+        return int(scores.reshape(-1, scores.shape[-1])[0].argmax()) if scores.size else None
 
     def _state(self, member: Member | None) -> int:
         if member is None:
@@ -205,7 +251,11 @@ class Merge:
         return 1 if finite else -1
 
     def _tell(
-        self, made: Member, states: Sequence[int], members: Sequence[Member], weights: Sequence[float]
+        self,
+        made: Member,
+        arrived: Sequence[Member | None],
+        states: Sequence[int],
+        weights: Sequence[float],
     ) -> dict[str, Array]:
         told: dict[str, Array] = {}
         if "members" in self._reports:
@@ -213,15 +263,15 @@ class Merge:
         if self._reports <= {"members"} or self._scores is None:
             return told
         answer = made[self._scores].argmax(axis=-1)
-        each = [member[self._scores] for member in members]
+        scores = {i: m[self._scores] for i, m in enumerate(arrived) if m and states[i] in (1, -2)}
         if "agreement" in self._reports:
             agreement = np.zeros(self._count, np.float32)
-            agreement[[i for i, state in enumerate(states) if state == 1]] = [
-                (scores.argmax(axis=-1) == answer).mean() for scores in each
-            ]
+            for i, each in scores.items():
+                agreement[i] = (each.argmax(axis=-1) == answer).mean()
             told["agreement"] = agreement
         if "confidence" in self._reports:
-            given = [np.take_along_axis(probabilities(s), answer[..., None], -1).mean() for s in each]
+            took = [each for i, each in scores.items() if states[i] == 1]
+            given = [np.take_along_axis(probabilities(s), answer[..., None], -1).mean() for s in took]
             told["confidence"] = np.array(np.dot(_shares(weights), given), np.float32)
         return told
 

@@ -24,7 +24,7 @@ import math
 import sys
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -182,9 +182,12 @@ def train(tf: Any, digits: Digits, seed: int, epochs: int) -> Any:
     return model
 
 
-def convert(tf: Any, model: Any) -> bytes:
-    """Return `model` as a float32 ``.tflite`` of batch 1 with tensors `image` and `probabilities`."""
-    fixed = build(tf.keras, batch_size=1)
+def convert(tf: Any, model: Any, make: Callable[..., Any] = build) -> bytes:
+    """Return `model` as a float32 ``.tflite`` of batch 1 with tensors `image` and `probabilities`.
+
+    `make` builds its network, as `build` does.
+    """
+    fixed = make(tf.keras, batch_size=1)
     fixed.set_weights(model.get_weights())
     # The converter prints what it saved, and stdout is not for that.
     with contextlib.redirect_stdout(io.StringIO()):

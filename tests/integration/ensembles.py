@@ -1,19 +1,24 @@
-"""Plans with several models, written by hand as a person would."""
+"""Plans with several models, written by hand as a person would, and a small model for them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from collab.codec.tensors import Array
 from collab.coordinator.deploy import Blobs
 from collab.core.ids import REQUESTER, Digest, PlanName
 from collab.core.plan import Edge, Guard, ModelRef, NodeRef, Plan, StageSpec
 from collab.core.validate import validate
 from collab.graph import split
+from collab.runtime.litert import LiteRT
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess
+from tests.tflite_builder import ModelBuilder
 
 Member = tuple[StageSpec, ModelRef, Blobs]
 
@@ -84,3 +89,26 @@ def twins(reference: Reference, members: str, last: str, nodes: Sequence[NodePro
         edge("answer", REQUESTER, "probabilities"),
     ]
     return written(reference, "twins", [one, two], combiner(reference, last, combine="mean"), edges, nodes)
+
+
+def linear(weights: Array) -> bytes:
+    """A linear classifier of digits that calls its tensors otherwise than the shipped model does."""
+    model = ModelBuilder()
+    main = model.main
+    shape = main.const("shape", [1, 784], "int32")
+    x = main.input("serving_default_x", [1, 28, 28, 1])
+    flat = main.op("RESHAPE", [x, shape], shape=[1, 784], options="ReshapeOptions")
+    logits = main.dense(flat, weights.astype(np.float32))
+    fields = {"beta": 1.0}
+    main.output(
+        main.op("SOFTMAX", [logits], name="Identity", shape=[1, 10], options="SoftmaxOptions", fields=fields)
+    )
+    return model.build()
+
+
+def alone(path: Path, images: Array) -> list[Array]:
+    """A model's answers in this process."""
+    stage = LiteRT().load(path)
+    answers = [stage.run([image])[0] for image in images]
+    stage.close()
+    return answers

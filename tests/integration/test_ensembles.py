@@ -20,11 +20,10 @@ from collab.coordinator.planning import stage_blobs
 from collab.core.plan import FireQuorum, Plan
 from collab.runtime.combiners import COMBINERS
 from collab.runtime.guards import passes
-from collab.runtime.litert import LiteRT
 from tests.integration.deployments import deployed_plan
+from tests.integration.ensembles import alone, linear
 from tests.integration.models import PATHS
 from tests.integration.processes import NodeProcess, command, peers, running
-from tests.tflite_builder import ModelBuilder
 
 TRAIN, ASKED = 250, 30
 """Held-out digits that the small model learns from, and how many of the others are asked."""
@@ -56,29 +55,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, held_out: tuple[Array, Arra
     (made / "nan.tflite").write_bytes(linear(np.full((10, 784), np.nan)))
     np.savez(made / "val.npz", image=images[TRAIN:], labels=labels[TRAIN:])
     return made
-
-
-def linear(weights: Array) -> bytes:
-    """A linear classifier of digits that calls its tensors otherwise than the shipped model does."""
-    model = ModelBuilder()
-    main = model.main
-    shape = main.const("shape", [1, 784], "int32")
-    x = main.input("serving_default_x", [1, 28, 28, 1])
-    flat = main.op("RESHAPE", [x, shape], shape=[1, 784], options="ReshapeOptions")
-    logits = main.dense(flat, weights.astype(np.float32))
-    fields = {"beta": 1.0}
-    main.output(
-        main.op("SOFTMAX", [logits], name="Identity", shape=[1, 10], options="SoftmaxOptions", fields=fields)
-    )
-    return model.build()
-
-
-def alone(path: Path, images: Array) -> list[Array]:
-    """A model's answers in this process."""
-    stage = LiteRT().load(path)
-    answers = [stage.run([image])[0] for image in images]
-    stage.close()
-    return answers
 
 
 def planned(folder: Path, nodes: list[NodeProcess], *arguments: object) -> tuple[Plan, Any]:
@@ -257,6 +233,7 @@ def test_the_plans_are_deployed_and_run_by_their_commands(
 
 DIGITS = PATHS["digits"]
 ONE, TWO = f"{DIGITS}@a", f"{DIGITS}@b"
+THREE = ("--member", ONE, "--member", TWO, "--member", f"{DIGITS}@c")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +250,14 @@ ONE, TWO = f"{DIGITS}@a", f"{DIGITS}@b"
         (["ensemble", "--member", ONE, "--member", TWO, "--combine", "weighted"], 2, "give --weights"),
         (["ensemble", "--member", ONE, "--member", TWO, "--weights", "v.npz"], 2, "'mean' weighs nothing"),
         (["ensemble", "--member", ONE, "--member", TWO, "--quorum", "3"], 2, "--quorum 3: give 1 to 2"),
+        (["ensemble", "--member", ONE, "--member", TWO, "--quarantine"], 2, "--quarantine: 2 members; agree"),
+        (["ensemble", *THREE, "--quarantine"], 2, "--quarantine: give --weights VAL.npz"),
+        (
+            ["ensemble", *THREE, "--weights", "v.npz", "--quorum", "1", "--quarantine"],
+            2,
+            "--quarantine: --quorum 1 may be of members in quarantine alone; give 2 or more",
+        ),
+        (["ensemble", *THREE, "--weights", "v.npz", "--no-quarantine"], 2, "'mean' weighs nothing"),
         (["ensemble", "--member", ONE, "--member", TWO, "--wait-ms", "3"], 2, "give --quorum as well"),
         (["ensemble", "--member", ONE, "--member", f"{DIGITS}@z"], 2, "no node 'z' among the peers"),
         (["ensemble", "--member", ONE, "--member", TWO, "--at-node", "y"], 2, "--at-node y: no node 'y'"),

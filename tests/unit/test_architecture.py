@@ -20,6 +20,7 @@ PURE = (
     "collab.emulation.models",
     "collab.federated.aggregate",
     "collab.node.session",
+    "collab.runtime.quarantine",
 )
 """Modules and packages that neither do I/O nor look at a clock; those that exist are checked."""
 

@@ -320,3 +320,79 @@ def test_an_output_that_nobody_gives_is_a_plan_error():
     short = msgspec.structs.replace(answer.outputs[1], shape=(2,))
     with pytest.raises(PlanError, match=r"'members' is int32\[2\], the report of 3 members is int32\[3\]"):
         Merge(made_plan, msgspec.structs.replace(answer, outputs=(answer.outputs[0], short)))
+
+
+# --- quarantine ---------------------------------------------------------------------------
+
+RULE = {"quarantine": {"least": [2, 2, 2], "window": 3}}
+A, B = [[0.6, 0.3, 0.1]], [[0.0, 0.0, 1.0]]
+
+
+def test_a_member_that_disagrees_too_often_is_left_out_reported_and_logged(caplog):
+    ready = merge(plan("mean", **RULE))
+    honest, told = members(A)[0], []
+    for _ in range(4):
+        told.append(ready([honest, honest, *members(B)]))
+    assert [t["members"].tolist() for t in told] == [[1, 1, 1], [1, 1, -2], [1, 1, -2], [1, 1, -2]]
+    assert told[0]["p"].tolist() == mean([honest, honest, *members(B)], [1, 1, 1])["p"].tolist()
+    assert told[1]["p"].tolist() == honest["p"].tolist()
+    assert told[1]["agreement"].tolist() == [1, 1, 0], "it is still looked at"
+    assert float(told[1]["confidence"]) == pytest.approx(0.6)
+    assert ready.left_out == {"m0": 0, "m1": 0, "m2": 3}
+    said = "many/answer: m2 agrees with the majority in 1 of 3 requests and is left out"
+    assert caplog.messages == [said], "it is said once"
+    back = [ready([honest, honest, honest])["members"].tolist() for _ in range(2)]
+    assert back == [[1, 1, -2], [1, 1, 1]]
+    assert caplog.messages[1:] == [
+        "many/answer: m2 agrees with the majority in 2 of 3 requests and is taken in again"
+    ]
+
+
+def test_a_member_in_quarantine_counts_for_the_quorum_but_not_in_the_answer():
+    ready = merge(plan("mean", **RULE, fires={"rule": "quorum", "k": 2}))
+    (honest,), (wrong,) = members(A), members(B)
+    for _ in range(2):
+        ready([honest, honest, wrong])
+    told = ready([honest, None, wrong])
+    assert told["members"].tolist() == [1, 0, -2]
+    assert told["p"].tolist() == honest["p"].tolist()
+
+
+def test_where_only_members_in_quarantine_have_numbers_there_is_no_answer():
+    ready = merge(plan("mean", **RULE))
+    (honest,), (wrong,), (broken,) = members(A), members(B), members([[np.nan, 0, 0]])
+    for _ in range(2):
+        ready([honest, honest, wrong])
+    with pytest.raises(StageFailed, match="only members in quarantine gave finite numbers: m2"):
+        ready([broken, broken, wrong])
+
+
+def test_without_a_quarantine_answers_do_not_depend_on_those_before():
+    ready = merge(plan("mean"))
+    (honest,), (wrong,) = members(A), members(B)
+    answers = [ready([honest, honest, wrong]) for _ in range(60)]
+    assert {a["members"].tobytes() for a in answers} == {answers[0]["members"].tobytes()}
+    assert {a["p"].tobytes() for a in answers} == {answers[0]["p"].tobytes()}
+
+
+def test_quarantine_needs_classes():
+    with pytest.raises(PlanError, match="no classes along its last axis"):
+        merge(plan("mean", shape=[3, 1], reports=("members",), **RULE))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"quarantine": {"least": [1, 1]}}, "2 for 3 in-edges"),
+        ({"quarantine": {"least": [1, 1, 51]}}, r"least\[2\]: 51; give 0 to 50"),
+        ({"quarantine": {"least": [1, 1, 1], "window": 1001}}, "window: 1001; give 1 to 1000"),
+        ({"quarantine": {"least": [1, 1, 1], "window": 0}}, "window: 0; give 1 to 1000"),
+        ({**RULE, "fires": {"rule": "any"}}, "fires with 1 of 3 members, of which 1 may be in quarantine"),
+        ({**RULE, "fires": {"rule": "quorum", "k": 1}}, "let it wait for 2"),
+        ({**RULE, "combine": "first"}, "only a combiner that merges"),
+        ({"quarantine": {"least": [1, 1]}, "count": 2}, "2 members; agreement tells who is wrong among 3"),
+    ],
+)
+def test_a_quarantine_that_cannot_work_is_a_plan_error(change, words):
+    with pytest.raises(PlanError, match=words):
+        plan(**change)
