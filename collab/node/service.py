@@ -364,7 +364,7 @@ class NodeService(Handler):
             self._perform(self.session.peer_lost(link.peer.name, monotonic_us()))
 
     def link_suspected(self, link: Link) -> None:
-        """A peer is silent: who waits for what it was given may choose others, unless it has a better link."""
+        """A peer is silent: tell who waits for what it was given, unless another link to it is well."""
         other = self.links.get(link.peer.name)
         if other is None or other.health is Health.SUSPECTED:
             self._perform(self.session.peer_suspected(link.peer.name, monotonic_us()))
