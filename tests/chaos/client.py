@@ -22,6 +22,7 @@ from collab.client.policy import RetryPolicy
 from collab.client.runner import PlanClient
 from collab.coordinator.cluster import Cluster
 from collab.coordinator.deploy import deploy
+from collab.core.ids import NodeName
 from collab.link.suspicion import Health
 from tests.integration.load import Answered, Load
 from tests.integration.models import Reference
@@ -95,6 +96,15 @@ class Client:
     async def uses(self, node: str, within_s: float) -> None:
         """Wait until an answer went over a node."""
         await self._load.uses(node, within_s)
+
+    async def paths(self) -> list[list[str]]:
+        """Of the last answers."""
+        return [list(map(str, path)) for path in self._load.got.paths]
+
+    async def dropped(self, node: str) -> int:
+        """What a node began or finished in vain, since nobody wanted it any more."""
+        status = await self._cluster.control(NodeName(node)).status()
+        return sum(c.value for c in status.counters if c.name in ("cancelled", "late"))
 
     async def well(self) -> list[str]:
         """Nodes that have a link on which they are not suspected."""

@@ -81,10 +81,10 @@ class ClientProcess:
             for text in ("Traceback", "never retrieved", "Exception ignored"):
                 assert kind is not None or text not in said, said
 
-    async def ask(self, what: str, within_s: float = ANSWER_S, **more: Any) -> Any:
+    async def ask(self, what: str, patience_s: float = ANSWER_S, **more: Any) -> Any:
         """One command; its answer."""
         async with self._turn:
-            return await asyncio.to_thread(self._ask, {"do": what, **more}, within_s)
+            return await asyncio.to_thread(self._ask, {"do": what, **more}, patience_s)
 
     def _ask(self, command: dict[str, Any], within_s: float) -> Any:
         assert self._process is not None
