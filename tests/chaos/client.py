@@ -89,9 +89,9 @@ class Client:
         self._load.stopping = True
         await asyncio.gather(*self._workers)
 
-    async def answers(self, more: int) -> None:
+    async def answers(self, more: int, within_s: float = 50.0) -> None:
         """Wait for so many."""
-        await self._load.answers(more)
+        await self._load.answers(more, within_s)
 
     async def uses(self, node: str, within_s: float) -> None:
         """Wait until an answer went over a node."""

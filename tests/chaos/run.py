@@ -17,7 +17,7 @@ from tests.integration.processes import NodeProcess
 STAGES: Final = (("a", "b"), ("c", "d"), ("e", "f"))
 CONCURRENCY: Final = 8
 DEADLINE_S: Final = 10.0
-WARM_UP: Final = 1000
+WARM_UP: Final = 500
 """Answers before what processes hold is written down."""
 WELL_S: Final = 40.0
 """After a fault, for its nodes to be linked again."""

@@ -133,7 +133,7 @@ class World:
     ) -> None:
         self.stages = tuple(map(tuple, stages))
         self.names = [name for stage in stages for name in stage]
-        self.identities = Identities(folder)
+        self._identities: dict[str, str] = {}
         self._folder = folder
         self._clients = clients
         self._scheme = scheme
@@ -145,6 +145,7 @@ class World:
     async def __aenter__(self) -> World:
         assert shutil.which("nft", path=_PATH), REMEDY
         try:
+            self._identities = await asyncio.to_thread(self._enrol)
             await asyncio.to_thread(self.net.__enter__)
             self._stack.push_async_callback(asyncio.to_thread, self.net.__exit__, None, None, None)
             for host in self.net.hosts:
@@ -155,8 +156,6 @@ class World:
                 await asyncio.to_thread(self.nodes[name].begin)
             for node in self.nodes.values():
                 await asyncio.to_thread(node.await_ready)
-            for client in self._clients:
-                await asyncio.to_thread(self.identities.directory, client, "operator")
         except BaseException:
             await self._stack.aclose()
             raise
@@ -165,12 +164,17 @@ class World:
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
 
+    def _enrol(self) -> dict[str, str]:
+        """An identity for each host."""
+        made = Identities(self._folder)
+        roles = dict.fromkeys(self.names, "node") | dict.fromkeys(self._clients, "operator")
+        return {name: str(made.directory(name, role)) for name, role in roles.items()}
+
     def _node(self, name: str) -> NodeProcess:
         listen = f"{self.net.address(name)}:{PORT}"
         if self._scheme != "grpc":
             listen = f"{self._scheme}://{listen}"
-        identity = str(self.identities.directory(name))
-        options = ("--identity", identity, "--listen", listen, *self._options)
+        options = ("--identity", self._identities[name], "--listen", listen, *self._options)
         return NodeProcess(name, self._folder, *options, wrapper=self.net.inside(name))
 
     def client(self, host: str = "client", **settings: Any) -> ClientProcess:
@@ -180,7 +184,7 @@ class World:
             endpoints,
             [list(stage) for stage in self.stages],
             list(CUTS),
-            str(self.identities.directory(host, "operator")),
+            self._identities[host],
             transport=self._scheme.replace("coaps", "coap"),
             **settings,
         )

@@ -149,10 +149,10 @@ class Load:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def answers(self, more: int) -> None:
+    async def answers(self, more: int, within_s: float = 30.0) -> None:
         """Wait for so many more."""
         wanted = self.got.answers + more
-        await self.until(lambda: self.got.answers >= wanted, 30)
+        await self.until(lambda: self.got.answers >= wanted, within_s)
 
     async def uses(self, node: str, within_s: float = 15.0) -> None:
         """Wait until an answer went over a node."""
