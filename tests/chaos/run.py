@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.client import Held
-from tests.chaos.schedule import Fault, schedule
+from tests.chaos.schedule import Fault, broker_links, direct_links, schedule
 from tests.chaos.world import ClientProcess, World
 from tests.integration.processes import NodeProcess
 
@@ -120,7 +120,8 @@ async def run(
     hedge: bool = False,
 ) -> Outcome:
     """A whole run; raises AssertionError where the cluster does not come back."""
-    faults = schedule(seed, seconds, STAGES)
+    links = broker_links(STAGES) if scheme == "mqtt" else direct_links(STAGES)
+    faults = schedule(seed, seconds, STAGES, links)
     say(f"chaos over {scheme}: seed {seed}, {seconds:.0f} s, {len(faults)} faults")
     for fault in faults:
         say(str(fault))

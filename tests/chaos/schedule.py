@@ -11,10 +11,12 @@ from typing import Final
 
 CLIENT: Final = "client"
 """The requester's host; it is at the end of links, and never harmed by itself."""
+BROKER: Final = "broker"
+"""The same of whoever carries sessions between all others."""
 GAP_S: Final = 1.2
 """Between two faults, on average."""
 FIRST_S: Final = 1.0
-LAST_S: Final = 8.0
+LAST_S: Final = 2.0
 """Before the end no fault begins any more."""
 RESTART_S: Final = 6.0
 """What a process takes to start and to be linked again."""
@@ -93,7 +95,7 @@ class Fault:
     @property
     def harmed(self) -> frozenset[str]:
         """Nodes that cannot be relied on meanwhile."""
-        return frozenset() if self.kind in _MILD else self.ends - {CLIENT}
+        return frozenset() if self.kind in _MILD else self.ends - {CLIENT, BROKER}
 
     @property
     def sound_again_s(self) -> float:
@@ -112,7 +114,10 @@ class Fault:
         return f"{self.at_s:7.2f} s  {self.kind.value} {where} for {self.duration_s:.2f} s{amount}"
 
 
-def links(stages: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+Links = Sequence[tuple[str, str]]
+
+
+def direct_links(stages: Sequence[Sequence[str]]) -> Links:
     """Pairs between which a request's tokens travel, and those of the client with every node."""
     found = [(CLIENT, node) for stage in stages for node in stage]
     for sooner, later in pairwise(stages):
@@ -120,8 +125,19 @@ def links(stages: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
     return found
 
 
-def schedule(seed: int, length_s: float, stages: Sequence[Sequence[str]]) -> tuple[Fault, ...]:
-    """Faults of every kind, in the order of their times; ``stages`` are the replicas of each."""
+def broker_links(stages: Sequence[Sequence[str]]) -> Links:
+    """Pairs where sessions run over a broker; without the client's, on which everything depends."""
+    return [(BROKER, node) for stage in stages for node in stage]
+
+
+def schedule(
+    seed: int, length_s: float, stages: Sequence[Sequence[str]], links: Links = ()
+) -> tuple[Fault, ...]:
+    """Faults of every kind, in the order of their times; ``stages`` are the replicas of each.
+
+    Links that can fail are `direct_links`, unless others are given.
+    """
+    links = links or direct_links(stages)
     chance = Random(f"chaos {seed}")
     made: list[Fault] = []
     bag: list[Kind] = []
@@ -131,7 +147,7 @@ def schedule(seed: int, length_s: float, stages: Sequence[Sequence[str]]) -> tup
             bag = list(Kind)
             chance.shuffle(bag)
         going = [fault for fault in made if fault.sound_again_s > at_s]
-        found = _bearable(chance, at_s, bag, going, stages)
+        found = _bearable(chance, at_s, bag, going, stages, links)
         if found is not None:
             made.append(found)
             bag.remove(found.kind)
@@ -140,22 +156,27 @@ def schedule(seed: int, length_s: float, stages: Sequence[Sequence[str]]) -> tup
 
 
 def _bearable(
-    chance: Random, at_s: float, bag: Sequence[Kind], going: Sequence[Fault], stages: Sequence[Sequence[str]]
+    chance: Random,
+    at_s: float,
+    bag: Sequence[Kind],
+    going: Sequence[Fault],
+    stages: Sequence[Sequence[str]],
+    links: Links,
 ) -> Fault | None:
     """A fault of the first kind for which some place bears one now."""
     for kind in bag:
         for _ in range(TRIES):
-            fault = _draw(chance, at_s, kind, stages)
+            fault = _draw(chance, at_s, kind, stages, links)
             if is_bearable(fault, going, stages):
                 return fault
     return None
 
 
-def _draw(chance: Random, at_s: float, kind: Kind, stages: Sequence[Sequence[str]]) -> Fault:
+def _draw(chance: Random, at_s: float, kind: Kind, stages: Sequence[Sequence[str]], links: Links) -> Fault:
     duration_s = round(chance.uniform(*_SPANS[kind]), 2)
     if kind in _NODES:
         return Fault(round(at_s, 2), kind, chance.choice([n for s in stages for n in s]), duration_s)
-    ends = list(chance.choice(links(stages)))
+    ends = list(chance.choice(links))
     chance.shuffle(ends)
     amount = float(f"{chance.uniform(*_AMOUNTS[kind]):.3g}") if kind in _AMOUNTS else 0.0
     return Fault(round(at_s, 2), kind, ends[0], duration_s, ends[1], amount)

@@ -9,8 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +18,12 @@ from typing import Any, Final
 
 import msgspec
 
+from collab.security.broker import mosquitto_config
 from tests.chaos.client import Settings
-from tests.chaos.schedule import Fault, Kind
+from tests.chaos.schedule import BROKER, Fault, Kind
 from tests.identities import Identities
 from tests.integration.processes import NodeProcess, environment
+from tests.mosquitto import program
 from tests.shaped import Shape, ShapedNetwork
 
 LINK: Final = Shape(0.5, 1000)
@@ -138,7 +140,8 @@ class World:
         self._clients = clients
         self._scheme = scheme
         self._options = options
-        self.net = ShapedNetwork([*self.names, *clients], {}, LINK, seed=seed)
+        brokers = [BROKER] if scheme == "mqtt" else []
+        self.net = ShapedNetwork([*self.names, *clients, *brokers], {}, LINK, seed=seed)
         self.nodes: dict[str, NodeProcess] = {}
         self._stack = AsyncExitStack()
 
@@ -150,6 +153,8 @@ class World:
             self._stack.push_async_callback(asyncio.to_thread, self.net.__exit__, None, None, None)
             for host in self.net.hosts:
                 await self._nft(host, _RULES)
+            if self._scheme == "mqtt":
+                await asyncio.to_thread(self._stack.enter_context, self._broker())
             for name in self.names:
                 self.nodes[name] = await asyncio.to_thread(self._node, name)
                 self._stack.push_async_callback(asyncio.to_thread, _leave, self.nodes[name])
@@ -170,10 +175,26 @@ class World:
         roles = dict.fromkeys(self.names, "node") | dict.fromkeys(self._clients, "operator")
         return {name: str(made.directory(name, role)) for name, role in roles.items()}
 
+    @contextmanager
+    def _broker(self) -> Iterator[None]:
+        """A broker that takes anybody: sessions prove who they are within."""
+        folder = self._folder / BROKER
+        folder.mkdir()
+        settings = mosquitto_config(host=self.net.address(BROKER), port=PORT)
+        (folder / "mosquitto.conf").write_text("user root\n" + settings)
+        command = [*self.net.inside(BROKER), program(), "-c", str(folder / "mosquitto.conf")]
+        with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
+
     def _node(self, name: str) -> NodeProcess:
         listen = f"{self.net.address(name)}:{PORT}"
         if self._scheme != "grpc":
             listen = f"{self._scheme}://{listen}"
+        if self._scheme == "mqtt":
+            listen = f"mqtt://{self.net.address(BROKER)}:{PORT}"
         options = ("--identity", self._identities[name], "--listen", listen, *self._options)
         return NodeProcess(name, self._folder, *options, wrapper=self.net.inside(name))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.schedule import CLIENT, Fault, Kind, is_bearable, links, schedule
+from tests.chaos.schedule import CLIENT, Fault, Kind, broker_links, direct_links, is_bearable, schedule
 
 STAGES = (("a", "b"), ("c", "d"), ("e", "f"))
 
@@ -27,7 +27,7 @@ def test_a_longer_schedule_has_more_faults_and_none_near_its_end():
     short, long = schedule(7, 60, STAGES), schedule(7, 600, STAGES)
     assert len(long) > 5 * len(short) > 25
     assert long[: len(short)] == short
-    assert max(fault.at_s for fault in short) < 60 - 8
+    assert max(fault.at_s for fault in short) < 60 - 2
 
 
 def test_a_node_that_is_harmed_is_left_alone_and_so_is_its_only_replica():
@@ -50,7 +50,15 @@ def test_a_node_that_is_harmed_is_left_alone_and_so_is_its_only_replica():
 
 
 def test_links_are_those_that_tokens_travel_over():
-    assert links(STAGES[:2]) == [
+    assert direct_links(STAGES[:2]) == [
         *((CLIENT, node) for node in "abcd"),
         *(("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")),
     ]
+
+
+def test_over_a_broker_the_links_of_nodes_fail_and_the_clients_never():
+    faults = schedule(3, 120, STAGES, broker_links(STAGES))
+    places = [fault.ends for fault in faults if fault.other]
+    assert places
+    assert all("broker" in ends and CLIENT not in ends for ends in places)
+    assert all("broker" not in fault.harmed for fault in faults)
