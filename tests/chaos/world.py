@@ -30,6 +30,8 @@ LINK: Final = Shape(0.5, 1000)
 """Every link, while nothing is wrong with it."""
 PORT: Final = 7000
 ANSWER_S: Final = 60.0
+START_S: Final = 90.0
+"""Several start at once, and others work meanwhile."""
 CUTS: Final = (10, 20)
 REMEDY: Final = (
     "links are cut by nftables: run as root where it is installed (Debian: apt-get install nftables)"
@@ -160,7 +162,7 @@ class World:
                 self._stack.push_async_callback(asyncio.to_thread, _leave, self.nodes[name])
                 await asyncio.to_thread(self.nodes[name].begin)
             for node in self.nodes.values():
-                await asyncio.to_thread(node.await_ready)
+                await asyncio.to_thread(node.await_ready, START_S)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -230,7 +232,7 @@ class World:
                 node.send(signal.SIGSTOP)
                 return asyncio.to_thread(node.send, signal.SIGCONT)
             await asyncio.to_thread(_kill if fault.kind is Kind.KILL else _drain, node)
-            return asyncio.to_thread(node.start)
+            return asyncio.to_thread(_start, node)
         if fault.kind in (Kind.CUT, Kind.ONE_WAY):
             pairs = [(target, other), (other, target)][: 2 if fault.kind is Kind.CUT else 1]
             await self.cut(pairs)
@@ -267,6 +269,11 @@ class World:
     async def _shape(self, one: str, other: str, shape: Shape) -> None:
         for source, target in ((one, other), (other, one)):
             await asyncio.to_thread(self.net.shape, source, target, **vars(shape))
+
+
+def _start(node: NodeProcess) -> None:
+    node.begin()
+    node.await_ready(START_S)
 
 
 def _kill(node: NodeProcess) -> None:
