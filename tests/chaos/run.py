@@ -120,7 +120,7 @@ async def run(
     hedge: bool = False,
 ) -> Outcome:
     """A whole run; raises AssertionError where the cluster does not come back."""
-    links = broker_links(STAGES) if scheme == "mqtt" else direct_links(STAGES)
+    links = broker_links(STAGES) if scheme == "mqtts" else direct_links(STAGES)
     faults = schedule(seed, seconds, STAGES, links)
     say(f"chaos over {scheme}: seed {seed}, {seconds:.0f} s, {len(faults)} faults")
     for fault in faults:

@@ -11,7 +11,7 @@ from tests.chaos.run import leaks, run
 pytestmark = [pytest.mark.heavy("chaos"), pytest.mark.timeout(1800)]
 
 
-@pytest.mark.parametrize(("scheme", "share"), [("grpc", 0.6), ("coaps+tcp", 0.2), ("mqtt", 0.2)])
+@pytest.mark.parametrize(("scheme", "share"), [("grpc", 0.6), ("coaps+tcp", 0.2), ("mqtts", 0.2)])
 async def test_whatever_fails_while_every_stage_keeps_a_replica_no_answer_is_wrong_lost_or_given_twice(
     tmp_path: Path,
     request: pytest.FixtureRequest,

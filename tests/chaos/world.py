@@ -33,6 +33,8 @@ ANSWER_S: Final = 60.0
 START_S: Final = 90.0
 """Several start at once, and others work meanwhile."""
 CUTS: Final = (10, 20)
+KINDS: Final = {"coaps+tcp": "coap+tcp", "mqtts": "mqtt"}
+"""What plans call transports by whose scheme addresses begin otherwise."""
 REMEDY: Final = (
     "links are cut by nftables: run as root where it is installed (Debian: apt-get install nftables)"
 )
@@ -142,7 +144,7 @@ class World:
         self._clients = clients
         self._scheme = scheme
         self._options = options
-        brokers = [BROKER] if scheme == "mqtt" else []
+        brokers = [BROKER] if scheme == "mqtts" else []
         self.net = ShapedNetwork([*self.names, *clients, *brokers], {}, LINK, seed=seed)
         self.nodes: dict[str, NodeProcess] = {}
         self._stack = AsyncExitStack()
@@ -155,7 +157,7 @@ class World:
             self._stack.push_async_callback(asyncio.to_thread, self.net.__exit__, None, None, None)
             for host in self.net.hosts:
                 await self._nft(host, _RULES)
-            if self._scheme == "mqtt":
+            if self._scheme == "mqtts":
                 await asyncio.to_thread(self._stack.enter_context, self._broker())
             for name in self.names:
                 self.nodes[name] = await asyncio.to_thread(self._node, name)
@@ -174,15 +176,26 @@ class World:
     def _enrol(self) -> dict[str, str]:
         """An identity for each host."""
         made = Identities(self._folder)
+        if self._scheme == "mqtts":
+            certificate, key = made.authority.issue_server([self.net.address(BROKER)])
+            authority = made.of(self.names[0]).pem().authority
+            (self._folder / BROKER).mkdir()
+            for name, data in (("authority", authority), ("certificate", certificate), ("key", key)):
+                (self._folder / BROKER / f"{name}.pem").write_bytes(data)
         roles = dict.fromkeys(self.names, "node") | dict.fromkeys(self._clients, "operator")
         return {name: str(made.directory(name, role)) for name, role in roles.items()}
 
     @contextmanager
     def _broker(self) -> Iterator[None]:
-        """A broker that takes anybody: sessions prove who they are within."""
+        """A broker that takes the cluster's certificates alone."""
         folder = self._folder / BROKER
-        folder.mkdir()
-        settings = mosquitto_config(host=self.net.address(BROKER), port=PORT)
+        settings = mosquitto_config(
+            host=self.net.address(BROKER),
+            port=PORT,
+            authority=str(folder / "authority.pem"),
+            certificate=str(folder / "certificate.pem"),
+            key=str(folder / "key.pem"),
+        )
         (folder / "mosquitto.conf").write_text("user root\n" + settings)
         command = [*self.net.inside(BROKER), program(), "-c", str(folder / "mosquitto.conf")]
         with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
@@ -195,8 +208,8 @@ class World:
         listen = f"{self.net.address(name)}:{PORT}"
         if self._scheme != "grpc":
             listen = f"{self._scheme}://{listen}"
-        if self._scheme == "mqtt":
-            listen = f"mqtt://{self.net.address(BROKER)}:{PORT}"
+        if self._scheme == "mqtts":
+            listen = f"mqtts://{self.net.address(BROKER)}:{PORT}"
         options = ("--identity", self._identities[name], "--listen", listen, *self._options)
         return NodeProcess(name, self._folder, *options, wrapper=self.net.inside(name))
 
@@ -208,7 +221,7 @@ class World:
             [list(stage) for stage in self.stages],
             list(CUTS),
             self._identities[host],
-            transport=self._scheme.replace("coaps", "coap"),
+            transport=KINDS.get(self._scheme, self._scheme),
             **settings,
         )
         return ClientProcess(self.net, host, made, self._folder)
