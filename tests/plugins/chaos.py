@@ -1,4 +1,4 @@
-"""How long the chaos suite injects faults, and which: ``--chaos-seconds``, ``--chaos-seed``."""
+"""How long the chaos suite injects faults, which, and over what: ``--chaos-seconds`` and its like."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 SECONDS = 90.0
 SEED = 1
+TRANSPORTS = "grpc,coaps+tcp"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,4 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=float(os.environ.get("CHAOS_SECONDS", SECONDS)),
         metavar="S",
         help="for how long faults are injected, over all transports; also CHAOS_SECONDS",
+    )
+    parser.addoption(
+        "--chaos-transports",
+        default=os.environ.get("CHAOS_TRANSPORTS", TRANSPORTS),
+        metavar="SCHEME,…",
+        help="of grpc, coaps+tcp and mqtts, which share the time; also CHAOS_TRANSPORTS",
     )
