@@ -27,8 +27,8 @@ test: ## run the tests
 	@$(SETUP)
 	@scripts/test --heavy="$(HEAVY)" $(ARGS)
 
-test-heavy: ## run the tests with all heavy suites (installs TensorFlow)
-	@$(MAKE) --no-print-directory test HEAVY=all
+test-heavy: ## run the tests with all heavy suites (installs TensorFlow), ten minutes of chaos among them
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-600} $(MAKE) --no-print-directory test HEAVY=all
 
 check: dev ## format, lint, types, imports, generated code, locks
 	@scripts/check format $(BIN)/ruff format --check --quiet .

@@ -5,6 +5,7 @@ from __future__ import annotations
 pytest_plugins = [
     "pytester",
     "tests.plugins.blocking",
+    "tests.plugins.chaos",
     "tests.plugins.heavy",
     "tests.plugins.leaks",
 ]

@@ -1,4 +1,4 @@
-"""Hosts of a test as network namespaces, joined by links of a given delay and rate; needs root and TUN.
+"""Hosts of a test as network namespaces, joined by links of a given delay, rate and harm; needs root and TUN.
 
 A process of its own holds a TUN device in every namespace and carries IPv4 packets
 between them, so every protocol crosses it.  It owns the namespaces too: when it ends, or
@@ -13,6 +13,7 @@ import gc
 import heapq
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -31,6 +32,8 @@ from typing import Any, Final
 MTU: Final = 9000
 """Large packets, so that there are few of them."""
 QUEUE_BYTES: Final = 1 << 20
+LATER_S: Final = 0.02
+"""At most, for packets that are overtaken."""
 REMEDY: Final = (
     "this makes network namespaces with TUN devices: run it as root with /dev/net/tun, iproute2 and "
     "util-linux (Debian: apt-get install iproute2 util-linux)"
@@ -54,17 +57,35 @@ class Shape:
     """Rate of IP packets, in 10⁶ bit/s."""
     queue_bytes: int = QUEUE_BYTES
     """What may wait for its turn; more is dropped."""
+    loss: float = 0.0
+    """Share of packets that are dropped, each by itself."""
+    duplicate: float = 0.0
+    """Share that arrives twice."""
+    reorder: float = 0.0
+    """Share that is held back for up to `LATER_S`, so that those behind it overtake."""
+    corrupt: float = 0.0
+    """Share in whose payload one bit is turned, under a checksum that is put right."""
+
+    @property
+    def harmless(self) -> bool:
+        """Whether every packet arrives once, as it was, in order."""
+        return not (self.loss or self.duplicate or self.reorder or self.corrupt)
 
 
 class Way:
-    """One direction as a queue with a rate and a pipe with a delay behind it; times in s."""
+    """One direction as a queue with a rate and a pipe with a delay behind it; times in s.
 
-    def __init__(self, shape: Shape) -> None:
+    The same packets and seed meet the same harm.
+    """
+
+    def __init__(self, shape: Shape, seed: str = "") -> None:
         self._free_s = self._last_s = 0.0
+        self._chance = random.Random(seed)
         self.reshape(shape)
 
     def reshape(self, shape: Shape) -> None:
         """Take another shape for what comes from now on."""
+        self._shape = shape
         self._delay_s = shape.delay_ms / 1000
         self._byte_s = 8e-6 / shape.mbit_s
         self._longest_s = shape.queue_bytes * self._byte_s
@@ -78,6 +99,49 @@ class Way:
         # A delay that became shorter lets nothing overtake.
         self._last_s = max(self._last_s, self._free_s + self._delay_s)
         return self._last_s
+
+    def carry(self, now_s: float, packet: bytes) -> list[tuple[float, bytes]]:
+        """What comes out of a packet that enters now, and when."""
+        arrival_s = self.arrival(now_s, len(packet))
+        if arrival_s is None:
+            return []
+        shape, draw = self._shape, self._chance.random
+        if shape.harmless:
+            return [(arrival_s, packet)]
+        if draw() < shape.loss:
+            return []
+        if draw() < shape.corrupt:
+            packet = corrupted(packet, self._chance)
+        if draw() < shape.reorder:
+            arrival_s += LATER_S * draw()
+        copies = 2 if draw() < shape.duplicate else 1
+        return [(arrival_s, packet)] * copies
+
+
+_TCP: Final = 6
+_UDP: Final = 17
+
+
+def corrupted(packet: bytes, chance: random.Random) -> bytes:
+    """An IPv4 packet with one bit of its TCP or UDP payload turned, so that its checksum fits (RFC 1071).
+
+    As it comes out of a broken middlebox.  Packets without payload, and fragments, stay as they are.
+    """
+    start, kind = 4 * (packet[0] & 15), packet[9]
+    if kind not in (_TCP, _UDP) or int.from_bytes(packet[6:8], "big") & 0x3FFF:
+        return packet
+    at = start + (16 if kind == _TCP else 6)
+    payload = start + (4 * (packet[start + 12] >> 4) if kind == _TCP else 8)
+    if payload >= len(packet):
+        return packet
+    changed = bytearray(packet)
+    changed[chance.randrange(payload, len(packet))] ^= 1 << chance.randrange(8)
+    changed[at : at + 2] = bytes(2)
+    covered = packet[12:20] + struct.pack("!HH", kind, len(packet) - start) + changed[start:]
+    total = int.from_bytes(covered + bytes(len(covered) % 2), "big") % 0xFFFF
+    # In ones' complement both 0 and 0xFFFF are zero, and UDP's 0 means that there is no checksum.
+    changed[at : at + 2] = (0xFFFF - total or 0xFFFF).to_bytes(2, "big")
+    return bytes(changed)
 
 
 class ShapedNetwork:
@@ -94,8 +158,10 @@ class ShapedNetwork:
         links: Mapping[tuple[str, str], Shape],
         others: Shape | None = None,
         mtu: int = MTU,
+        seed: int = 0,
     ) -> None:
         self.hosts = tuple(hosts)
+        self._seed = seed
         self._mtu = mtu
         pairs = [(a, b) for a in hosts for b in hosts if a != b]
         found = {pair: links.get(pair) or links.get(pair[::-1]) or others for pair in pairs}
@@ -118,7 +184,8 @@ class ShapedNetwork:
         try:
             addresses = {host: self.address(host) for host in self.hosts}
             links = [{"from": a, "to": b, **asdict(s)} for (a, b), s in self.shapes.items()]
-            self._namespaces = self._ask({"hosts": addresses, "mtu": self._mtu, "links": links})
+            setup = {"hosts": addresses, "mtu": self._mtu, "links": links, "seed": self._seed}
+            self._namespaces = self._ask(setup)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -209,15 +276,19 @@ class _Emulator:
         self._hosts = {tun: host for host, tun in self._tuns.items()}
         self._by_address = {socket.inet_aton(a): host for host, a in setup["hosts"].items()}
         self._ways: dict[tuple[str, str], Way] = {}
+        self._seed = setup["seed"]
         for link in setup["links"]:
             self.reshape(link)
         self._waiting: list[tuple[float, int, int, bytes]] = []
         self._count = 0
 
     def reshape(self, link: Mapping[str, Any]) -> None:
-        shape = Shape(link["delay_ms"], link["mbit_s"], link["queue_bytes"])
-        way = self._ways.setdefault((link["from"], link["to"]), Way(shape))
-        way.reshape(shape)
+        source, target = link["from"], link["to"]
+        shape = Shape(**{name: value for name, value in link.items() if name not in ("from", "to")})
+        if (source, target) in self._ways:
+            self._ways[source, target].reshape(shape)
+        else:
+            self._ways[source, target] = Way(shape, f"{self._seed} {source} {target}")
 
     def run(self) -> None:
         """Carry packets until standard input ends."""
@@ -255,10 +326,9 @@ class _Emulator:
             everybody = packet[16] >= 224 or packet[19] == 255
             for host in (target,) if target else self._tuns if everybody else ():
                 way = self._ways.get((source, host))
-                arrival = way.arrival(now_s, len(packet)) if way else None
-                if arrival is not None:
+                for arrival_s, out in way.carry(now_s, packet) if way else ():
                     self._count += 1
-                    heapq.heappush(self._waiting, (arrival, self._count, self._tuns[host], packet))
+                    heapq.heappush(self._waiting, (arrival_s, self._count, self._tuns[host], out))
 
     def _deliver(self, now_s: float) -> None:
         waiting = self._waiting

@@ -375,7 +375,8 @@ class Requester:
     def _other_way(self, request: Asked, free: Callable[[NodeName], int], now_us: int) -> Way:
         """A way without nodes that failed last and have not come back; failed before, if possible."""
         failing = self._router.standing.failing(request.failed_last) | request.full
-        return self._router.pick(free, now_us, failing, request.failed_before | request.failed_last)
+        shun = request.failed_before | request.failed_last
+        return self._router.pick_other(free, now_us, failing, shun, request.unreached())
 
     def _replaceable(self, attempt: Try, fault: Fault, now_us: int) -> bool:
         """Whether a further attempt can start in place of one that is in doubt."""

@@ -116,6 +116,26 @@ class Router:
         entry = route[self._wiring.entry]
         return entry not in self.lost and self._wiring.survives(self._name, route, self.lost)
 
+    def pick_other(
+        self,
+        free: Callable[[NodeName], int],
+        now_us: int,
+        avoid: Collection[NodeName],
+        shun: Collection[NodeName],
+        unreached: Collection[Way],
+    ) -> Way:
+        """As `pick`; where no way is left, one on which others lead to the nodes to avoid.
+
+        ``unreached`` are ways on which a node did not reach another: a third may.
+        """
+        try:
+            return self.pick(free, now_us, avoid, shun)
+        except NodeLost:
+            around = unreached and self.pick(free, now_us, (), {n for way in unreached for n in way.nodes})
+            if not around or around in unreached:
+                raise
+            return around
+
     def start(self, way: Way) -> None:
         """An attempt is on this way."""
         for node in way.route:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from collab.client.actions import Send
 from collab.client.routing import Way
 from collab.client.wiring import Wiring
 from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, PlanName, RequestId
 from collab.core.token import Fault, Key, Kind, Priority, Token
-from collab.errors import NodeLost
+from collab.errors import LinkLost, NodeLost, PeerUnreachable
+
+_UNREACHED: Final = frozenset((NodeLost.code, LinkLost.code, PeerUnreachable.code))
 
 
 class Try:
@@ -101,6 +103,11 @@ class Asked:
         self.hedge_us: int | None = None
         """When a second attempt starts if no answer has come."""
         self.hedged = False
+
+    def unreached(self) -> list[Way]:
+        """The ways tried, if the last has failed because one of its nodes did not reach another."""
+        met = self.last_fault is not None and self.last_fault.code in _UNREACHED
+        return [attempt.way for attempt in self.tries.values()] if met else []
 
     def live(self) -> list[Try]:
         """Attempts that hold a credit."""

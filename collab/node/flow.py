@@ -329,11 +329,19 @@ class Flow:
                 stage_id = wiring.stages[wire.source].id if wire.source != OUTSIDE else REQUESTER
                 fault = Fault(NodeLost.code, f"its link to node {self.node!r} broke", peer, stage_id)
                 self.deliver(state, _token(state, EdgeId(index), _ERROR, fault), now_us, actions)
-            elif lane.downstream == peer and lane.upstream is None and self._sent(state, wire):
-                stage_id = wiring.stages[wire.target].id
-                fault = Fault(LinkLost.code, f"its link to node {self.node!r} broke", peer, stage_id)
-                self.fail(state, state, state.lanes, wire.source, fault, actions)
+        self.suspect(state, peer, f"its link to node {self.node!r} broke", actions)
         self.run(state, now_us, actions)
+
+    def suspect(self, state: AttemptState, peer: NodeName, why: str, actions: list[Action]) -> None:
+        """What a peer was given may be held up there: tell the requester, and give nothing up here."""
+        if state.closed:
+            return
+        wiring = state.loaded.wiring
+        for index, lane in enumerate(state.lanes.by_edge):
+            wire = wiring.edges[index]
+            if lane and lane.downstream == peer and lane.upstream is None and self._sent(state, wire):
+                fault = Fault(LinkLost.code, why, peer, wiring.stages[wire.target].id)
+                self.fail(state, state, state.lanes, wire.source, fault, actions)
 
     def _owed(self, state: AttemptState, wire: EdgeWiring) -> bool:
         """Whether a stage here waits for an edge; if nothing came yet, only one that needs every edge."""

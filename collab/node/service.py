@@ -343,10 +343,14 @@ class NodeService(Handler):
     def _perform(self, actions: list[Action]) -> None:
         while actions:
             failed: list[Token] = []
+            doubtful: list[Token] = []
             for action in actions:
                 if isinstance(action, Send):
-                    if not self._send(action.peer, action.token):
+                    link = self._send(action.peer, action.token)
+                    if link is None:
                         failed.append(action.token)
+                    elif link.health is Health.SUSPECTED:
+                        doubtful.append(action.token)
                 elif isinstance(action, Compute):
                     self._compute(action)
                 elif isinstance(action, Drop):
@@ -355,21 +359,23 @@ class NodeService(Handler):
                     self._forget_times(action.plan, action.epoch)
                     self._spawn(self.stages.unload(action.plan, action.epoch))
             actions = [more for token in failed for more in self.session.undeliverable(token, monotonic_us())]
+            actions += [more for token in doubtful for more in self.session.doubtful(token)]
         if self.draining and not self._in_flight():
             self._idle.set()
         self._arm()
 
-    def _send(self, peer: NodeName, token: Token) -> bool:
+    def _send(self, peer: NodeName, token: Token) -> Link | None:
+        """The link that took a token; None if there is none, or it is full."""
         key = token.key
         link = self.links.get(peer, self.stages.kind(key.plan, key.epoch, token.edge))
         if link is None:
-            return False
+            return None
         try:
             link.send_tensors(encode_envelope(token, monotonic_us()))
         except CollabError as error:
             log.debug("token for %s not sent: %s", peer, error)
-            return False
-        return True
+            return None
+        return link
 
     def _compute(self, action: Compute) -> None:
         worker = self.stages.worker(action.plan, action.epoch, action.stage)
@@ -414,6 +420,12 @@ class NodeService(Handler):
         log.log(logging.WARNING if broke_rules else logging.INFO, "link down: %s: %s", link.peer.name, error)
         if self.links.get(link.peer.name) is None:
             self._perform(self.session.peer_lost(link.peer.name, monotonic_us()))
+
+    def link_suspected(self, link: Link) -> None:
+        """A peer is silent: tell who waits for what it was given, unless another link to it is well."""
+        other = self.links.get(link.peer.name)
+        if other is None or other.health is Health.SUSPECTED:
+            self._perform(self.session.peer_suspected(link.peer.name, monotonic_us()))
 
     async def call(self, link: Link, verb: str, body: memoryview) -> bytes:
         """Serve a control verb."""

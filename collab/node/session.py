@@ -16,7 +16,7 @@ from collab.client.wiring import OUTSIDE, StageWiring
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
 from collab.core.token import Fault, Kind, Token
-from collab.errors import NodeLost, NotLoaded, Overloaded, ProtocolError, Refused
+from collab.errors import LinkLost, NodeLost, NotLoaded, Overloaded, ProtocolError, Refused
 from collab.node.actions import Action, Compute, Computed, Drop, Free, Work
 from collab.node.attempts import AttemptState, Shelf
 from collab.node.deployments import Deployments, LoadedPlan, PlanInfo, Version
@@ -258,6 +258,37 @@ class Session:
                 self._flow.lost(state, peer, now_us, actions)
         return actions
 
+    def peer_suspected(self, peer: NodeName, now_us: int) -> list[Action]:
+        """A peer is silent but its link is open: of what it was given the requester is told, once.
+
+        The requester may have no link with it, or one that is well.  What the peer still owes
+        may come yet.
+        """
+        actions: list[Action] = []
+        for state in self._attempts:
+            if peer in state.lanes.neighbours and now_us < state.deadline_us:
+                self._flow.suspect(state, peer, _silent(peer, self.node), actions)
+        return actions
+
+    def doubtful(self, token: Token) -> list[Action]:
+        """A token from a `Send` went to a suspected peer: it may be there or not, now or later."""
+        actions: list[Action] = []
+        loaded = self._deployments.find(token.key.plan, token.key.epoch)
+        lanes = loaded.lanes(token.requester, token.route) if loaded is not None else None
+        lane = lanes.lane(token.edge) if lanes is not None else None
+        if loaded is None or lanes is None or lane is None or lane.downstream is None:
+            return actions
+        wire = loaded.wiring.edges[token.edge]
+        if wire.target == OUTSIDE or token.kind is _CANCEL or token.kind is _FAILED:
+            return actions  # the requester sees for itself whether it hears from its last node
+        stage_id = loaded.wiring.stages[wire.target].id
+        fault = Fault(LinkLost.code, _silent(lane.downstream, self.node), lane.downstream, stage_id)
+        if lane.upstream is not None:
+            actions.append(Send(lane.upstream, failed(token, token.edge, fault)))
+        else:
+            self._flow.fail(token, self._attempts.get(token.key), lanes, wire.source, fault, actions)
+        return actions
+
     def undeliverable(self, token: Token, now_us: int) -> list[Action]:
         """A token from a `Send` could certainly not be handed over: tell the requester, upstream."""
         actions: list[Action] = []
@@ -418,3 +449,7 @@ def _is_malformed(token: Token, loaded: LoadedPlan) -> bool:
     if token.fault is None and (token.kind is _ERROR or token.kind is _FAILED):
         return True
     return len(token.hops) > len(loaded.wiring.stages)
+
+
+def _silent(peer: NodeName, node: NodeName) -> str:
+    return f"node {peer!r} does not answer node {node!r}"

@@ -152,9 +152,9 @@ class NodeProcess:
         self.begin()
         return self.await_ready()
 
-    def await_ready(self) -> NodeProcess:
+    def await_ready(self, within_s: float = START_S) -> NodeProcess:
         """Wait for the event of a process that was begun."""
-        event = self.await_event(START_S)
+        event = self.await_event(within_s)
         self.ready_s = time.monotonic() - self._started
         assert event is not None, f"node {self.name} did not start: {self.text()}"
         assert event["event"] == "ready", event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import signal
 import statistics
@@ -10,11 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.shaped import Shape, ShapedNetwork, Way
+from tests.shaped import Shape, ShapedNetwork, Way, corrupted
 
 pytestmark = pytest.mark.timed
 
@@ -167,3 +169,51 @@ def test_a_shorter_delay_lets_nothing_overtake():
     way.reshape(Shape(1, 8))
     assert way.arrival(0.001, 1000) == first == pytest.approx(0.051)
     assert way.arrival(1.0, 1000) == pytest.approx(1.002)
+
+
+def tcp(payload: bytes) -> bytes:
+    """An IPv4 packet with a TCP segment, its checksum left out."""
+    head = bytes([0x45, 0, 0, 40 + len(payload), 0, 0, 0, 0, 64, 6, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2])
+    return head + bytes([27, 88, 27, 89, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 16, 1, 0, 0, 0, 0, 0]) + payload
+
+
+def ones_complement(packet: bytes) -> int:
+    """Sum over the pseudo header and the segment (RFC 9293 3.1): 0xFFFF where the checksum fits."""
+    covered = packet[12:20] + bytes([0, packet[9]]) + (len(packet) - 20).to_bytes(2, "big") + packet[20:]
+    covered += bytes(len(covered) % 2)
+    total = sum(int.from_bytes(covered[i : i + 2], "big") for i in range(0, len(covered), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_a_corrupted_packet_has_one_other_bit_of_payload_and_a_checksum_that_fits(size):
+    chance = random.Random(size)
+    for _ in range(50):
+        packet = tcp(chance.randbytes(size))
+        harmed = corrupted(packet, chance)
+        assert ones_complement(harmed) == 0xFFFF
+        assert harmed[:36] == packet[:36]
+        turned = [a ^ b for a, b in zip(harmed[38:], packet[38:], strict=True)]
+        assert sum(value.bit_count() for value in turned) == 1
+        assert not any(turned[:2])
+    assert corrupted(tcp(b""), chance) == tcp(b"")
+
+
+def test_harm_comes_as_often_as_it_was_asked_for_and_again_for_the_same_seed():
+    shape = Shape(1, 1000, loss=0.1, duplicate=0.2, reorder=0.3, corrupt=0.1)
+    packets = [tcp(number.to_bytes(2, "big")) for number in range(2000)]
+
+    def fates(seed):
+        way = Way(shape, seed)
+        return [way.carry(number / 1000, packet) for number, packet in enumerate(packets)]
+
+    met = fates("1 a b")
+    assert met == fates("1 a b") != fates("2 a b")
+    assert 150 <= sum(not fate for fate in met) <= 250
+    assert 290 <= sum(len(fate) == 2 for fate in met) <= 430
+    arrived = [fate[0] for fate in met if fate]
+    assert 350 <= sum(later[0] < sooner[0] for sooner, later in pairwise(arrived)) <= 650
+    changed = [fate[0][1] != packet for fate, packet in zip(met, packets, strict=True) if fate]
+    assert 120 <= sum(changed) <= 240

@@ -126,6 +126,31 @@ def test_a_third_replica_is_preferred_to_one_that_has_failed_the_request():
     assert {t.route[1] for t in (token, second, third)} == {"b", "c", "d"}
 
 
+def test_the_last_replica_is_tried_over_another_node_when_one_did_not_reach_it():
+    r = requester(chain("a", ("b", "c"), ("d", "e")))
+    r.node_lost("e", 0)
+    token = only(submit(r)).token
+    (again,) = values(r.receive("a", failed(r, token, "node_lost", "d", "s2"), 1))
+    assert again.route == ("a", other(token.route[1]), "d")
+    actions = r.receive("a", failed(r, again, "node_lost", "d", "s2"), 2)
+    assert resolved(actions).code == "node_lost"
+
+
+def test_an_overloaded_last_replica_is_not_tried_over_another_node():
+    r = requester(chain("a", ("b", "c"), "d"))
+    token = only(submit(r)).token
+    actions = r.receive("a", failed(r, token, "overloaded", "d", "s2"), 1)
+    assert resolved(actions).code == "overloaded"
+
+
+def test_what_the_requester_has_lost_itself_is_not_tried_over_another_node():
+    r = requester(chain("a", ("b", "c"), "d"))
+    token = only(submit(r)).token
+    r.node_lost("d", 0)
+    actions = r.receive("a", failed(r, token, "node_lost", "d", "s2"), 1)
+    assert resolved(actions).code == "node_lost"
+
+
 def test_a_node_that_failed_one_request_is_not_given_the_next():
     r = requester(PAIR)
     token = only(submit(r)).token

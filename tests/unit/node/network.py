@@ -64,6 +64,8 @@ class Network:
         self.requests: dict[bytes, Request] = {}
         self.down: set[str] = set()
         self.cut: set[frozenset[str]] = set()
+        self.suspects: set[tuple[str, str]] = set()
+        """Nodes and the peers that they suspect."""
         self.stage_faults = 0
 
     # --- set-up --------------------------------------------------------------
@@ -184,6 +186,12 @@ class Network:
             if name == end and peer in self.sessions:
                 self.perform(end, requester.node_lost(peer, self.now_us), requester)
 
+    def suspect(self, end: str, peer: str) -> None:
+        """A node finds a peer silent; what it sends there may arrive all the same."""
+        if end in self.sessions and end not in self.down:
+            self.suspects.add((end, peer))
+            self.perform(end, self.sessions[end].peer_suspected(peer, self.now_us))
+
     def advance(self, by_us: int) -> None:
         """Let time pass; every timer goes off when it is due."""
         until = self.now_us + by_us
@@ -222,6 +230,8 @@ class Network:
                     self.bounce(name, action, requester)
                 else:
                     self.messages.append(Message(name, action.peer, action.token))
+                    if (name, action.peer) in self.suspects:
+                        self.perform(name, self.sessions[name].doubtful(action.token))
             elif isinstance(action, Compute):
                 self.jobs.append(Job(name, self.sessions[name], action))
             elif isinstance(action, Resolve):

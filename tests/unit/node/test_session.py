@@ -608,6 +608,55 @@ def test_what_a_lost_peer_was_given_is_under_suspicion():
     assert b.peer_lost("c", 0) == []
 
 
+def test_of_what_a_silent_peer_was_given_the_requester_is_told_once_and_its_answer_still_counts():
+    b = session("b", chain("a", "b", "c", "b"))
+    p = chain("a", "b", "c", "b")
+    compute = only(b.receive("a", token(p, 1), 0))
+    assert b.peer_suspected("c", 0) == []
+    b.computed(compute.work, result(compute), 0)
+    send = only(b.peer_suspected("c", 0))
+    assert (send.peer, send.token.kind, send.token.edge) == ("a", FAILED, 1)
+    assert (send.token.fault.code, send.token.fault.node, send.token.fault.stage) == ("link_lost", "c", "s2")
+    assert b.peer_suspected("c", 0) == []
+    assert isinstance(only(b.receive("c", token(p, 3), 0)), Compute)
+
+
+def test_a_silent_peer_that_owes_something_is_waited_for():
+    p = diamond()
+    d = session("d", p)
+    d.receive("b", token(p, 3), 0)
+    assert d.peer_suspected("c", 5) == []
+    assert isinstance(only(d.receive("c", token(p, 4), 6)), Compute)
+
+
+def test_what_is_sent_to_a_silent_peer_is_told_to_the_requester_at_once():
+    b = session("b", ABC)
+    compute = only(b.receive("a", token(ABC, 1), 0))
+    send = only(b.computed(compute.work, result(compute), 0))
+    told = only(b.doubtful(send.token))
+    assert (told.peer, told.token.kind, told.token.edge) == ("a", FAILED, 1)
+    assert (told.token.fault.code, told.token.fault.node) == ("link_lost", "c")
+    assert b.doubtful(send.token) == []
+
+
+def test_a_relay_tells_too_that_the_next_hop_is_silent():
+    x = session("x", RELAYED)
+    send = only(x.receive("a", token(RELAYED, 1), 0))
+    told = only(x.doubtful(send.token))
+    assert (told.peer, told.token.kind, told.token.edge) == ("a", FAILED, 1)
+    assert (told.token.fault.code, told.token.fault.node) == ("link_lost", "y")
+
+
+def test_nobody_is_told_that_the_requester_is_silent_or_that_a_cancel_is_in_doubt():
+    c = session("c", ABC)
+    compute = only(c.receive("b", token(ABC, 2), 0))
+    send = only(c.computed(compute.work, result(compute), 0))
+    assert c.doubtful(send.token) == []
+    b = session("b", ABC)
+    assert b.doubtful(token(ABC, 2, CANCEL)) == []
+    assert b.doubtful(token(ABC, 2, epoch=9)) == []
+
+
 def test_losing_a_peer_that_many_attempts_wait_for_keeps_the_bounds():
     p = diamond()
     d = session("d", p, limits=SessionLimits(tombstones=1))

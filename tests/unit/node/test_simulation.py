@@ -182,6 +182,9 @@ STEPS = (
         "cut",
         "mend",
         "notice",
+        "suspect",
+        "suspect",
+        "trust",
     ]
     + ["lease", "retire", "unload", "drain", "forge", "forge", "mangle", "mangle"]
 )
@@ -244,6 +247,12 @@ class Script:
 
     def notice(self, number):
         self.net.notice(*self.ends(number))
+
+    def suspect(self, number):
+        self.net.suspect(*self.ends(number))
+
+    def trust(self, number):
+        self.net.suspects.clear()
 
     def cut(self, number):
         self.net.cut.add(frozenset(self.ends(number)))
