@@ -30,11 +30,11 @@ class Twice:
         self.count = 0
         self._open: set[bytes] = set()
         self._submit, self._resolve = client._requester.submit, client._resolve
-        client._requester.submit = self._submitted  # type: ignore[method-assign,assignment]
+        client._requester.submit = self._submitted  # type: ignore[method-assign]
         client._resolve = self._resolved  # type: ignore[method-assign]
 
-    def _submitted(self, request: bytes, *arguments: Any) -> Any:
-        actions = self._submit(request, *arguments)
+    def _submitted(self, request: bytes, *arguments: Any, **named: Any) -> Any:
+        actions = self._submit(request, *arguments, **named)
         self._open.add(request)
         return actions
 
@@ -62,8 +62,12 @@ class Answered:
     """When, and what they said."""
     ends_s: array[float] = field(default_factory=lambda: array("d"))
     took_s: array[float] = field(default_factory=lambda: array("d"))
+    most_attempts: int = 0
+    """At one request that was answered."""
     paths: deque[tuple[NodeName, ...]] = field(default_factory=lambda: deque(maxlen=RECENT))
     """Of the last answers."""
+    vias: deque[str] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """Who gave them: the plan, an alternative or the local model."""
 
     @property
     def answers(self) -> int:
@@ -140,7 +144,9 @@ class Load:
         got.hedged += result.hedged
         got.ends_s.append(now_s)
         got.took_s.append(now_s - began_s)
+        got.most_attempts = max(got.most_attempts, result.attempts)
         got.paths.append(result.path)
+        got.vias.append(result.via)
 
     async def until(self, true: Callable[[], bool], within_s: float) -> None:
         """Wait until something is true, looked at after each request."""
@@ -158,6 +164,11 @@ class Load:
         """Wait until an answer went over a node."""
         self.got.paths.clear()
         await self.until(lambda: any(node in path for path in self.got.paths), within_s)
+
+    async def answered_by(self, via: str, within_s: float = 15.0) -> None:
+        """Wait until a later answer is given by somebody."""
+        self.got.vias.clear()
+        await self.until(lambda: via in self.got.vias, within_s)
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,20 +12,19 @@ import pytest
 
 from collab.assembly import build_cluster
 from collab.client.policy import RetryPolicy
-from collab.coordinator.cluster import Cluster
 from collab.coordinator.deploy import Blobs, deploy
 from collab.core.alternatives import alternative_name
 from collab.core.plan import Plan
 from collab.core.validate import validate
-from collab.transport.aio import timeout
 from tests.integration.deployments import endpoints
+from tests.integration.load import Load, under_load
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, collab, command, peers, running
-from tests.integration.test_failover import Load
+
+pytestmark = pytest.mark.timed
 
 CONCURRENCY = 8
 STALL_S = 3.0
-BACK_S = 15.0
 
 
 @pytest.fixture
@@ -49,28 +47,16 @@ def plan_with_alternatives(digits: Reference, nodes: dict[str, NodeProcess]) -> 
 
 
 @asynccontextmanager
-async def under_load(plan: Plan, blobs: Blobs, reference: Reference) -> AsyncIterator[tuple[Cluster, Load]]:
+async def loaded(plan: Plan, blobs: Blobs, reference: Reference) -> AsyncIterator[Load]:
     async with build_cluster() as cluster:
         await deploy(cluster, plan, blobs)
         client = await cluster.follow(plan, credits=CONCURRENCY)
-        load = Load(client, reference)
-        workers = [asyncio.ensure_future(load.worker()) for _ in range(CONCURRENCY)]
         try:
-            await load.answers(100)
-            yield cluster, load
+            async with under_load(Load(client, reference), CONCURRENCY) as load:
+                await load.answers(100)
+                yield load
         finally:
-            load.stopping = True
-            async with timeout(15):
-                await asyncio.gather(*workers)
             await cluster.unfollow(client)
-
-
-async def until_by(load: Load, via: str) -> None:
-    """Wait until a later answer was given by somebody."""
-    seen = len(load.got.results)
-    async with timeout(BACK_S):
-        while not any(result.via == via for result in load.got.results[seen:]):
-            await load.answers(1)
 
 
 @pytest.mark.timeout(120)
@@ -78,21 +64,23 @@ async def test_a_killed_node_of_a_chain_costs_no_answer_and_is_used_again(
     nodes: dict[str, NodeProcess], digits: Reference
 ):
     plan, blobs = plan_with_alternatives(digits, nodes)
-    async with under_load(plan, blobs, digits) as (_, load):
+    async with loaded(plan, blobs, digits) as load:
+        got = load.got
         for victim in "ba":
             await asyncio.to_thread(nodes[victim].kill)
-            await load.answers(200)
-            after = load.got.results[-100:]
-            assert {result.via for result in after} == {f"alternative:digits.without.{victim}"}
-            assert not any(victim in result.path for result in after)
+            await load.answers(100)
+            got.paths.clear()
+            got.vias.clear()
+            await load.answers(100)
+            assert set(got.vias) == {f"alternative:digits.without.{victim}"}
+            assert not any(victim in path for path in got.paths)
             await asyncio.to_thread(nodes[victim].start)
-            await until_by(load, "primary")
-    got = load.got
-    assert not got.errors, Counter(map(str, got.errors))
-    assert got.wrong == 0
-    assert len(got.results) == load.asked
+            await load.answered_by("primary")
+    assert not got.first_errors, got.first_errors
+    assert got.wrong == got.lost == 0
+    assert got.answers == got.asked
     assert got.longest_stall_s <= STALL_S
-    assert max(result.attempts for result in got.results) <= RetryPolicy().max_attempts
+    assert got.most_attempts <= RetryPolicy().max_attempts
 
 
 def test_a_command_plans_deploys_and_uses_alternatives_and_a_local_model(
