@@ -101,7 +101,7 @@ def test_what_was_learned_fades_so_that_one_bad_moment_does_not_last():
 def test_waiting_for_others_with_nothing_of_ones_own_ahead_is_not_taken_for_a_slope():
     admission = taught(1, 0)
     for number in range(100):
-        ahead = number % 3
+        ahead = number % 5
         admission.answered(NORMAL, ahead, 3 * BASE_US + EACH_US * ahead, 0)
     assert admission.expected_us(NORMAL, 8, 0) == pytest.approx(3 * BASE_US + 8 * EACH_US, rel=0.2)
 
