@@ -22,6 +22,8 @@ _PRIOR: Final = 1 / 16
 _DEVIATIONS: Final = 4.0
 """How many mean deviations an answer may be later than the line says, as in TCP's timer (Jacobson, SIGCOMM
 1988); by the line alone half of those that are begun at the limit would be late."""
+_MARGIN: Final = 1 / 4
+"""Most of a budget that is kept for that: where latency scatters by more, trying is better than refusing."""
 FADE_US: Final = 2_000_000
 """What was learned counts half after this time, so that it is tried again."""
 
@@ -71,14 +73,15 @@ class Admission:
         """Requests under way that a new one would wait for."""
         return sum(count for other, count in self._under_way.items() if other >= priority)
 
-    def expected_us(self, priority: Priority, ahead: int, now_us: int) -> float:
-        """How long an answer takes, as far as that was learned; 0 where it was not."""
+    def expected_us(self, priority: Priority, ahead: int, budget_us: int, now_us: int) -> float:
+        """How long an answer takes, with a margin, as far as that was learned; 0 where it was not."""
         line, base_us = self._lines.get(priority), self._latencies.least_us or 0
         if line is None:
             return float(base_us)
         fading: float = 0.5 ** (max(0, now_us - line.at_us) / FADE_US)
-        late_us = line.expected_us(ahead, base_us) - base_us + _DEVIATIONS * line.deviation_us
-        return base_us + fading * late_us
+        waits_us = line.expected_us(ahead, base_us) - base_us
+        margin_us = min(_DEVIATIONS * line.deviation_us, _MARGIN * budget_us)
+        return base_us + fading * (waits_us + margin_us)
 
     def check(self, priority: Priority, budget_us: int, now_us: int) -> None:
         """Raise `Overloaded` if an answer is not to be expected in time.
@@ -89,7 +92,7 @@ class Admission:
         ahead = self.ahead(priority)
         if not ahead or budget_us <= 0:
             return
-        expected_us = self.expected_us(priority, ahead, now_us)
+        expected_us = self.expected_us(priority, ahead, budget_us, now_us)
         if expected_us > budget_us:
             self._counters.hopeless += 1
             raise Overloaded(

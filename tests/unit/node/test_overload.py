@@ -44,7 +44,7 @@ def test_who_asks_four_times_as_much_takes_nothing_from_who_asks_less_than_a_hal
     world.ask("g", 1.6 * CAPACITY, DEADLINE_US)
     world.ask("m", 0.4 * CAPACITY, DEADLINE_US)
     greedy, modest = warm(world).clients.values()
-    assert modest.share("answered") >= 0.9
+    assert modest.share("answered") >= 0.85
     assert greedy.count("answered") >= 0.8 * 0.6 * CAPACITY * SECONDS
 
 
