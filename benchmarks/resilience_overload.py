@@ -198,7 +198,7 @@ async def bench(refuse: bool, seed: int) -> AsyncIterator[Bench]:
 class Rounds(NamedTuple):
     """How often closed and open loops take turns, and how long an open one lasts."""
 
-    count: int
+    number: int
     seconds: float
 
 
@@ -220,25 +220,28 @@ class Load(NamedTuple):
 
 
 async def overload(there: Bench, loads: Sequence[Load], rounds: Rounds) -> Measured:
-    """Closed and open loops in turn, after one round that warms up."""
-    client, pause_s = loads[0].client, rounds.seconds / 3
-    rate, _ = await there.closed(client, CLOSED, pause_s)
-    _, alone_ms = await there.closed(client, 1, pause_s)
-    deadline_s = max(0.2, 5 * alone_ms / 1000)
+    """Closed and open loops in turn, after one round that warms up.
+
+    The closed loops have a client of their own, so that the others learn from their own load only.
+    """
+    pause_s = rounds.seconds / 3
     capacities: list[float] = []
-    got = [Outcome(rounds.count * rounds.seconds) for _ in loads]
-    for number in range(rounds.count + 1):
-        said = await asyncio.gather(
-            *(
+    got = [Outcome(rounds.number * rounds.seconds) for _ in loads]
+    async with there.client() as gauge:
+        rate, _ = await there.closed(gauge, CLOSED, pause_s)
+        _, alone_ms = await there.closed(gauge, 1, pause_s)
+        deadline_s = max(0.2, 5 * alone_ms / 1000)
+        for number in range(rounds.number + 1):
+            asking = (
                 there.open(load.client, LOAD * rate * load.share, rounds.seconds, deadline_s, load.classes)
                 for load in loads
             )
-        )
-        before, (rate, _) = rate, await there.closed(client, CLOSED, pause_s)
-        if number:
-            capacities.append((before + rate) / 2)
-            for all_of_it, part in zip(got, said, strict=True):
-                all_of_it.asked += part.asked
+            said = await asyncio.gather(*asking)
+            before, (rate, _) = rate, await there.closed(gauge, CLOSED, pause_s)
+            if number:
+                capacities.append((before + rate) / 2)
+                for all_of_it, part in zip(got, said, strict=True):
+                    all_of_it.asked += part.asked
     return Measured(deadline_s, float(np.mean(capacities)), got)
 
 

@@ -79,7 +79,7 @@ class Stage:
         self.running = None
         self.backlog.remove(job.work)
         self.backlog.ran(service_us)
-        hop: Any = Hop(job.work.stage, self.node, compute_us=service_us)  # type: ignore[arg-type]
+        hop: Any = Hop(job.work.stage, self.node, compute_us=service_us)
         result = Computed(dict.fromkeys(out_edges, "made"), frozenset(), hop)
         session = self.world.sessions[self.node]
         self.world.perform(self.node, session.computed(job.work, result, self.world.now_us))
@@ -103,7 +103,7 @@ class World:
         retry = RetryPolicy(refuse_hopeless=refuse)
         self.clients = {}
         for name in names:
-            requester: Any = Requester(name, self.plan, 1, retry)  # type: ignore[arg-type]
+            requester: Any = Requester(name, self.plan, 1, retry)
             self.clients[name] = Client(requester)
         self._lease()
         self._tick()
@@ -132,8 +132,8 @@ class World:
                 self.perform(
                     name,
                     client.requester.submit(
-                        request,  # type: ignore[arg-type]
-                        {0: "x"},  # type: ignore[dict-item]
+                        request,
+                        {0: "x"},
                         self.now_us,
                         self.now_us + deadline_us,
                         priority=priority,
