@@ -83,7 +83,7 @@ class DeadlineExceeded(RequestError):
 
 
 class Overloaded(RequestError):
-    """The plan has no free credit; try again later or lower the concurrency."""
+    """No credit is free, or no answer could come in time; try again later or lower the load."""
 
     code = "overloaded"
 

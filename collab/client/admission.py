@@ -6,7 +6,6 @@ is ahead, and how much longer for each request that is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from collab.client.actions import Answer
@@ -16,49 +15,73 @@ from collab.client.tries import Asked
 from collab.core.token import Fault, Priority
 from collab.errors import DeadlineExceeded, Overloaded
 
-_SMOOTH: Final = 1 / 8
-_SMOOTH_DEVIATION: Final = 1 / 4
-_DEVIATIONS: Final = 2.0
-"""How many mean deviations an answer may be later than expected; the mean alone would make half of those
-that are begun at the limit too late (Jacobson, SIGCOMM 1988)."""
+_SMOOTH: Final = 1 / 16
+"""Weight of the newest answer."""
+_PRIOR: Final = 1 / 16
+"""Variance of what was ahead with which the slope of the line counts as much as that from the base."""
+_DEVIATIONS: Final = 4.0
+"""How many mean deviations an answer may be later than the line says, as in TCP's timer (Jacobson, SIGCOMM
+1988); by the line alone half of those that are begun at the limit would be late."""
+_MARGIN: Final = 1 / 4
+"""Most of a budget that is kept for that: where latency scatters by more, trying is better than refusing."""
 FADE_US: Final = 2_000_000
-"""What was learned counts half after this time: with nothing ahead nothing is learned."""
+"""What was learned counts half after this time, so that it is tried again."""
 
 
-@dataclass(slots=True)
-class _Slope:
-    """Time for each request ahead, of one priority."""
+class _Line:
+    """Latency over requests ahead, of one priority: a line by least squares that forget."""
 
-    us: float
-    deviation_us: float
-    at_us: int
+    __slots__ = ("at_us", "deviation_us", "x", "xx", "xy", "y")
+
+    def __init__(self, x: int, y: float, now_us: int) -> None:
+        self.x, self.y = float(x), y
+        self.xx, self.xy = self.x * x, self.x * y
+        self.deviation_us = y / 4
+        self.at_us = now_us
+
+    def expected_us(self, x: int, base_us: int) -> float:
+        """The line at a point; where answers had nearly as many ahead, with a slope from the base."""
+        variance, covariance = max(0.0, self.xx - self.x**2), self.xy - self.x * self.y
+        from_base = max(0.0, self.y - base_us) / self.x if self.x > 1 / 2 else 0.0
+        slope = max(0.0, (covariance + _PRIOR * from_base) / (variance + _PRIOR))
+        return max(float(base_us), self.y + slope * (x - self.x))
+
+    def learn(self, x: int, y: int, base_us: int, now_us: int) -> None:
+        """One more answer."""
+        error_us = y - self.expected_us(x, base_us)
+        self.deviation_us += _SMOOTH * (abs(error_us) - self.deviation_us)
+        for name, value in (("x", x), ("y", y), ("xx", x * x), ("xy", x * y)):
+            known = getattr(self, name)
+            setattr(self, name, known + _SMOOTH * (value - known))
+        self.at_us = now_us
 
 
 class Admission:
     """Counts requests under way, and refuses what its deadline leaves too little time for.
 
     ``ahead`` of a request are those under way of its own and higher priorities.  Latency is taken
-    as linear in them: ``base + slope * ahead``, with the least of recent latencies as base.
+    as a line over them, and never less than the least of recent latencies.
     """
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._under_way = dict.fromkeys(Priority, 0)
         self._latencies = LatencyWindow()
-        self._slopes: dict[Priority, _Slope] = {}
+        self._lines: dict[Priority, _Line] = {}
 
     def ahead(self, priority: Priority) -> int:
         """Requests under way that a new one would wait for."""
         return sum(count for other, count in self._under_way.items() if other >= priority)
 
-    def expected_us(self, priority: Priority, ahead: int, now_us: int) -> float:
-        """How long an answer takes, as far as that was learned; 0 where it was not."""
-        slope = self._slopes.get(priority)
-        if slope is None:
-            return float(self._latencies.least_us or 0)
-        fading: float = 0.5 ** (max(0, now_us - slope.at_us) / FADE_US)
-        late_us = slope.us * ahead + _DEVIATIONS * slope.deviation_us
-        return (self._latencies.least_us or 0) + fading * late_us
+    def expected_us(self, priority: Priority, ahead: int, budget_us: int, now_us: int) -> float:
+        """How long an answer takes, with a margin, as far as that was learned; 0 where it was not."""
+        line, base_us = self._lines.get(priority), self._latencies.least_us or 0
+        if line is None:
+            return float(base_us)
+        fading: float = 0.5 ** (max(0, now_us - line.at_us) / FADE_US)
+        waits_us = line.expected_us(ahead, base_us) - base_us
+        margin_us = min(_DEVIATIONS * line.deviation_us, _MARGIN * budget_us)
+        return base_us + fading * (waits_us + margin_us)
 
     def check(self, priority: Priority, budget_us: int, now_us: int) -> None:
         """Raise `Overloaded` if an answer is not to be expected in time.
@@ -69,7 +92,7 @@ class Admission:
         ahead = self.ahead(priority)
         if not ahead or budget_us <= 0:
             return
-        expected_us = self.expected_us(priority, ahead, now_us)
+        expected_us = self.expected_us(priority, ahead, budget_us, now_us)
         if expected_us > budget_us:
             self._counters.hopeless += 1
             raise Overloaded(
@@ -102,21 +125,13 @@ class Admission:
 
     def missed(self, priority: Priority, ahead: int, budget_us: int, now_us: int) -> None:
         """Learn that no answer came, or was to come, within a budget: it takes at least that long."""
-        slope = self._slopes.get(priority)
-        base_us = self._latencies.least_us
-        if base_us is not None and (slope is None or base_us + slope.us * ahead < budget_us):
+        line, base_us = self._lines.get(priority), self._latencies.least_us
+        if base_us is not None and (line is None or line.expected_us(ahead, base_us) < budget_us):
             self._learn(priority, ahead, budget_us, now_us)
 
     def _learn(self, priority: Priority, ahead: int, latency_us: int, now_us: int) -> None:
-        base_us = self._latencies.least_us
-        if not ahead or base_us is None:
-            return
-        sample_us = max(0, latency_us - base_us) / ahead
-        slope = self._slopes.get(priority)
-        if slope is None:
-            self._slopes[priority] = _Slope(sample_us, sample_us * ahead / 2, now_us)
-            return
-        error_us = latency_us - base_us - slope.us * ahead
-        slope.deviation_us += _SMOOTH_DEVIATION * (abs(error_us) - slope.deviation_us)
-        slope.us += _SMOOTH * (sample_us - slope.us)
-        slope.at_us = now_us
+        line, base_us = self._lines.get(priority), self._latencies.least_us or 0
+        if line is None:
+            self._lines[priority] = _Line(ahead, latency_us, now_us)
+        else:
+            line.learn(ahead, latency_us, base_us, now_us)
