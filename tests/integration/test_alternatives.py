@@ -21,7 +21,7 @@ from collab.core.validate import validate
 from collab.transport.aio import timeout
 from tests.integration.deployments import endpoints
 from tests.integration.models import Reference
-from tests.integration.processes import NodeProcess, collab, command, peers, running
+from tests.integration.processes import NodeProcess, command, peers, running
 from tests.integration.test_failover import Load
 
 CONCURRENCY = 8
@@ -79,14 +79,13 @@ async def test_a_killed_node_of_a_chain_costs_no_answer_and_is_used_again(
 ):
     plan, blobs = plan_with_alternatives(digits, nodes)
     async with under_load(plan, blobs, digits) as (_, load):
-        for victim in "ba":
-            await asyncio.to_thread(nodes[victim].kill)
-            await load.answers(200)
-            after = load.got.results[-100:]
-            assert {result.via for result in after} == {f"alternative:digits.without.{victim}"}
-            assert not any(victim in result.path for result in after)
-            await asyncio.to_thread(nodes[victim].start)
-            await until_by(load, "primary")
+        await asyncio.to_thread(nodes["b"].kill)
+        await load.answers(200)
+        after = load.got.results[-100:]
+        assert {result.via for result in after} == {"alternative:digits.without.b"}
+        assert not any("b" in result.path for result in after)
+        await asyncio.to_thread(nodes["b"].start)
+        await until_by(load, "primary")
     got = load.got
     assert not got.errors, Counter(map(str, got.errors))
     assert got.wrong == 0
@@ -107,7 +106,7 @@ def test_a_command_plans_deploys_and_uses_alternatives_and_a_local_model(
     assert {name for one in alternatives for name in one["without"]} >= {"b", "c"}
     assert [one["nodes"] for one in alternatives if one["offline"]] == [["a"]]
     assert all(one["predicted"]["latency_ms"] > 0 for one in alternatives)
-    collab("deploy", plan)
+    assert command("deploy", plan).code == 0
     assert json.loads(command("deploy", plan, "--json").out)["changed"] is False
     status = json.loads(command("status", "--peers", place, "--json").out)
     loaded = {(p["plan"], p["primary"]) for node in status["nodes"] for p in node["plans"]}

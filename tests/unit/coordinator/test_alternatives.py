@@ -170,7 +170,7 @@ async def test_requests_go_down_the_ladder_and_back_up(scene: Scene):
 
 async def test_without_a_local_model_a_request_that_nobody_can_answer_says_so(scene: Scene):
     await deploy(scene.cluster, scene.full, scene.blobs)
-    client = await scene.cluster.follow(scene.full)
+    client = await scene.cluster.follow(scene.full, retry=RetryPolicy(patience_us=50_000))
     await lost(scene, "a")
     await lost(scene, "b")
     with pytest.raises(NodeLost, match="and its 3 alternatives: each needs a node that is lost"):
