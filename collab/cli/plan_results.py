@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from collab.cli.files import write_bytes, write_plan, write_text
 from collab.cli.output import emit, progress, say, show, table
 from collab.cli.plan_sources import Found, Source
+from collab.errors import UsageError
 
 if TYPE_CHECKING:
     from collab.coordinator.choosing import Chosen
@@ -105,10 +106,18 @@ def _placed(source: Source, found: Found, chosen: Chosen, output: Output, out: P
         graph = open_model(model, source.signature)
         say(f"wrote {model.name}: the model with its operators in an order that cuts better")
     made = plan_of(chosen, model, graph, [view.ref for view in found.views], options)
-    if found.views:
-        for one in made.family:
+    if not found.views:
+        return made
+    check_transports(made, found.schemes)
+    kept = []
+    for one in made.alternatives:
+        try:
             check_transports(one, found.schemes)
-    return made
+        except UsageError as error:
+            say(f"alternative {one.name!r} is left out: {error}")
+        else:
+            kept.append(one)
+    return made.replace(alternatives=tuple(kept))
 
 
 def show_frontier(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from collab.client.budget import RetryBudget
-from collab.client.ladder import LOCAL, Climb, Ladder
+from collab.client.ladder import AGAIN_S, LOCAL, WAIT, Climb, Ladder
 from collab.client.local import LocalModel
 from collab.client.policy import RetryPolicy
 from collab.client.runner import DEFAULT_DEADLINE_S, PRIMARY, PlanClient, Result
@@ -144,26 +144,32 @@ class LadderClient:
         priority: Priority = Priority.NORMAL,
     ) -> Result:
         """One inference, as `PlanClient.run`; a rung is done with it before the next begins."""
-        start_us = now_us()
-        climb = Climb(start_us + int(deadline_s * 1e6))
+        begun_us = start_us = now_us()
+        climb = Climb(start_us + int(deadline_s * 1e6), start_us + self._retry.patience_us)
         failure: CollabError | None = None
         while True:
-            begun_us = now_us()
             serving = [rung for rung, client in self._clients.items() if client.serves]
             rung = self._ladder.next(climb, serving, begun_us)
             if rung is None:
                 raise failure or self._nobody()
+            if rung == WAIT:
+                await asyncio.sleep(AGAIN_S)
+                begun_us = now_us()
+                continue
             self._ladder.started(rung)
             try:
                 result = await self._run_on(rung, inputs, climb, priority)
             except CollabError as error:
-                self._ladder.failed(climb, rung, error.code, error.attempts, now_us())
-                failure = error
+                failure, ended_us = error, now_us()
+                self._ladder.failed(climb, rung, error.code, error.attempts, ended_us)
+                begun_us = ended_us
             except BaseException:
                 self._ladder.withdrawn(rung)
                 raise
             else:
                 self._ladder.answered(rung, begun_us)
+                if not rung and begun_us == start_us:
+                    return result
                 return self._told(rung, result, climb, start_us)
 
     async def _run_on(
@@ -178,8 +184,6 @@ class LadderClient:
     def _told(self, rung: int, result: Result, climb: Climb, start_us: int) -> Result:
         """The answer with the path that it took, over all rungs."""
         via = result.via if rung == LOCAL else f"alternative:{self._plans[rung].name}" if rung else PRIMARY
-        if not climb.tried:
-            return result if not rung else replace(result, via=via)
         attempts, total_ms = result.attempts + climb.attempts, (now_us() - start_us) / 1000
         return replace(result, via=via, attempts=attempts, total_ms=total_ms)
 

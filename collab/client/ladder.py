@@ -14,10 +14,17 @@ from collab.client.budget import RetryBudget
 from collab.client.policy import RETRYABLE
 from collab.client.standing import Standing
 from collab.core.ids import NodeName
-from collab.errors import Overloaded
+from collab.errors import LinkLost, NodeLost, Overloaded, PeerUnreachable
 
 LOCAL: Final = -1
 """In place of a rung: the whole model in this process."""
+WAIT: Final = -2
+"""In place of a rung: none serves now; ask again soon."""
+AGAIN_S: Final = 0.02
+"""How soon."""
+
+_LOST: Final = frozenset(("", *(e.code for e in (NodeLost, LinkLost, PeerUnreachable))))
+"""Failures that end when nodes are back, or none so far."""
 
 
 @dataclass(slots=True)
@@ -25,6 +32,8 @@ class Climb:
     """One request on its way, until it is answered or given up."""
 
     deadline_us: int
+    patient_until_us: int = 0
+    """Until when it waits for nodes to come back."""
     attempts: int = 0
     """Started so far, on all rungs."""
     tried: set[int] = field(default_factory=set)
@@ -51,7 +60,7 @@ class Ladder:
         self._load = [0] * rungs
 
     def next(self, climb: Climb, serving: Collection[int], now_us: int) -> int | None:
-        """Where a request goes now; None if its last failure is what it ends with.
+        """Where a request goes now; None if it ends with its last failure, or because nobody is there.
 
         ``serving`` are the rungs whose nodes are there.  Only what other nodes may not meet
         is tried again, before the deadline, and a further attempt is paid for.  A primary that
@@ -62,7 +71,9 @@ class Ladder:
         if climb.code == Overloaded.code and climb.tried == {0}:
             return self._locally(climb)
         rung = self._rung(climb, serving, now_us)
-        if rung is None or climb.attempts >= self._max_attempts:
+        if rung is None:
+            return self._locally(climb) or self._patiently(climb, now_us)
+        if climb.attempts >= self._max_attempts:
             return self._locally(climb)
         if climb.attempts and not self._budget.take(now_us):
             self.unpaid += 1
@@ -78,6 +89,15 @@ class Ladder:
 
     def _locally(self, climb: Climb) -> int | None:
         return LOCAL if self._local and LOCAL not in climb.tried else None
+
+    def _patiently(self, climb: Climb, now_us: int) -> int | None:
+        """Wait, and then try what has failed before again, as far as attempts are left."""
+        if now_us >= min(climb.patient_until_us, climb.deadline_us) or climb.code not in _LOST:
+            return None
+        if climb.attempts >= self._max_attempts:
+            return None
+        climb.tried.clear()
+        return WAIT
 
     def _shunned(self, rung: int, now_us: int) -> bool:
         return self._standing.shunned(_name(rung), self._load[rung], now_us)

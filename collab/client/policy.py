@@ -32,6 +32,9 @@ class RetryPolicy:
     """At one request, the first and hedges included."""
     grace_us: int = 250_000
     """How long an answer may still come after a node on its way was lost and no other way is there."""
+    patience_us: int = 10_000_000
+    """How long a request waits for nodes to come back where neither a plan nor an alternative has all of its
+    own: as long as a silent peer may be alive."""
     renew_us: int = 10_000_000
     """A lease is renewed when it ends within this time."""
     max_requests: int = 4096

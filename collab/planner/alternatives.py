@@ -69,6 +69,7 @@ def standbys(
     """For each node that a chain needs the best chain without it, and whole models for nodes alone.
 
     Objective and constraints are those of ``wants``, but for cuts and nodes given by hand.
+    New ones have neither replicas nor nodes with several ranges, whose search takes long.
     Among chains within `CLOSE` of the best the one is taken of which nodes have most on their
     disks, for the primary or another alternative, whatever they take of memory beside those.
     """
@@ -122,8 +123,9 @@ class _Search:
         options = [o for o in self._like_primary(left, wants, lost) if self._allowed(wants, o)]
         reason = f"no other device can take what {lost!r} does"
         if len(left.devices) <= MOST_DEVICES:
+            plain = replace(wants, revisit=False, max_replicas=1)
             try:
-                solution = self._solve(left.profile, wants, _RUNNERS_UP)
+                solution = self._solve(left.profile, plain, _RUNNERS_UP)
             except PlanError as error:
                 reason = str(error)
             else:

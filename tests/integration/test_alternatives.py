@@ -19,7 +19,7 @@ from collab.core.validate import validate
 from tests.integration.deployments import endpoints
 from tests.integration.load import Load, under_load
 from tests.integration.models import Reference
-from tests.integration.processes import NodeProcess, collab, command, peers, running
+from tests.integration.processes import NodeProcess, command, peers, running
 
 pytestmark = pytest.mark.timed
 
@@ -66,16 +66,15 @@ async def test_a_killed_node_of_a_chain_costs_no_answer_and_is_used_again(
     plan, blobs = plan_with_alternatives(digits, nodes)
     async with loaded(plan, blobs, digits) as load:
         got = load.got
-        for victim in "ba":
-            await asyncio.to_thread(nodes[victim].kill)
-            await load.answers(100)
-            got.paths.clear()
-            got.vias.clear()
-            await load.answers(100)
-            assert set(got.vias) == {f"alternative:digits.without.{victim}"}
-            assert not any(victim in path for path in got.paths)
-            await asyncio.to_thread(nodes[victim].start)
-            await load.answered_by("primary")
+        await asyncio.to_thread(nodes["b"].kill)
+        await load.answers(100)
+        got.paths.clear()
+        got.vias.clear()
+        await load.answers(100)
+        assert set(got.vias) == {"alternative:digits.without.b"}
+        assert not any("b" in path for path in got.paths)
+        await asyncio.to_thread(nodes["b"].start)
+        await load.answered_by("primary")
     assert not got.first_errors, got.first_errors
     assert got.wrong == got.lost == 0
     assert got.answers == got.asked
@@ -95,7 +94,7 @@ def test_a_command_plans_deploys_and_uses_alternatives_and_a_local_model(
     assert {name for one in alternatives for name in one["without"]} >= {"b", "c"}
     assert [one["nodes"] for one in alternatives if one["offline"]] == [["a"]]
     assert all(one["predicted"]["latency_ms"] > 0 for one in alternatives)
-    collab("deploy", plan)
+    assert command("deploy", plan).code == 0
     assert json.loads(command("deploy", plan, "--json").out)["changed"] is False
     status = json.loads(command("status", "--peers", place, "--json").out)
     loaded = {(p["plan"], p["primary"]) for node in status["nodes"] for p in node["plans"]}

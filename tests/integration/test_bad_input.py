@@ -54,7 +54,7 @@ class Scene:
 def scene(trio: list[NodeProcess], tmp_path_factory: pytest.TempPathFactory, digits: Reference) -> Scene:
     folder = tmp_path_factory.mktemp("scene")
     plan = folder / "plan.yaml"
-    arguments = ("--at", "12,25", "--assign", "a,b,c", "--name", "digits", "--out", plan)
+    arguments = ("--at", "12,25", "--assign", "a,b,c", "--name", "digits", "--no-alternatives", "--out", plan)
     collab("plan", digits.path, "--peers", peers(trio), *arguments)
     collab("deploy", plan)
     inputs, _ = digits.save(folder, 2)

@@ -50,7 +50,7 @@ def _nodes_introduce_themselves(nodes: list[NodeProcess]) -> None:
 
 
 def _plan_as_assigned(nodes: list[NodeProcess], digits: Reference, plan: Path) -> None:
-    arguments = ("plan", digits.path, "--peers", peers(nodes), "--out", plan, "--json")
+    arguments = ("plan", digits.path, "--peers", peers(nodes), "--out", plan, "--no-alternatives", "--json")
     ordered = collab(*arguments, "--assign", "c,a,b", "--name", "digits").json
     assert [stage["nodes"] for stage in ordered["stages"]] == [["c"], ["a"], ["b"]]
     bounds = [stage["ops"] for stage in ordered["stages"]]

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from collab.cli.files import write_plan
 from collab.codec.tensors import Array
+from collab.core.plan import Plan
+from collab.core.validate import validate
+from tests.integration.deployments import endpoints
 from tests.integration.models import Reference
-from tests.integration.processes import NodeProcess, collab, command, peers, running
+from tests.integration.processes import NodeProcess, command, peers, running
 
 REQUESTS = 10
 KEPT = 4
@@ -36,17 +40,21 @@ def state_of(node: NodeProcess) -> tuple[str, int, int]:
     return said["state"], said["reports"]["waiting"], said["reports"]["dropped"]
 
 
+def with_offline_alternative(digits: Reference, nodes: list[NodeProcess]) -> Plan:
+    """A chain on a and b, and the whole model on a."""
+    plan, _ = digits.chain([10], ["a", "b"], endpoints(nodes))
+    made, _ = digits.chain([], ["a"], endpoints(nodes), name="digits.alone.a")
+    alone = made.replace(primary=plan.name, without=("b",), offline=True)
+    return validate(plan.replace(alternatives=(alone,)))
+
+
 def test_a_node_alone_answers_and_its_reports_survive_its_own_death_and_are_taken_once(
     pair: dict[str, NodeProcess], digits: Reference, tmp_path: Path
 ):
     a, b = pair["a"], pair["b"]
     plan, out = tmp_path / "plan.yaml", tmp_path / "reports.jsonl"
-    told = command(
-        *("plan", digits.path, "--peers", peers([a, b]), "--at", "10", "--assign", "a,b"),
-        *("--offline", "a", "--out", plan),
-    )
-    assert told.code == 0, told.err
-    collab("deploy", plan)
+    write_plan(plan, with_offline_alternative(digits, [a, b]))
+    assert command("deploy", plan).code == 0
     assert state_of(a) == ("serving", 0, 0)
     b.kill()
     assert state_of(a) == ("offline", 0, 0)
@@ -54,7 +62,7 @@ def test_a_node_alone_answers_and_its_reports_survive_its_own_death_and_are_take
     said = command("run", plan, "--input", inputs, "--expect", expected, "--json")
     report = json.loads(said.out)
     assert (said.code, report["failed"], report["wrong"]) == (0, 0, 0)
-    assert report["paths"] == {"alternative:digits.alone.a: a -> a": REQUESTS}
+    assert report["paths"] == {"alternative:digits.alone.a: a": REQUESTS}
     assert state_of(a) == ("offline", KEPT, REQUESTS - KEPT)
 
     a.kill()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collab.client.budget import RetryBudget
-from collab.client.ladder import LOCAL, Climb, Ladder
+from collab.client.ladder import LOCAL, WAIT, Climb, Ladder
 from collab.client.policy import RETRYABLE
 from collab.client.standing import SHUN_US
 
@@ -100,6 +100,32 @@ def test_an_empty_budget_ends_the_walk_or_leads_to_the_whole_model():
     made, climb = ladder(burst=0, local=True), Climb(LATER)
     fail(made, climb, 0)
     assert made.next(climb, ALL, 1) == LOCAL
+
+
+def test_where_nobody_serves_a_request_waits_a_while_and_then_tries_again_what_failed():
+    made, climb = ladder(), Climb(LATER, patient_until_us=100)
+    assert made.next(climb, (), 0) == WAIT
+    fail(made, climb, 0)
+    assert made.next(climb, (0,), 50) == WAIT
+    assert made.next(climb, (0,), 60) == 0
+    fail(made, climb, 0, "link_lost")
+    assert made.next(climb, (), 99) == WAIT
+    assert made.next(climb, (), 100) is None
+
+
+@pytest.mark.parametrize("code", ["not_loaded", "overloaded"])
+def test_what_no_node_that_comes_back_can_help_is_not_waited_for(code):
+    made, climb = ladder(), Climb(LATER, patient_until_us=LATER)
+    fail(made, climb, 1, code, 0)
+    assert made.next(climb, (), 1) is None
+
+
+def test_nobody_waits_where_the_whole_model_is_here_or_no_attempt_is_left():
+    made = ladder(local=True)
+    assert made.next(Climb(LATER, patient_until_us=LATER), (), 0) == LOCAL
+    made, climb = ladder(), Climb(LATER, patient_until_us=LATER)
+    fail(made, climb, 0, attempts=3)
+    assert made.next(climb, (), 1) is None
 
 
 def test_a_rung_that_failed_is_shunned_and_then_tried_by_one_request_at_a_time():

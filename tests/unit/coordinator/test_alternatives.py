@@ -14,7 +14,7 @@ from collab.client.local import LocalModel
 from collab.client.policy import RetryPolicy
 from collab.coordinator.cluster import Cluster
 from collab.coordinator.deploy import deploy, undeploy
-from collab.coordinator.reports import Report, ReportFile, fetch
+from collab.coordinator.reports import Report, ReportFile, ReportPull, fetch
 from collab.core.plan import Plan
 from collab.core.validate import validate
 from collab.errors import Conflict, LimitExceeded, NodeLost, Overloaded, PeerUnreachable
@@ -170,7 +170,7 @@ async def test_requests_go_down_the_ladder_and_back_up(scene: Scene):
 
 async def test_without_a_local_model_a_request_that_nobody_can_answer_says_so(scene: Scene):
     await deploy(scene.cluster, scene.full, scene.blobs)
-    client = await scene.cluster.follow(scene.full)
+    client = await scene.cluster.follow(scene.full, retry=RetryPolicy(patience_us=50_000))
     await lost(scene, "a")
     await lost(scene, "b")
     with pytest.raises(NodeLost, match="and its 3 alternatives: each needs a node that is lost"):
@@ -254,6 +254,24 @@ async def test_what_a_node_answers_alone_is_reported_once_and_kept_by_whoever_as
     again = await asyncio.to_thread(ReportFile, tmp_path / "reports.jsonl")
     assert again.last("a") == seen.reports[-1].number
     await scene.cluster.unfollow(client)
+
+
+async def test_a_controller_takes_reports_when_a_node_is_back(scene: Scene, tmp_path: Path):
+    await deploy(scene.cluster, scene.full, scene.blobs)
+    client = await scene.cluster.follow(scene.full)
+    await lost(scene, "b")
+    await lost(scene, "c")
+    assert (await client.run(INPUT, 5.0)).via == "alternative:p.alone.a"
+    await scene.cluster.unfollow(client)
+    await lost(scene, "a")
+    file = await asyncio.to_thread(ReportFile, tmp_path / "reports.jsonl")
+    pulling = asyncio.ensure_future(ReportPull(scene.cluster, ["inproc://a"], file, 0.02).run())
+    await scene.start("a")
+    async with timeout(10):
+        while not file.last("a") or scene.nodes["a"].reporter.waiting:  # noqa: ASYNC110 - another's task
+            await asyncio.sleep(0.01)
+    pulling.cancel()
+    await asyncio.gather(pulling, return_exceptions=True)
 
 
 def test_a_file_of_reports_takes_none_twice_and_goes_on_behind_a_torn_line(tmp_path: Path):

@@ -113,7 +113,7 @@ def without_memory(given):
     return msgspec.structs.replace(given, devices=tuple(devices))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(16))
 def test_alternatives_keep_the_wants_and_are_close_to_the_best(seed):
     made = instance(seed)
     given = without_memory(made.profile)
@@ -128,7 +128,8 @@ def test_alternatives_keep_the_wants_and_are_close_to_the_best(seed):
         assert not made.wants.forbidden & set(standby.nodes)
         for lost in standby.without:
             wants = replace(made.wants, forbidden=made.wants.forbidden | {lost}, at=None, assign=None)
-            best = solve(given, wants, 0).best.costs.of(wants.objective)
+            plain = replace(wants, revisit=False, max_replicas=1)
+            best = solve(given, plain, 0).best.costs.of(wants.objective)
             value = Evaluator(given).evaluate(standby.option.chain).costs.of(wants.objective)
             assert value <= best * (1 + CLOSE) + 1e-9
             assert lost not in standby.nodes
