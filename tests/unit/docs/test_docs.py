@@ -129,6 +129,7 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
     )
     expected = {
         "stages, edges": f"{validate.MAX_STAGES}, {validate.MAX_EDGES:,}",
+        "window of a quarantine": f"1 to {validate.MAX_WINDOW:,} requests, 50 by default",
         "message: control, tensors, blobs": "{} MiB, {} MiB, {} MiB".format(*whole),
         "unfinished messages of a peer: control, tensors, blobs": "{} MiB, {} MiB, {} MiB".format(*partial)
         + f", {mux.partial_messages:,} messages",
