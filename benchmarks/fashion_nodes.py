@@ -32,7 +32,7 @@ WAIT_MS: Final = 5.0
 PAUSE_S: Final = 0.15
 BETWEEN_S: Final = 1.5
 """A member, drawn at random, stands still for `PAUSE_S` about this often."""
-EVERY_S: Final = 0.03
+EVERY_S: Final = 0.1
 """A request to each plan, whether or not the one before is answered."""
 CREDITS: Final = 1024
 """Enough for requests that come at fixed times, however long a busy machine takes."""
@@ -52,7 +52,7 @@ async def on_nodes(
         return [
             await _ensemble(images, scores, rule, refs),
             await _cascade(images, scores, doubt, refs),
-            *await _quorum(images, nodes, refs, 15.0 if quick else 90.0),
+            *await _quorum(images, nodes, refs, 20.0 if quick else 120.0),
         ]
 
 
