@@ -2,7 +2,7 @@
 
     python -m benchmarks.fashion_training
 
-About eight minutes on two free cores.  The networks are small on purpose: what is
+A quarter of an hour on two busy cores.  The networks are small on purpose: what is
 measured is how they answer together, not how good one can be.
 """
 

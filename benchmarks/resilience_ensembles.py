@@ -5,7 +5,7 @@ the order of the images, and `passes` for a cascade's guard.  Some hundred image
 real node processes and have to give the same bytes; latencies are of those nodes.
 
 Needs Debian's ``dataset-fashion-mnist``; ``--full`` trains the models anew, which needs the
-``toolchain`` extra and takes ten minutes.
+``toolchain`` extra and takes about a quarter of an hour.
 """
 
 from __future__ import annotations

@@ -137,6 +137,7 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "answers that wait to be written to that queue; reports in a reply": f"{MAX_UNWRITTEN:,}; "
         f"{MAX_TAKEN:,}",
         "requests that wait for the whole model at a requester": f"{MAX_WAITING}",
+        "window of a quarantine": f"1 to {validate.MAX_WINDOW:,} requests, 50 by default",
         "message: control, tensors, blobs": "{} MiB, {} MiB, {} MiB".format(*whole),
         "unfinished messages of a peer: control, tensors, blobs": "{} MiB, {} MiB, {} MiB".format(*partial)
         + f", {mux.partial_messages:,} messages",
