@@ -99,9 +99,10 @@ def kill_figures(name: str, killed: Killed, stall_s: float) -> list[Figure]:
     got, twice = killed.load.got, killed.load.twice
     how = f"{len(killed.victims)} seeded SIGKILLs, {got.asked} requests, {CONCURRENCY} at a time"
     median_s = statistics.median(killed.stalls_s)
+    why = f"{dict(got.errors)}, first: {got.first_errors[0][1]}" if got.failed else "errors"
     figures = [
         Figure(f"{name}: answers that are wrong", got.wrong, "", "<= 0", None, how),
-        Figure(f"{name}: requests that failed", got.failed, "", "<= 0", None, f"{dict(got.errors)}"),
+        Figure(f"{name}: requests that failed", got.failed, "", "<= 0", None, why),
         Figure(f"{name}: requests that were lost", got.lost, "", "<= 0", None, "neither answered nor failed"),
         Figure(
             f"{name}: longest stall",
