@@ -15,21 +15,23 @@ import sys
 import tempfile
 from array import array
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from benchmarks.figures import Figure, run
 from collab.assembly import build_cluster
-from collab.coordinator.cluster import Cluster
-from collab.coordinator.deploy import deploy
+from collab.client.failover import LadderClient
+from collab.coordinator.deploy import Blobs, deploy
 from collab.core.ids import NodeName
+from collab.core.plan import Plan
 from collab.transport.aio import timeout
 from tests.chaos.run import Outcome, leaks
 from tests.chaos.run import run as run_chaos
-from tests.integration.deployments import endpoints
+from tests.integration.deployments import endpoints, with_alternatives
 from tests.integration.load import Load, under_load
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, running
@@ -114,37 +116,48 @@ def kill_figures(name: str, killed: Killed, stall_s: float) -> list[Figure]:
         ),
         Figure(f"{name}: slowest request", got.slowest_s, "s", "", None, f"{got.retried} were tried again"),
     ]
-    if twice is not None:
-        figures.insert(3, Figure(f"{name}: requests answered twice", twice.count, "", "<= 0", None, how))
+    figures.insert(3, Figure(f"{name}: requests answered twice", twice.count, "", "<= 0", None, how))
     return figures
 
 
-async def _opened(
-    stack: AsyncExitStack, reference: Reference, stages: Sequence[Sequence[str]]
-) -> tuple[Cluster, Load, dict[str, NodeProcess]]:
+@asynccontextmanager
+async def _loaded(
+    reference: Reference, names: Sequence[str], planned: Callable[[Mapping[str, str]], tuple[Plan, Blobs]]
+) -> AsyncIterator[tuple[Load, dict[str, NodeProcess], Linked]]:
     """Nodes, a plan on them, and a load that runs."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="collab-bench-")))
-    nodes = stack.enter_context(running([NodeProcess(n, folder) for stage in stages for n in stage]))
-    cluster = await stack.enter_async_context(build_cluster())
-    plan, blobs = reference.chain(CUTS, stages, endpoints(nodes))
-    await deploy(cluster, plan, blobs)
-    client = await cluster.open(plan, CONCURRENCY)
-    load = await stack.enter_async_context(under_load(Load(client, reference), CONCURRENCY))
-    return cluster, load, {node.name: node for node in nodes}
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="collab-bench-")))
+        nodes = stack.enter_context(running([NodeProcess(name, folder) for name in names]))
+        cluster = await stack.enter_async_context(build_cluster())
+        plan, blobs = planned(endpoints(nodes))
+        await deploy(cluster, plan, blobs)
+        client = await cluster.climb(plan, CONCURRENCY)
+        if isinstance(client, LadderClient):
+            stack.push_async_callback(client.close)
+        load = await stack.enter_async_context(under_load(Load(client, reference), CONCURRENCY))
+        await load.answers(200)
+        yield (
+            load,
+            {node.name: node for node in nodes},
+            lambda name: cluster.links.wait_for(NodeName(name)),
+        )
 
 
 async def kills_with_replicas(reference: Reference, count: int) -> list[Figure]:
     """One node of three stages with two replicas each, killed again and again."""
-    async with AsyncExitStack() as stack:
-        cluster, load, nodes = await _opened(stack, reference, REPLICATED)
-        await load.answers(200)
-
-        async def linked(name: str) -> object:
-            return await cluster.links.wait_for(NodeName(name))
-
+    names = [name for stage in REPLICATED for name in stage]
+    planned = partial(reference.chain, CUTS, REPLICATED)
+    async with _loaded(reference, names, planned) as (load, nodes, linked):
         killed = await kill_in_turn(load, nodes, linked, count, SEED)
-        load.stopping = True
     return kill_figures("killed, with replicas", killed, 0.5)
+
+
+async def kills_without_replicas(reference: Reference, count: int) -> list[Figure]:
+    """One of three nodes with a stage each; alternatives are deployed for the loss of each."""
+    planned = partial(with_alternatives, reference)
+    async with _loaded(reference, "abc", planned) as (load, nodes, linked):
+        killed = await kill_in_turn(load, nodes, linked, count, SEED)
+    return kill_figures("killed, without replicas", killed, 3.0)
 
 
 def noticing(runs: int, hours: float) -> list[Figure]:
@@ -220,7 +233,9 @@ def chaos_figures(outcome: Outcome) -> list[Figure]:
 async def measure(options: argparse.Namespace) -> list[Figure]:
     """All figures."""
     reference = await asyncio.to_thread(Reference.of, "digits")
-    figures = await kills_with_replicas(reference, QUICK_KILLS if options.quick else KILLS)
+    kills = QUICK_KILLS if options.quick else KILLS
+    figures = await kills_with_replicas(reference, kills)
+    figures += await kills_without_replicas(reference, kills)
     figures += noticing(3, 0.1) if options.quick else noticing(50, 3.3)
     seconds = QUICK_CHAOS_S if options.quick else FULL_CHAOS_S if options.full else CHAOS_S
     return figures + await chaos(seconds)

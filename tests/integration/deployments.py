@@ -11,7 +11,9 @@ from collab.assembly import build_cluster
 from collab.client.runner import PlanClient, Result
 from collab.coordinator.cluster import Cluster
 from collab.coordinator.deploy import Blobs, deploy, undeploy
+from collab.core.alternatives import alternative_name
 from collab.core.plan import Plan
+from collab.core.validate import validate
 from collab.errors import CollabError
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess
@@ -27,6 +29,18 @@ class Opened(NamedTuple):
 def endpoints(nodes: Sequence[NodeProcess]) -> dict[str, str]:
     """By name, as `Reference.chain` takes them."""
     return {node.name: node.endpoint for node in nodes}
+
+
+def with_alternatives(reference: Reference, places: Mapping[str, str]) -> tuple[Plan, Blobs]:
+    """Stages on a, b and c; without b its stage is on c, without c on a, without a all is on c."""
+    plan, blobs = reference.chain([10, 20], ["a", "b", "c"], places)
+    alternatives = []
+    for lost, assign in (("b", ["a", "c", "c"]), ("c", ["a", "b", "a"]), ("a", ["c", "c", "c"])):
+        made, more = reference.chain([10, 20], assign, places)
+        name = alternative_name(plan.name, [lost])
+        alternatives.append(made.replace(name=name, primary=plan.name, without=(lost,)))
+        blobs = {**blobs, **more}
+    return validate(plan.replace(alternatives=tuple(alternatives))), blobs
 
 
 @asynccontextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from collab.client.actions import Resolve
+from collab.client.failover import LadderClient
 from collab.client.runner import PlanClient, Result
 from collab.core.ids import NodeName
 from collab.errors import CollabError
@@ -24,24 +25,36 @@ KEPT_ERRORS = 100
 
 
 class Twice:
-    """Counts how often a client ends a request that has ended; made before the first request."""
+    """Counts how often clients end a request that has ended; made before the first request."""
 
-    def __init__(self, client: PlanClient) -> None:
+    def __init__(self, clients: Iterable[PlanClient]) -> None:
         self.count = 0
         self._open: set[bytes] = set()
-        self._submit, self._resolve = client._requester.submit, client._resolve
-        client._requester.submit = self._submitted  # type: ignore[method-assign]
-        client._resolve = self._resolved  # type: ignore[method-assign]
+        for client in clients:
+            self._watch(client)
 
-    def _submitted(self, request: bytes, *arguments: Any, **named: Any) -> Any:
-        actions = self._submit(request, *arguments, **named)
-        self._open.add(request)
-        return actions
+    def _watch(self, client: PlanClient) -> None:
+        submit, resolve = client._requester.submit, client._resolve
 
-    def _resolved(self, action: Resolve) -> None:
-        self.count += action.request not in self._open
-        self._open.discard(action.request)
-        self._resolve(action)
+        def submitted(request: bytes, *arguments: Any, **named: Any) -> Any:
+            actions = submit(request, *arguments, **named)
+            self._open.add(request)
+            return actions
+
+        def resolved(action: Resolve) -> None:
+            self.count += action.request not in self._open
+            self._open.discard(action.request)
+            resolve(action)
+
+        client._requester.submit = submitted  # type: ignore[method-assign]
+        client._resolve = resolved  # type: ignore[method-assign]
+
+
+def _clients(client: Any) -> list[PlanClient]:
+    """Those of single plans that requests of a client go to."""
+    if isinstance(client, LadderClient):
+        return list(client._clients.values())
+    return [client] if isinstance(client, PlanClient) else []
 
 
 @dataclass
@@ -107,7 +120,7 @@ class Load:
     def __init__(self, client: Any, reference: Reference, deadline_s: float = 10.0) -> None:
         self.got = Answered()
         self.stopping = False
-        self.twice = Twice(client) if isinstance(client, PlanClient) else None
+        self.twice = Twice(_clients(client))
         self._client = client
         self._reference = reference
         self._deadline_s = deadline_s

@@ -13,10 +13,8 @@ import pytest
 from collab.assembly import build_cluster
 from collab.client.policy import RetryPolicy
 from collab.coordinator.deploy import Blobs, deploy
-from collab.core.alternatives import alternative_name
 from collab.core.plan import Plan
-from collab.core.validate import validate
-from tests.integration.deployments import endpoints
+from tests.integration.deployments import endpoints, with_alternatives
 from tests.integration.load import Load, under_load
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, command, peers, running
@@ -31,19 +29,6 @@ STALL_S = 3.0
 def nodes(tmp_path: Path) -> Iterator[dict[str, NodeProcess]]:
     with running([NodeProcess(name, tmp_path) for name in "abc"]) as started:
         yield {node.name: node for node in started}
-
-
-def plan_with_alternatives(digits: Reference, nodes: dict[str, NodeProcess]) -> tuple[Plan, Blobs]:
-    """Stages on a, b and c; without b its stage is on c, without c on a, without a all is on c."""
-    places = endpoints(list(nodes.values()))
-    plan, blobs = digits.chain([10, 20], ["a", "b", "c"], places)
-    alternatives = []
-    for lost, assign in (("b", ["a", "c", "c"]), ("c", ["a", "b", "a"]), ("a", ["c", "c", "c"])):
-        made, more = digits.chain([10, 20], assign, places)
-        name = alternative_name(plan.name, [lost])
-        alternatives.append(made.replace(name=name, primary=plan.name, without=(lost,)))
-        blobs = {**blobs, **more}
-    return validate(plan.replace(alternatives=tuple(alternatives))), blobs
 
 
 @asynccontextmanager
@@ -63,7 +48,7 @@ async def loaded(plan: Plan, blobs: Blobs, reference: Reference) -> AsyncIterato
 async def test_a_killed_node_of_a_chain_costs_no_answer_and_is_used_again(
     nodes: dict[str, NodeProcess], digits: Reference
 ):
-    plan, blobs = plan_with_alternatives(digits, nodes)
+    plan, blobs = with_alternatives(digits, endpoints(list(nodes.values())))
     async with loaded(plan, blobs, digits) as load:
         got = load.got
         await asyncio.to_thread(nodes["b"].kill)
