@@ -221,7 +221,7 @@ class Cluster:
         self._hub.add(client)
         try:
             await client.open(credits)
-        except CollabError:
+        except BaseException:
             self._hub.remove(client)
             raise
         self._clients.append(client)
