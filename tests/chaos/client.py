@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 
 from collab.assembly import build_cluster, load_identity
-from collab.client.policy import RetryPolicy
 from collab.client.runner import PlanClient
 from collab.coordinator.cluster import Cluster
 from collab.coordinator.deploy import deploy
@@ -39,7 +38,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deploys: bool = True
     concurrency: int = 8
     deadline_s: float = 10.0
-    hedge: bool = False
     transport: str = "grpc"
     """Of every edge."""
 
@@ -170,8 +168,7 @@ async def _main(settings: Settings) -> None:
         cluster = await stack.enter_async_context(build_cluster(security=security))
         if settings.deploys:
             await deploy(cluster, plan, blobs)
-        retry = RetryPolicy(hedge=settings.hedge)
-        client = await cluster.open(plan, settings.concurrency, retry)
+        client = await cluster.open(plan, settings.concurrency)
         await _serve(Client(settings, cluster, client, Load(client, reference, settings.deadline_s)))
 
 

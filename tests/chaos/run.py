@@ -117,7 +117,6 @@ async def run(
     say: Say,
     *,
     scheme: str = "grpc",
-    hedge: bool = False,
 ) -> Outcome:
     """A whole run; raises AssertionError where the cluster does not come back."""
     links = broker_links(STAGES) if scheme == "mqtts" else direct_links(STAGES)
@@ -126,7 +125,7 @@ async def run(
     for fault in faults:
         say(str(fault))
     async with World(folder, STAGES, seed=seed, scheme=scheme) as world:
-        settings = {"concurrency": CONCURRENCY, "deadline_s": DEADLINE_S, "hedge": hedge}
+        settings = {"concurrency": CONCURRENCY, "deadline_s": DEADLINE_S}
         async with world.client(**settings) as client:
             await client.ask("begin")
             await client.ask("answers", more=WARM_UP)

@@ -25,9 +25,7 @@ async def test_whatever_fails_while_every_stage_keeps_a_replica_no_answer_is_wro
             print(line, flush=True)  # noqa: T201
 
     for scheme in schemes:
-        outcome = await run(
-            tmp_path / scheme, seed, seconds / len(schemes), say, scheme=scheme, hedge=scheme != "grpc"
-        )
+        outcome = await run(tmp_path / scheme, seed, seconds / len(schemes), say, scheme=scheme)
         for line in outcome.lines():
             say(line)
         report, where = outcome.report, f"{scheme}: {replay}"

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.heavy("chaos"), pytest.mark.timeout(180)]
 
 STAGES = (("a", "b"), ("c", "d"), ("e", "f"))
 HALVES = {"left": frozenset("ace"), "right": frozenset("bdf")}
-CONCURRENCY = 4
+CONCURRENCY = 2
 ACQUAINTED = 300
 """Answers after which links know what is usual."""
 USED_S = 30.0
