@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.run import leaks, run
 
-pytestmark = [pytest.mark.heavy("chaos"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.heavy("chaos"), pytest.mark.timeout(1800), pytest.mark.timed]
 
 
 async def test_whatever_fails_while_every_stage_keeps_a_replica_no_answer_is_wrong_lost_or_given_twice(

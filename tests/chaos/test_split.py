@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.schedule import Fault, Kind
 from tests.chaos.world import ClientProcess, World
 
-pytestmark = [pytest.mark.heavy("chaos"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.heavy("chaos"), pytest.mark.timeout(180), pytest.mark.timed]
 
 STAGES = (("a", "b"), ("c", "d"), ("e", "f"))
 HALVES = {"left": frozenset("ace"), "right": frozenset("bdf")}

@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from collab.assembly import build_cluster
 from collab.client.runner import PlanClient, Result
 from collab.coordinator.deploy import deploy
@@ -18,6 +20,8 @@ from collab.transport.aio import timeout
 from tests.integration.deployments import endpoints
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, command, running
+
+pytestmark = pytest.mark.timed
 
 CREDITS = 16
 WARM = 24
