@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from math import ceil
 from typing import Final
 
 WINDOW: Final = 256
@@ -41,4 +42,5 @@ class LatencyWindow:
         count = len(self._by_size)
         if count < ENOUGH:
             return None
-        return self._by_size[max(0, min(count - 1, -int(-q * count // 1) - 1))]
+        # Less what rounding may have added: 0.28 of 25 are 7.
+        return self._by_size[max(0, ceil(q * count - 1e-9) - 1)]
