@@ -77,7 +77,7 @@ async def kill_in_turn(
     for number in range(count):
         victim = chance.choice(sorted(nodes))
         await load.answers(chance.randrange(20, 200))
-        at_s = loop.time()
+        at_s, failed = loop.time(), load.got.failed
         await asyncio.to_thread(nodes[victim].kill)
         await load.answers(DOWN_ANSWERS)
         await asyncio.to_thread(nodes[victim].start)
@@ -86,7 +86,8 @@ async def kill_in_turn(
         await load.uses(victim, BACK_S)
         killed.victims.append(victim)
         killed.stalls_s.append(longest_gap_s(load.got.ends_s, at_s))
-        print(f"kill {number + 1} of {count}: {victim}, {killed.stalls_s[-1]:.3f} s", file=sys.stderr)
+        what = f"{killed.stalls_s[-1]:.3f} s, {load.got.failed - failed} failed"
+        print(f"kill {number + 1} of {count}: {victim}, {what}", file=sys.stderr)
     return killed
 
 
