@@ -7,7 +7,11 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _suites(pytester):
-    pytester.makeini("[pytest]\nmarkers = heavy\nasyncio_default_fixture_loop_scope=function\n")
+    pytester.makeini(
+        "[pytest]\nmarkers = heavy\nasyncio_default_fixture_loop_scope=function\n"
+        # Under xdist it keeps a socket of the inner run open.
+        "addopts = -p no:rerunfailures\n"
+    )
     pytester.makepyfile(
         """
         import pytest
