@@ -1,0 +1,299 @@
+"""Start a network of hosts, put processes into it, change its links, read its counters.
+
+    with EmulatedNetwork(star({"a": lookup("lte"), "b": lookup("wifi6")})) as net:
+        subprocess.run([*net.inside("a"), "ping", "-c", "3", net.address("b")])
+
+Everything lives in namespaces of a process of its own, which ends, and cleans up, when this
+one does, however that happens.  The host's own network is not touched.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal
+
+import msgspec
+
+from collab.emulation.cgroups import Limits, remove_group
+from collab.emulation.counters import EmulatorCounts
+from collab.emulation.namespaces import end_processes_in
+from collab.emulation.netem import inexpressible, kernel_has_netem
+from collab.emulation.network import Network
+from collab.emulation.profile import LinkProfile, check
+from collab.emulation.traces import Opportunities, RateTrace, Trace
+from collab.emulation.wire import Answer, Change, Count, Restart, Setup
+from collab.errors import BackendError, ConfigError, from_wire
+
+BackendName = Literal["auto", "netem", "userspace"]
+MTU: Final = 1500
+LEAST_MTU: Final = 576
+MOST_MTU: Final = 65_000
+_PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+_ANSWER_S: Final = 30.0
+_JOIN: Final = (
+    'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ >"$1" || exit 126; shift; n=$((n-1)); done; exec "$@"'
+)
+"""Puts a shell into groups, of which the count and the files come first, and becomes the command."""
+_NONE: Mapping[str, Trace] = {}
+_NO_LIMITS: Mapping[str, Limits] = {}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A back end, and why it is that one."""
+
+    backend: Literal["netem", "userspace"]
+    why: str
+
+
+def choose_backend(network: Network, wanted: BackendName = "auto", netem: bool | None = None) -> Choice:
+    """The back end for a network on this machine; ``netem`` says whether the kernel has it, if known.
+
+    Raises ConfigError where the wanted one cannot do it.
+    """
+    if wanted == "userspace":
+        return Choice("userspace", "asked for")
+    has_netem = kernel_has_netem() if netem is None else netem
+    if not has_netem:
+        if wanted == "netem":
+            raise ConfigError("backend: this kernel has no netem (modprobe sch_netem); use userspace")
+        return Choice("userspace", "this kernel has no netem")
+    missing = inexpressible(network)
+    if not missing:
+        return Choice("netem", "asked for" if wanted == "netem" else "this kernel has netem")
+    if wanted == "netem":
+        raise ConfigError(f"backend: netem cannot do {', '.join(missing)}; use userspace")
+    return Choice("userspace", f"netem cannot do {', '.join(missing)}")
+
+
+def lacking(effective_user: int, tun: bool, nsenter: bool, user_namespaces: bool) -> str | None:
+    """What keeps a machine from emulating, with the remedy; None if nothing does.  Pure."""
+    if not nsenter:
+        return "nsenter is missing: install util-linux"
+    if not tun:
+        return (
+            "/dev/net/tun cannot be opened: modprobe tun, or give the container --device /dev/net/tun; "
+            "`collab simulate` needs none"
+        )
+    if effective_user != 0:
+        if user_namespaces:
+            return (
+                "network namespaces need root: run the command behind `unshare --user --map-root-user`, "
+                "or as root; `collab simulate` needs neither"
+            )
+        return "network namespaces need root, and user namespaces are not allowed here: use `collab simulate`"
+    return None
+
+
+def machine_lacks() -> str | None:
+    """What keeps this machine from emulating, with the remedy; None if nothing is known to."""
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+        tun = True
+    except OSError:
+        tun = False
+    is_root = os.geteuid() == 0
+    nsenter = shutil.which("nsenter", path=_PATH) is not None
+    return lacking(os.geteuid(), tun, nsenter, not is_root and rootless_prefix() is not None)
+
+
+def rootless_prefix() -> tuple[str, ...] | None:
+    """What stands before a command to run it as root of a user namespace; None if that is not allowed."""
+    prefix = ("unshare", "--user", "--map-root-user")
+    try:
+        done = subprocess.run(
+            [*prefix, "--net", "true"], capture_output=True, timeout=10, check=False, env={"PATH": _PATH}
+        )
+    except OSError:
+        return None
+    return prefix if done.returncode == 0 else None
+
+
+class EmulatedNetwork:
+    """Hosts in namespaces, joined by emulated links, as a context manager.
+
+    Entering raises BackendError where the machine cannot, ConfigError for a network that
+    cannot be.  Its methods block for milliseconds and are for one thread at a time.
+
+    Args:
+        network: hosts, links, junctions.
+        seed: of every random draw: the same packets meet the same fates (userspace only).
+        backend: ``auto`` takes netem where the kernel has it and it can do the network.
+        mtu: of every host's device.
+        offload: let hosts send TCP in packets of up to 64 KiB, which count and are lost as the
+            segments that they stand for; several times the throughput.
+        limits: CPU and memory of hosts, by control groups.
+        traces: what the files that profiles name hold.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        seed: int = 0,
+        backend: BackendName = "auto",
+        mtu: int = MTU,
+        offload: bool = True,
+        limits: Mapping[str, Limits] = _NO_LIMITS,
+        traces: Mapping[str, Trace] = _NONE,
+    ) -> None:
+        if not LEAST_MTU <= mtu <= MOST_MTU:
+            raise ConfigError(f"mtu: {mtu}; give {LEAST_MTU} to {MOST_MTU}")
+        for host in limits:
+            network.address(host)
+        for link in network.links:
+            check(link.profile)
+        self.network = network
+        self.choice: Choice | None = None
+        """The back end, after entering."""
+        self._wanted: BackendName = backend
+        self._seed, self._mtu, self._offload = seed, mtu, offload
+        self._limits, self._traces = dict(limits), dict(traces)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._made = Answer()
+        self._namespaces: list[int] = []
+        self._unread = b""
+
+    def __enter__(self) -> EmulatedNetwork:
+        missing = machine_lacks()
+        if missing:
+            raise BackendError(missing)
+        self.choice = choose_backend(self.network, self._wanted)
+        setup = Setup(
+            network=self.network,
+            backend=self.choice.backend,
+            seed=self._seed,
+            mtu=self._mtu,
+            offload=self._offload,
+            limits=self._limits,
+            traces={name: trace for name, trace in self._traces.items() if isinstance(trace, RateTrace)},
+            opportunities={n: t for n, t in self._traces.items() if isinstance(t, Opportunities)},
+        )
+        root = Path(__file__).parents[2]
+        inherited = os.environ.get("PYTHONPATH")
+        path = f"{root}{os.pathsep}{inherited}" if inherited else str(root)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "collab.emulation.keeper"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PATH": _PATH, "PYTHONPATH": path},
+            bufsize=0,
+        )
+        try:
+            self._made = self._ask(setup)
+            for descriptor in self._made.namespaces.values():
+                # Open here too, so that no other namespace can get its number before all is cleaned up.
+                place = f"/proc/{self._process.pid}/fd/{descriptor}"
+                self._namespaces.append(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        try:
+            process.wait(_ANSWER_S)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """What the process does itself unless it was killed."""
+        held, self._namespaces = self._namespaces, []
+        end_processes_in({os.fstat(namespace).st_ino for namespace in held})
+        for namespace in held:
+            os.close(namespace)
+        for files in self._made.groups.values():
+            for file in files:
+                remove_group(Path(file).parent)
+        self._made = Answer()
+
+    def address(self, host: str) -> str:
+        """Where other hosts reach it; of one behind a NAT its outside address."""
+        return str(self.network.outside(host))
+
+    def inside(self, host: str) -> tuple[str, ...]:
+        """What stands before a command to run it on a host, under its limits."""
+        process = self._running()
+        self.network.address(host)
+        enter = ("nsenter", f"--net=/proc/{process.pid}/fd/{self._made.namespaces[host]}", "--")
+        files = self._made.groups.get(host)
+        if not files:
+            return enter
+        return ("sh", "-c", _JOIN, "collab-limits", str(len(files)), *files, *enter)
+
+    def change(self, one: str, other: str, profile: LinkProfile) -> None:
+        """Another profile for a link, for what is sent after this returns; what is under way arrives.
+
+        Raises ConfigError, and changes nothing, if there is no such link or profile.
+        """
+        check(profile)
+        changed = self.network.changed(one, other, profile)
+        self._ask(Change(one, other, profile))
+        self.network = changed
+
+    def restart(self) -> None:
+        """Count time, packets and random numbers from 0 again; links keep the profiles of now."""
+        self._ask(Restart())
+
+    def counts(self) -> EmulatorCounts:
+        """What has happened since the start, or since `restart`."""
+        return msgspec.json.decode(self._ask(Count()).counts, type=EmulatorCounts)
+
+    @property
+    def process_id(self) -> int:
+        """Of the emulator's own process."""
+        return self._running().pid
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise BackendError("the emulated network does not run; enter it first")
+        return self._process
+
+    def _ask(self, question: object) -> Answer:
+        process = self._running()
+        assert process.stdin is not None
+        gone = BackendError(f"the emulator (process {process.pid}) does not answer; start the network again")
+        left = memoryview(msgspec.json.encode(question) + b"\n")
+        try:
+            while left:
+                left = left[process.stdin.write(left) :]
+        except BrokenPipeError as error:
+            raise gone from error
+        line = self._line()
+        if line is None:
+            raise gone
+        answer = msgspec.json.decode(line, type=Answer)
+        if answer.error:
+            raise from_wire(answer.code, answer.error)
+        return answer
+
+    def _line(self) -> bytes | None:
+        stdout = self._running().stdout
+        assert stdout is not None
+        while b"\n" not in self._unread:
+            readable, _, _ = select.select([stdout], [], [], _ANSWER_S)
+            data = os.read(stdout.fileno(), 1 << 20) if readable else b""
+            if not data:
+                return None
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
