@@ -26,9 +26,7 @@ class Shape:
     @property
     def profile(self) -> DirectionProfile:
         """As the emulator takes it."""
-        return DirectionProfile(
-            delay_ms=self.delay_ms, rate_mbit_s=self.mbit_s, queue_bytes=self.queue_bytes
-        )
+        return DirectionProfile(delay_ms=self.delay_ms, rate_mbit_s=self.mbit_s, queue_bytes=self.queue_bytes)
 
 
 def link(up: Shape, down: Shape) -> LinkProfile:

@@ -11,32 +11,29 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
-from collab.emulation.cgroups import Limits, remove_group
+from collab.emulation.ability import PATH, BackendName, Choice, machine_lacks
+from collab.emulation.cgroups import remove_group
 from collab.emulation.counters import EmulatorCounts
+from collab.emulation.devices import Limits
 from collab.emulation.namespaces import end_processes_in
-from collab.emulation.netem import inexpressible, kernel_has_netem
 from collab.emulation.network import Network
 from collab.emulation.profile import LinkProfile, check
 from collab.emulation.traces import Opportunities, RateTrace, Trace
 from collab.emulation.wire import Answer, Change, Count, Restart, Setup
 from collab.errors import BackendError, ConfigError, from_wire
 
-BackendName = Literal["auto", "netem", "userspace"]
 MTU: Final = 1500
 LEAST_MTU: Final = 576
 MOST_MTU: Final = 65_000
-_PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _ANSWER_S: Final = 30.0
 _JOIN: Final = (
     'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ >"$1" || exit 126; shift; n=$((n-1)); done; exec "$@"'
@@ -44,77 +41,6 @@ _JOIN: Final = (
 """Puts a shell into groups, of which the count and the files come first, and becomes the command."""
 _NONE: Mapping[str, Trace] = {}
 _NO_LIMITS: Mapping[str, Limits] = {}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A back end, and why it is that one."""
-
-    backend: Literal["netem", "userspace"]
-    why: str
-
-
-def choose_backend(network: Network, wanted: BackendName = "auto", netem: bool | None = None) -> Choice:
-    """The back end for a network on this machine; ``netem`` says whether the kernel has it, if known.
-
-    Raises ConfigError where the wanted one cannot do it.
-    """
-    if wanted == "userspace":
-        return Choice("userspace", "asked for")
-    has_netem = kernel_has_netem() if netem is None else netem
-    if not has_netem:
-        if wanted == "netem":
-            raise ConfigError("backend: this kernel has no netem (modprobe sch_netem); use userspace")
-        return Choice("userspace", "this kernel has no netem")
-    missing = inexpressible(network)
-    if not missing:
-        return Choice("netem", "asked for" if wanted == "netem" else "this kernel has netem")
-    if wanted == "netem":
-        raise ConfigError(f"backend: netem cannot do {', '.join(missing)}; use userspace")
-    return Choice("userspace", f"netem cannot do {', '.join(missing)}")
-
-
-def lacking(effective_user: int, tun: bool, nsenter: bool, user_namespaces: bool) -> str | None:
-    """What keeps a machine from emulating, with the remedy; None if nothing does.  Pure."""
-    if not nsenter:
-        return "nsenter is missing: install util-linux"
-    if not tun:
-        return (
-            "/dev/net/tun cannot be opened: modprobe tun, or give the container --device /dev/net/tun; "
-            "`collab simulate` needs none"
-        )
-    if effective_user != 0:
-        if user_namespaces:
-            return (
-                "network namespaces need root: run the command behind `unshare --user --map-root-user`, "
-                "or as root; `collab simulate` needs neither"
-            )
-        return "network namespaces need root, and user namespaces are not allowed here: use `collab simulate`"
-    return None
-
-
-def machine_lacks() -> str | None:
-    """What keeps this machine from emulating, with the remedy; None if nothing is known to."""
-    try:
-        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
-        tun = True
-    except OSError:
-        tun = False
-    is_root = os.geteuid() == 0
-    nsenter = shutil.which("nsenter", path=_PATH) is not None
-    return lacking(os.geteuid(), tun, nsenter, not is_root and rootless_prefix() is not None)
-
-
-def rootless_prefix() -> tuple[str, ...] | None:
-    """What stands before a command to run it as root of a user namespace; None if that is not allowed."""
-    prefix = ("unshare", "--user", "--map-root-user")
-    try:
-        done = subprocess.run(
-            [*prefix, "--net", "true"], capture_output=True, timeout=10, check=False, env={"PATH": _PATH}
-        )
-    except OSError:
-        return None
-    return prefix if done.returncode == 0 else None
 
 
 class EmulatedNetwork:
@@ -153,7 +79,7 @@ class EmulatedNetwork:
             check(link.profile)
         self.network = network
         self.choice: Choice | None = None
-        """The back end, after entering."""
+        """The back end and why it is that one, after entering."""
         self._wanted: BackendName = backend
         self._seed, self._mtu, self._offload = seed, mtu, offload
         self._limits, self._traces = dict(limits), dict(traces)
@@ -166,10 +92,9 @@ class EmulatedNetwork:
         missing = machine_lacks()
         if missing:
             raise BackendError(missing)
-        self.choice = choose_backend(self.network, self._wanted)
         setup = Setup(
             network=self.network,
-            backend=self.choice.backend,
+            backend=self._wanted,
             seed=self._seed,
             mtu=self._mtu,
             offload=self._offload,
@@ -184,11 +109,12 @@ class EmulatedNetwork:
             [sys.executable, "-m", "collab.emulation.keeper"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PATH": _PATH, "PYTHONPATH": path},
+            env={**os.environ, "PATH": PATH, "PYTHONPATH": path},
             bufsize=0,
         )
         try:
             self._made = self._ask(setup)
+            self.choice = self._made.choice
             for descriptor in self._made.namespaces.values():
                 # Open here too, so that no other namespace can get its number before all is cleaned up.
                 place = f"/proc/{self._process.pid}/fd/{descriptor}"

@@ -15,10 +15,11 @@ from typing import Final
 
 import msgspec
 
+from collab.emulation.ability import Choice, choose_backend
 from collab.emulation.backend import Backend
 from collab.emulation.cgroups import Groups, machine_hierarchy
-from collab.emulation.namespaces import end_processes_in
-from collab.emulation.netem import Netem
+from collab.emulation.namespaces import end_processes_in, leave_network
+from collab.emulation.netem import Netem, inexpressible, kernel_has_netem
 from collab.emulation.traces import Trace
 from collab.emulation.userspace import Userspace, make_precise
 from collab.emulation.wire import MAX_LINE, Answer, Change, Command, Restart, Setup
@@ -76,14 +77,21 @@ def _performed(backend: Backend, line: bytes) -> Answer:
     return Answer()
 
 
-def _made(setup: Setup) -> Backend:
-    if setup.backend == "netem":
+def _chosen(setup: Setup) -> Choice:
+    if setup.backend == "userspace":
+        return choose_backend(setup.backend, False, ())
+    return choose_backend(setup.backend, kernel_has_netem(), inexpressible(setup.network))
+
+
+def _made(setup: Setup, choice: Choice) -> Backend:
+    if choice.backend == "netem":
         return Netem(setup.network, setup.mtu)
     traces: dict[str, Trace] = {**setup.traces, **setup.opportunities}
     return Userspace(setup.network, setup.seed, setup.mtu, traces, offload=setup.offload)
 
 
 def _emulate(setup: Setup, control: _Lines, stack: ExitStack) -> None:
+    leave_network()
     groups = Groups(machine_hierarchy())
     groups.sweep()
     stack.callback(groups.remove)
@@ -92,11 +100,12 @@ def _emulate(setup: Setup, control: _Lines, stack: ExitStack) -> None:
         for number, host in enumerate(setup.network.hosts)
         if host in setup.limits and setup.limits[host].controllers
     }
-    backend = _made(setup)
+    choice = _chosen(setup)
+    backend = _made(setup, choice)
     stack.callback(backend.close)
     stack.callback(lambda: end_processes_in(backend.inodes))
     make_precise()
-    if answer(Answer(namespaces=backend.namespaces, groups=files)):
+    if answer(Answer(namespaces=backend.namespaces, groups=files, choice=choice)):
         backend.run(control)
 
 

@@ -26,6 +26,11 @@ QUEUE_PACKETS: Final = 10_000
 """What a host may have sent and the emulator not yet read."""
 PREFIX_BITS: Final = 16
 
+REMEDY: Final = (
+    "needs root, or a user namespace of its own (`unshare --user --map-root-user`), and /dev/net/tun "
+    "(modprobe tun; a container: --device /dev/net/tun --cap-add NET_ADMIN --cap-add SYS_ADMIN)"
+)
+
 # linux/sched.h, linux/if_tun.h, linux/sockios.h, linux/if.h, linux/route.h
 CLONE_NEWNET: Final = 0x40000000
 _TUNSETIFF: Final = 0x400454CA
@@ -55,35 +60,50 @@ def _check(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def leave_network() -> None:
+    """Be in a network of nothing for good; so the host's own is out of reach.
+
+    It also belongs to this process's user namespace, so that it can be returned to.
+    Raises BackendError where that is not allowed.
+    """
+    try:
+        _check(_libc.unshare(CLONE_NEWNET))
+    except OSError as error:
+        raise BackendError(f"network namespace: {error.strerror}; {REMEDY}") from error
+
+
 @contextmanager
 def fresh_namespace() -> Iterator[int]:
     """Be in a new network namespace; gives a descriptor of it, which the caller closes."""
-    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _returning():
         _check(_libc.unshare(CLONE_NEWNET))
-        try:
-            namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            _without_ipv6()
-            configure("lo")
-            yield namespace
-        finally:
-            _check(_libc.setns(home, CLONE_NEWNET))
-    finally:
-        os.close(home)
+        _without_ipv6()
+        configure("lo")
+        yield _own()
 
 
 @contextmanager
 def entered(namespace: int) -> Iterator[None]:
     """Be in a network namespace."""
-    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _returning():
         _check(_libc.setns(namespace, CLONE_NEWNET))
-        try:
-            yield
-        finally:
-            _check(_libc.setns(home, CLONE_NEWNET))
+        yield
+
+
+@contextmanager
+def _returning() -> Iterator[None]:
+    home = _own()
+    try:
+        yield
     finally:
-        os.close(home)
+        try:
+            _check(_libc.setns(home, CLONE_NEWNET))
+        finally:
+            os.close(home)
+
+
+def _own() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def open_tun(address: IPv4Address, mtu: int, *, offload: bool) -> int:
@@ -132,7 +152,8 @@ def configure(device: str, address: IPv4Address | None = None, mtu: int = 0) -> 
             ask(_SIOCSIFNETMASK, named(place(mask)))
             ask(_SIOCSIFBRDADDR, named(place(int(address) | ~mask & 0xFFFFFFFF)))
             ask(_SIOCSIFMTU, named(struct.pack("i", mtu)))
-            ask(_SIOCSIFTXQLEN, named(struct.pack("i", QUEUE_PACKETS)))
+            with suppress(PermissionError):  # in a user namespace the kernel's own 500 stays
+                ask(_SIOCSIFTXQLEN, named(struct.pack("i", QUEUE_PACKETS)))
         ask(_SIOCSIFFLAGS, named(struct.pack("H", _IFF_UP_MULTICAST)))
         if address is not None:
             _default_route(control, device, place(0))

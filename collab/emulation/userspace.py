@@ -15,16 +15,12 @@ from collab.emulation.assembled import AssembledLinks
 from collab.emulation.backend import Backend, Control
 from collab.emulation.counters import EmulatorCounts, Lateness
 from collab.emulation.forward import Forwarder
-from collab.emulation.namespaces import fresh_namespace, open_tun
+from collab.emulation.namespaces import REMEDY, fresh_namespace, open_tun
 from collab.emulation.network import Network
 from collab.emulation.profile import LinkProfile
 from collab.emulation.traces import Trace
 from collab.errors import BackendError
 
-REMEDY: Final = (
-    "needs root, or a user namespace of its own (`unshare -Ur`), and /dev/net/tun (modprobe tun; a "
-    "container: --device /dev/net/tun --cap-add NET_ADMIN)"
-)
 _BATCH: Final = 32
 """Packets that are read from a host before it is the turn of others."""
 _PACKET: Final = 65_536 + 64

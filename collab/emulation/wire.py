@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from collab.emulation.cgroups import Limits
+from collab.emulation.ability import BackendName, Choice
+from collab.emulation.devices import Limits
 from collab.emulation.network import Network
 from collab.emulation.profile import LinkProfile
 from collab.emulation.traces import Opportunities, RateTrace
@@ -18,7 +19,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """The first line: what to make."""
 
     network: Network
-    backend: str
+    backend: BackendName
     seed: int
     mtu: int
     offload: bool
@@ -56,5 +57,5 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Descriptors in the emulator's process."""
     groups: dict[str, list[str]] = {}
     """For each limited host the files that take ids of processes."""
-    remarks: list[str] = []
+    choice: Choice | None = None
     counts: msgspec.Raw = msgspec.Raw(b"null")

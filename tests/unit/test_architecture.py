@@ -17,7 +17,7 @@ PURE = (
     "collab.planner",
     "collab.codec",
     "collab.client.requester",
-    "collab.emulation.models",
+    *("collab.emulation.devices", "collab.emulation.forward", "collab.emulation.models"),
     "collab.federated.aggregate",
     "collab.node.session",
 )
