@@ -1,6 +1,6 @@
 """Start a network of hosts, put processes into it, change its links, read its counters.
 
-    with EmulatedNetwork(star({"a": lookup("lte"), "b": lookup("wifi6")})) as net:
+    with EmulatedNetwork(star({"a": profile_named("lte"), "b": profile_named("wifi6")})) as net:
         subprocess.run([*net.inside("a"), "ping", "-c", "3", net.address("b")])
 
 Everything lives in namespaces of a process of its own, which ends, and cleans up, when this
