@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from benchmarks.figures import Figure, run
 from collab.emulation.ability import machine_lacks
+from collab.emulation.build import build_rate, shape_of
 from collab.emulation.counters import EmulatorCounts
 from collab.emulation.emulator import EmulatedNetwork
 from collab.emulation.expected import expected
@@ -30,7 +31,18 @@ from collab.emulation.profiles import profile_named
 
 ALLOWED_MS, ALLOWED_SHARE = 0.5, 0.03
 """A round trip may be off by the greater of the two."""
-NAMED = ("ethernet", "wifi6", "5g-urllc", "5g-mmwave", "5g-nsa-lowband", "lte", "5g-sa-lowband")
+NAMED = (
+    "ethernet",
+    "wifi6",
+    "5g-urllc",
+    "5g-mmwave",
+    "5g-sa-midband",
+    "5g-nsa-lowband",
+    "lte",
+    "5g-sa-lowband",
+)
+RANKS = 500
+"""Of a distribution, for sums of two."""
 JITTER_LINKS = 5
 RATES = (10.0, 100.0, 300.0)
 USER_SHARE = 1448 / 1500
@@ -157,13 +169,18 @@ def datagrams(net: EmulatedNetwork, source: str, target: str, count: int) -> lis
         return [int(word) for word in listening.stdout.read().split(",")]
 
 
-def round_trip_ms(profile: LinkProfile, share: float) -> float:
-    """Quantile of the round trip of a ping's 84 bytes, where at most one of the two ways has jitter."""
-    total = 0.0
-    for way in (profile.up, profile.down):
-        found = expected(profile, way, (share if way.jitter != "none" else 0.5,))
-        total += next(iter(found.delay_ms.values())) + (84 + way.overhead_bytes) * 8 / (found.mbit_s * 1000)
-    return total
+def round_trip_ms(profile: LinkProfile, shares: Sequence[float]) -> list[float]:
+    """Quantiles of the round trip of a ping's 84 bytes: of all sums of a delay up and one down."""
+    up, down = (
+        [shape_of(way)((i + 0.5) / RANKS) / 1000 for i in range(RANKS if way.jitter != "none" else 1)]
+        for way in (profile.up, profile.down)
+    )
+    sums = sorted(there + back for there in up for back in down)
+    bits = sum(
+        (84 + way.overhead_bytes) * 8 / (build_rate(way).mean_mbit_s * 1000)
+        for way in (profile.up, profile.down)
+    )
+    return [sums[min(int(share * len(sums)), len(sums) - 1)] + bits for share in shares]
 
 
 def round_trips(count: int) -> list[Figure]:
@@ -182,7 +199,7 @@ def round_trips(count: int) -> list[Figure]:
     # What chance does to a median: delays of named profiles are drawn, and neighbours are a little alike.
     chance = CONFIDENT * 0.5 / math.sqrt(0.75 * count)
     for name, profile in profiles.items():
-        low, wanted, high = (round_trip_ms(profile, share) for share in (0.5 - chance, 0.5, 0.5 + chance))
+        low, wanted, high = round_trip_ms(profile, (0.5 - chance, 0.5, 0.5 + chance))
         measured = statistics.median(found[name])
         off = max(low - measured, measured - high, 0.0) / max(ALLOWED_MS, ALLOWED_SHARE * wanted)
         how = f"median of {len(found[name])} pings {measured:.3f} ms, by chance {low:.3f} to {high:.3f}; "

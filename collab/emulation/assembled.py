@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from collab.emulation.base import LinkModel
 from collab.emulation.build import Link, build_link
+from collab.emulation.models.cell import FairCell
 from collab.emulation.models.rate import ConstantRate
-from collab.emulation.models.server import FairCell, FifoCell
+from collab.emulation.models.server import FifoCell
 from collab.emulation.network import Cell, Leg, Network, NetworkLink
 from collab.emulation.profile import LinkProfile
 from collab.emulation.traces import Trace
@@ -34,9 +35,18 @@ class AssembledLinks:
         made: dict[Leg, LinkModel] = {}
         for link in self._network.links:
             both = self._links[frozenset((link.one, link.other))]
-            made[Leg(link.one, link.other)] = both.up
-            made[Leg(link.other, link.one)] = both.down
+            made |= zip(_both(link), both, strict=True)
         return made
+
+    def fair_cells(self) -> dict[Leg, FairCell]:
+        """The cell that decides when packets leave, for each leg that is in a fair one."""
+        shared = {
+            leg: cell
+            for link in self._network.links
+            if link.cell is not None
+            for leg, cell in zip(_both(link), self._cells[link.cell], strict=True)
+        }
+        return {leg: cell for leg, cell in shared.items() if isinstance(cell, FairCell)}
 
     def change(self, one: str, other: str, profile: LinkProfile) -> None:
         """Another profile for the link of two places; what is under way keeps its times.
@@ -64,3 +74,8 @@ class AssembledLinks:
 def _sharing(cell: Cell) -> tuple[Sharing, Sharing]:
     kind = FairCell if cell.share == "fair" else FifoCell
     return kind(ConstantRate(cell.up_mbit_s)), kind(ConstantRate(cell.down_mbit_s))
+
+
+def _both(link: NetworkLink) -> tuple[Leg, Leg]:
+    """The up and the down leg."""
+    return Leg(link.one, link.other), Leg(link.other, link.one)

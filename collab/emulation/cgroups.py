@@ -92,6 +92,8 @@ class Groups:
 
     def __init__(self, hierarchy: Hierarchy) -> None:
         self._hierarchy = hierarchy
+        # Ids of processes mean something within one namespace of them only.
+        self._prefix = f"{PREFIX}-{os.stat('/proc/self/ns/pid').st_ino}"
         self._made: list[Path] = []
 
     def make(self, number: int, limits: Limits) -> list[str]:
@@ -104,7 +106,7 @@ class Groups:
         missing = [name for name in wanted if name not in roots]
         if missing:
             raise BackendError(f"{missing[0]} limit: no cgroup controller of that name here; {REMEDY}")
-        name = f"{PREFIX}-{os.getpid()}-{number}"
+        name = f"{self._prefix}-{os.getpid()}-{number}"
         try:
             for root in {roots[controller] for controller in wanted}:
                 if version == 2:
@@ -128,7 +130,7 @@ class Groups:
     def sweep(self) -> None:
         """Remove groups whose emulator has ended without, and what still runs in them."""
         for root in set(self._hierarchy.roots.values()):
-            for group in root.glob(f"{PREFIX}-*-*"):
+            for group in root.glob(f"{self._prefix}-*-*"):
                 process = group.name.split("-")[-2]
                 if process.isdigit() and not Path("/proc", process).exists():
                     remove_group(group)
@@ -146,9 +148,11 @@ def remove_group(group: Path) -> None:
     deadline = time.monotonic() + _GONE_S
     while group.exists():
         with suppress(OSError):
-            for process in (group / "cgroup.procs").read_text(encoding="ascii").split():
+            for process in map(int, (group / "cgroup.procs").read_text(encoding="ascii").split()):
+                # 0 stands for one that is not to be seen from here, and would be our own group to kill.
                 with suppress(ProcessLookupError):
-                    os.kill(int(process), signal.SIGKILL)
+                    if process > 0:
+                        os.kill(process, signal.SIGKILL)
         try:
             group.rmdir()
         except OSError:

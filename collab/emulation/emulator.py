@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -25,7 +26,7 @@ from collab.emulation.cgroups import remove_group
 from collab.emulation.counters import EmulatorCounts
 from collab.emulation.devices import Limits
 from collab.emulation.namespaces import end_processes_in
-from collab.emulation.network import Network
+from collab.emulation.network import Network, without_service
 from collab.emulation.profile import LinkProfile, check
 from collab.emulation.traces import Opportunities, RateTrace, Trace
 from collab.emulation.wire import Answer, Change, Count, Restart, Setup
@@ -133,13 +134,12 @@ class EmulatedNetwork:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(_ANSWER_S)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            self._clean_up()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        self._clean_up()
 
     def _clean_up(self) -> None:
         """What the process does itself unless it was killed."""
@@ -175,6 +175,14 @@ class EmulatedNetwork:
         changed = self.network.changed(one, other, profile)
         self._ask(Change(one, other, profile))
         self.network = changed
+
+    def cut(self, one: str, other: str) -> None:
+        """Let nothing pass a link until `mend`; raises ConfigError if there is none."""
+        self._ask(Change(one, other, without_service(self.network.link(one, other).profile)))
+
+    def mend(self, one: str, other: str) -> None:
+        """Give a link the profile again that it had, or was given, last."""
+        self._ask(Change(one, other, self.network.link(one, other).profile))
 
     def restart(self) -> None:
         """Count time, packets and random numbers from 0 again; links keep the profiles of now."""

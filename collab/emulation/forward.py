@@ -10,10 +10,12 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from math import inf
+from typing import Final, cast
 
-from collab.emulation.base import LinkModel
+from collab.emulation.base import WAITING, Fate, LinkModel
 from collab.emulation.counters import DirectionCounts
+from collab.emulation.models.cell import FairCell
 from collab.emulation.nat import Nat
 from collab.emulation.network import Leg, Network
 from collab.emulation.segments import HEADER_BYTES, Large, large, runs
@@ -30,10 +32,12 @@ Deliver = Callable[[int, bytes, float], None]
 class _Line:
     """One direction: its model and what it counts."""
 
-    __slots__ = ("counts", "offer")
+    __slots__ = ("counts", "is_fair", "offer")
 
-    def __init__(self, model: LinkModel) -> None:
+    def __init__(self, model: LinkModel, is_fair: bool) -> None:
         self.offer = model.offer
+        self.is_fair = is_fair
+        """Whether a cell tells fates later."""
         self.counts = DirectionCounts()
 
 
@@ -53,6 +57,7 @@ class Forwarder:
     Args:
         network: who is joined with whom.
         models: of each direction.
+        cells: that share their rate fairly, for each direction that is in one.
         deliver: what to do with a packet that has arrived.
         offload: whether packets begin with a virtio header and may stand for several.
     """
@@ -61,6 +66,7 @@ class Forwarder:
         self,
         network: Network,
         models: Mapping[Leg, LinkModel],
+        cells: Mapping[Leg, FairCell],
         deliver: Deliver,
         *,
         offload: bool = False,
@@ -68,7 +74,7 @@ class Forwarder:
         self._deliver = deliver
         self._large = large if offload else None
         self._offset = offset = HEADER_BYTES if offload else 0
-        self._lines = {leg: _Line(models[leg]) for leg in network.legs()}
+        self._lines = {leg: _Line(models[leg], leg in cells) for leg in network.legs()}
         numbers = {host: number for number, host in enumerate(network.hosts)}
         self._ways: list[dict[bytes, tuple[_Hop, ...]]] = [{} for _ in network.hosts]
         ways = network.ways()
@@ -85,6 +91,7 @@ class Forwarder:
             numbers[host]: Nat(network.address(host).packed, network.outside(host).packed, offset)
             for host in network.behind_nat
         }
+        self._cells = list({id(cell): cell for cell in cells.values()}.values())
         self._held: list[tuple[float, int, _Hop, bytes]] = []
         self._order = count()
         self.now_us = 0.0
@@ -111,9 +118,10 @@ class Forwarder:
         return {str(direction): line.counts for direction, line in self._lines.items()}
 
     @property
-    def due_us(self) -> float | None:
-        """When the next packet arrives somewhere; None while nothing is under way."""
-        return self._held[0][0] if self._held else None
+    def due_us(self) -> float:
+        """When there is something to do; infinity while nothing is under way."""
+        due_us = self._held[0][0] if self._held else inf
+        return min(due_us, *(cell.due_us for cell in self._cells)) if self._cells else due_us
 
     def replace(self, direction: Leg, model: LinkModel) -> None:
         """Another model for what is offered from now on; what is under way arrives as it was to."""
@@ -121,7 +129,7 @@ class Forwarder:
 
     def take(self, source: int, packet: bytes, now_us: float) -> None:
         """A packet that a host has sent; ``now_us`` never falls.  What is not IPv4 is ignored."""
-        if self._held and self._held[0][0] <= now_us:
+        if self._cells or (self._held and self._held[0][0] <= now_us):
             self.advance(now_us)
         self.now_us = now_us
         ip = self._offset
@@ -147,12 +155,29 @@ class Forwarder:
     def advance(self, now_us: float) -> None:
         """Let arrive what is due by now."""
         held = self._held
-        while held and held[0][0] <= now_us:
+        while True:
+            due_us = held[0][0] if held else inf
+            # Cells and arrivals in the order of time, since packets that arrive may go on into a cell.
+            cell = min(self._cells, key=_due_us) if self._cells else None
+            if cell is not None and cell.due_us <= min(due_us, now_us):
+                self._settle(cell, max(cell.due_us, self.now_us))
+                continue
+            if due_us > now_us:
+                return
+            self.now_us = max(self.now_us, due_us)
             due_us, _, hop, packet = heapq.heappop(held)
             if hop.host >= 0:
                 self._arrive(hop.host, packet, due_us)
             for onward in hop.onward:
                 self._offer(onward, packet, due_us)
+
+    def _settle(self, cell: FairCell, at_us: float) -> None:
+        """File what a cell has decided by then."""
+        self.now_us = at_us
+        for token, fate in cell.take(at_us):
+            hop, packet = cast(tuple[_Hop, bytes], token)
+            for arrives_us in self._counted(hop.line, fate):
+                self._hold(arrives_us, hop, packet)
 
     def _arrive(self, host: int, packet: bytes, due_us: float) -> None:
         if self._nats and host in self._nats:
@@ -169,19 +194,29 @@ class Forwarder:
             self._offer_many(hop, many, now_us)
             return
         size = len(packet) - self._offset
-        for at in self._fate(hop.line, size, now_us):
+        for at in self._fate(hop, size, now_us, packet):
             self._hold(at, hop, packet)
 
     def _offer_many(self, hop: _Hop, many: Large, now_us: float) -> None:
-        line = hop.line
-        times = [self._fate(line, size, now_us) for size in many.sizes]
+        if hop.line.is_fair:
+            # Segments of others may come between these, so they do not travel together.
+            for i, size in enumerate(many.sizes):
+                self._fate(hop, size, now_us, many.part(i, i + 1))
+            return
+        times = [self._fate(hop, size, now_us) for size in many.sizes]
         for start, stop, at in runs(times, TOGETHER_US):
             self._hold(at, hop, many.part(start, stop))
 
-    def _fate(self, line: _Line, size: int, now_us: float) -> tuple[float, ...]:
-        counts, fate = line.counts, line.offer(now_us, size)
-        counts.packets += 1
-        counts.bytes += size
+    def _fate(self, hop: _Hop, size: int, now_us: float, packet: bytes = b"") -> tuple[float, ...]:
+        """When it arrives, as far as that is known by now."""
+        line = hop.line
+        line.counts.packets += 1
+        line.counts.bytes += size
+        fate = line.offer(now_us, size, (hop, packet)) if line.is_fair else line.offer(now_us, size)
+        return () if fate is WAITING else self._counted(line, fate)
+
+    def _counted(self, line: _Line, fate: Fate) -> tuple[float, ...]:
+        counts = line.counts
         counts.copies += len(fate.times_us)
         if fate.drop is not None:
             counts.drops[fate.drop] = counts.drops.get(fate.drop, 0) + 1
@@ -192,3 +227,7 @@ class Forwarder:
             self.given_up += 1
             return
         heapq.heappush(self._held, (at_us, next(self._order), hop, packet))
+
+
+def _due_us(cell: FairCell) -> float:
+    return cell.due_us

@@ -205,6 +205,12 @@ def _known(field: str, name: str, names: Sequence[str]) -> None:
         raise ConfigError(f"{field}: is not in the network; did you mean {', '.join(map(repr, close))}?")
 
 
+def without_service(profile: LinkProfile) -> LinkProfile:
+    """The same link with everything lost on it."""
+    up, down = (replace(part, loss=1.0, loss_burst=None) for part in (profile.up, profile.down))
+    return replace(profile, up=up, down=down)
+
+
 def star(
     access: Mapping[str, LinkProfile], base: str = "base", nat: Iterable[str] = (), cell: Cell | None = None
 ) -> Network:

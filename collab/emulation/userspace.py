@@ -9,6 +9,7 @@ import select
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from math import inf
 from typing import Final
 
 from collab.emulation.assembled import AssembledLinks
@@ -72,7 +73,13 @@ class Userspace(Backend):
 
     def _new(self) -> None:
         self._links = AssembledLinks(self._network, self._seed, self._traces)
-        self._forwarder = Forwarder(self._network, self._links.models(), self._deliver, offload=self._offload)
+        self._forwarder = Forwarder(
+            self._network,
+            self._links.models(),
+            self._links.fair_cells(),
+            self._deliver,
+            offload=self._offload,
+        )
         self._late = Lateness()
         self._begun_s, self._begun_busy_s = time.perf_counter(), time.process_time()
         self._failed = 0
@@ -88,7 +95,7 @@ class Userspace(Backend):
         while True:
             self._forwarder.advance(now_us())
             due_us = self._forwarder.due_us
-            wait_s = None if due_us is None else max(0.0, (due_us - now_us()) * 1e-6)
+            wait_s = None if due_us == inf else max(0.0, (due_us - now_us()) * 1e-6)
             readable, _, _ = select.select(ears, (), (), wait_s)
             for ear in readable:
                 host = hosts.get(ear)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,20 @@ def test_stages_shorter_than_five_periods_are_flagged_where_only_a_quota_slows()
     assert untrustworthy_stages(Limits(cpu=0.25), 4.0, stages) == []
     assert untrustworthy_stages(Limits(cpu=1.0), 1.0, stages) == []
     assert untrustworthy_stages(Limits(memory_bytes=1 << 30), 1.0, stages) == []
+
+
+def test_only_groups_whose_emulator_is_gone_are_swept(tmp_path):
+    groups = Groups(Hierarchy(1, {"cpu": tmp_path}))
+    (mine,) = groups.make(0, Limits(cpu=0.5))
+    ours = Path(mine).parent
+    # No process has this id: it is above the kernel's highest.
+    left, elsewhere = (
+        ours.with_name(ours.name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")),
+        tmp_path / f"collab-emulation-1-{2**22 + 1}-0",
+    )
+    for path in (left, elsewhere):
+        path.mkdir()
+    groups.sweep()
+    assert not left.exists()
+    assert ours.exists()
+    assert elsewhere.exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from collab.emulation import forward
@@ -9,6 +11,7 @@ from collab.emulation.assembled import AssembledLinks
 from collab.emulation.forward import Forwarder
 from collab.emulation.network import Cell, Network, mesh, multi_cell, star
 from collab.emulation.profile import DirectionProfile, LinkProfile
+from collab.emulation.segments import HEADER_BYTES
 from collab.errors import ConfigError
 from tests.unit.emulation.packets import tcp, udp
 
@@ -23,15 +26,18 @@ class Rig:
 
     def __init__(self, network: Network, seed: int = 1, *, offload: bool = False) -> None:
         self.network = network
+        self.header = bytes(HEADER_BYTES if offload else 0)
         self.links = AssembledLinks(network, seed, {})
         self.got: list[tuple[float, str, bytes]] = []
-        self.forwarder = Forwarder(network, self.links.models(), self._deliver, offload=offload)
+        self.forwarder = Forwarder(
+            network, self.links.models(), self.links.fair_cells(), self._deliver, offload=offload
+        )
 
     def _deliver(self, host: int, packet: bytes, due_us: float) -> None:
         self.got.append((due_us, self.network.hosts[host], packet))
 
     def send(self, source: str, target: str, now_us: float, size: int = 100) -> bytes:
-        packet = udp(self.address(source), self.address(target), (1, 2), bytes(size - 28))
+        packet = self.header + udp(self.address(source), self.address(target), (1, 2), bytes(size - 28))
         self.forwarder.take(self.network.hosts.index(source), packet, now_us)
         return packet
 
@@ -49,7 +55,7 @@ def test_delays_and_serialisation_of_all_links_add_up():
     # 100 bytes take 100 µs at 8 Mbit/s and 200 µs at 4 Mbit/s.
     assert rig.times() == [(1000 + 100 + 1000 + 200 + 2000, "b")]
     assert rig.got[0][2] == packet
-    assert rig.forwarder.due_us is None
+    assert rig.forwarder.due_us == inf
 
 
 def test_nothing_arrives_before_it_is_due():
@@ -75,13 +81,25 @@ def test_a_backhaul_is_one_bottleneck_for_all_of_its_cell():
     assert rig.times() == [(0.0, "b"), (100.0, "c"), (200.0, "c")]
 
 
-def test_hosts_of_a_cell_share_its_rate():
-    access = {"a": profile(0.0, 1000.0), "b": profile(0.0, 1000.0), "c": profile()}
-    rig = Rig(star(access, cell=Cell(up_mbit_s=8.0, down_mbit_s=1000.0)))
-    for _ in range(10):
-        rig.send("a", "c", 0.0)
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("share", ["fair", "fifo"])
+def test_hosts_of_a_cell_share_its_rate(share, offload):
+    access = {"a": profile(1.0, 1000.0), "b": profile(0.0, 1000.0), "c": profile()}
+    rig = Rig(star(access, cell=Cell(up_mbit_s=8.0, down_mbit_s=1000.0, share=share)), offload=offload)
+    for _ in range(20):
+        if not offload:
+            rig.send("a", "c", 0.0)
         rig.send("b", "c", 0.0)
-    assert rig.times()[-1][0] == pytest.approx(2000.0, rel=0.01)
+        rig.send("b", "c", 0.0)
+    if offload:
+        # Twenty segments of 60 bytes with headers of 40.
+        large = tcp(rig.address("a"), rig.address("c"), bytes(1200), segment_bytes=60)
+        rig.forwarder.take(0, large, 0.0)
+    # 60 packets of 100 bytes take 6 ms, and what a sends takes one more on its way.
+    arrived = rig.times()
+    assert max(at for at, _ in arrived) == pytest.approx(6000 if share == "fair" else 7000, rel=0.04)
+    assert rig.forwarder.due_us == inf
+    assert rig.forwarder.counts["a → base"].copies == 20
 
 
 def test_a_group_is_reached_over_each_link_once():
