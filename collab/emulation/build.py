@@ -7,6 +7,7 @@ from math import inf
 from typing import NamedTuple
 
 from collab.emulation.base import stream
+from collab.emulation.models.cell import FairMember
 from collab.emulation.models.chance import Chance, Independent, bursts
 from collab.emulation.models.delay import (
     ConstantDelay,
@@ -45,11 +46,11 @@ def build_link(
     name: str = "",
     *,
     traces: Mapping[str, Trace] = _NO_TRACES,
-    up: Server | None = None,
-    down: Server | None = None,
+    up: Server | FairMember | None = None,
+    down: Server | FairMember | None = None,
     before: Link | None = None,
 ) -> Link:
-    """Models of a checked profile.
+    """Models of a checked profile; their time counts from the start of the run.
 
     Args:
         profile: what the link is like.
@@ -71,9 +72,9 @@ def build_link(
         radio = Radio(profile.promotion_ms * 1e3, profile.idle_after_ms * 1e3, active)
 
     def direction(
-        where: str, part: DirectionProfile, server: Server | None, old: Direction | None
+        where: str, part: DirectionProfile, server: Server | FairMember | None, old: Direction | None
     ) -> Direction:
-        free = old.parts.server.free_us if old else 0.0
+        free = old.parts.server.free_us if old and not isinstance(old.parts.server, FairMember) else 0.0
         parts = Parts(
             server=server or Line(build_rate(part, traces, where), free),
             delay=_delay(part, seed, name, where),
