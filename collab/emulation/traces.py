@@ -85,7 +85,8 @@ def read_trace(
 
 def _detect(rows: Sequence[Row]) -> str:
     """By the first line: names of columns, one number, or more."""
-    fields = _fields(rows[0][1])
+    first = rows[0][1]
+    fields = re.split(r"\s*[,;\t]\s*", first) if re.search(r"[,;\t]", first) else first.split()
     if len(fields) > 2 or any(name.lower() in _named() for name in fields):
         return "csv"
     return "mahimahi" if len(fields) == 1 else "columns"

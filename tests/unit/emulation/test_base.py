@@ -10,7 +10,8 @@ from collab.emulation.profiles import PROFILES
 
 
 def test_both_directions_of_a_link_are_link_models():
-    models: list[LinkModel] = [*build_link(PROFILES["lte"], 1)]
+    link = build_link(PROFILES["lte"], 1)
+    models: list[LinkModel] = [link.up, link.down]
     assert all(model.offer(0.0, 64).times_us for model in models)
 
 

@@ -26,6 +26,7 @@ def read(text: str, **more):
         "0,10\r\n1,20\r\n2.5,0",
         "0\t10\n1\t20\n2.5\t0\n",
         "# from a drive\nseconds,mbit_s\n\n0, 10\n1, 20  \n2.5, 0\n",
+        "Time (s),Rate (Mbit/s)\n0,10\n1,20\n2.5,0\n",
         "\ufefftime rate\n0;10\n1;20\n2.5;0\n",
     ],
 )

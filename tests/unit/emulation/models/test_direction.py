@@ -82,7 +82,7 @@ def test_a_part_does_not_change_what_another_draws():
 
 def test_both_directions_of_a_link_have_the_same_outages():
     link = build_link(from_mapping({"outage_every_s": 1.0, "outage_ms": 100.0, "outage_holds": False}), 3)
-    dark = [{i for i, fate in enumerate(flow(way, 5_000, 1e4)) if fate.drop} for way in link]
+    dark = [{i for i, fate in enumerate(flow(way, 5_000, 1e4)) if fate.drop} for way in (link.up, link.down)]
     assert dark[0]
     assert dark[0] == dark[1]
 
@@ -171,3 +171,17 @@ def test_what_waits_fills_the_queue_of_the_link_that_replaces_it():
     after = build_link(from_mapping({"up": {"rate_mbit_s": 120.0, "queue_packets": 5}}), 1, before=before)
     assert after.up.offer(1_000.0, 1_500).drop == "queue"
     assert after.up.offer(11_000.0, 1_500).drop is None
+
+
+def test_a_link_that_replaces_another_draws_anew_but_keeps_the_times_of_outages():
+    profile = from_mapping(
+        {"up": {"loss": 0.3}, "outage_every_s": 1.0, "outage_ms": 100.0, "outage_holds": False}
+    )
+    first = build_link(profile, 1)
+    second = build_link(profile, 1, before=first)
+    third = build_link(profile, 1, before=second)
+    found = [[fate.drop for fate in flow(link.up, 2_000, 1e4)] for link in (first, second, third)]
+    dark = [[i for i, drop in enumerate(drops) if drop == "outage"] for drops in found]
+    lost = [[i for i, drop in enumerate(drops) if drop == "loss"] for drops in found]
+    assert dark[0] == dark[1] == dark[2]
+    assert lost[0] != lost[1] != lost[2]
