@@ -18,6 +18,10 @@ class Fate(msgspec.Struct, frozen=True, gc=False):
     drop: Drop | None = None
 
 
+WAITING: Final = Fate(())
+"""Of a packet in a cell that shares fairly: its fate comes from the cell when it is settled."""
+
+
 class LinkModel(Protocol):
     """One direction of one link.
 
@@ -25,11 +29,14 @@ class LinkModel(Protocol):
     same seed and the same offers give the same fates.
     """
 
-    def offer(self, now_us: float, size_bytes: int) -> Fate:
+    def offer(self, now_us: float, size_bytes: int, packet: object = None) -> Fate:
         """Decide about a packet that reaches the link's end now; O(1) amortised, raises nothing.
 
+        The answer is `WAITING` only where a fair cell serves the link; the cell then hands
+        out ``packet`` and its fate when it is settled.
+
         ``now_us`` may not fall from one call to the next, over all links that share a part,
-        such as a cell or both directions of a link.  Fates are final.  Arrival times do not
+        such as a cell or both directions of a link.  Arrival times do not
         fall from one packet to the next but for packets that reordering holds back.
         """
         ...

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from math import inf
 from typing import NamedTuple
 
-from collab.emulation.base import stream
+from collab.emulation.base import SEPARATOR, stream
+from collab.emulation.models.cell import FairMember
 from collab.emulation.models.chance import Chance, Independent, bursts
 from collab.emulation.models.delay import (
     ConstantDelay,
@@ -37,6 +38,8 @@ class Link(NamedTuple):
 
     up: Direction
     down: Direction
+    changes: int = 0
+    """How many links it has replaced, one after another."""
 
 
 def build_link(
@@ -45,11 +48,11 @@ def build_link(
     name: str = "",
     *,
     traces: Mapping[str, Trace] = _NO_TRACES,
-    up: Server | None = None,
-    down: Server | None = None,
+    up: Server | FairMember | None = None,
+    down: Server | FairMember | None = None,
     before: Link | None = None,
 ) -> Link:
-    """Models of a checked profile.
+    """Models of a checked profile; their time counts from the start of the run.
 
     Args:
         profile: what the link is like.
@@ -59,11 +62,13 @@ def build_link(
         up: access to a cell's rate, in place of the profile's rate.
         down: the same.
         before: the link that this one replaces while packets are under way; what waits and
-            what was promised there stays true.
+            what was promised there stays true, and outages come when they would have.
 
     Raises:
         ConfigError: a trace that the profile names was not given.
     """
+    changes = before.changes + 1 if before else 0
+    drawing = f"{name}{SEPARATOR}{changes}" if changes else name
     radio = None
     if profile.idle_after_ms is not None:
         old = before.up.parts.radio if before else None
@@ -71,12 +76,12 @@ def build_link(
         radio = Radio(profile.promotion_ms * 1e3, profile.idle_after_ms * 1e3, active)
 
     def direction(
-        where: str, part: DirectionProfile, server: Server | None, old: Direction | None
+        where: str, part: DirectionProfile, server: Server | FairMember | None, old: Direction | None
     ) -> Direction:
-        free = old.parts.server.free_us if old else 0.0
+        free = old.parts.server.free_us if old and not isinstance(old.parts.server, FairMember) else 0.0
         parts = Parts(
             server=server or Line(build_rate(part, traces, where), free),
-            delay=_delay(part, seed, name, where),
+            delay=_delay(part, seed, drawing, where),
             overhead_bytes=part.overhead_bytes,
             queue=_queue(part, old),
             codel=CoDel(part.codel_target_ms * 1e3, part.codel_interval_ms * 1e3)
@@ -84,16 +89,17 @@ def build_link(
             else None,
             radio=radio,
             gate=_gate(profile, seed, name),
-            loss=_loss(part, seed, name, where),
-            reorder=_chance(part.reorder, seed, name, where, "reorder"),
+            loss=_loss(part, seed, drawing, where),
+            reorder=_chance(part.reorder, seed, drawing, where, "reorder"),
             reorder_us=part.reorder_ms * 1e3,
-            duplicate=_chance(part.duplicate, seed, name, where, "duplicate"),
+            duplicate=_chance(part.duplicate, seed, drawing, where, "duplicate"),
         )
         return Direction(parts, old.arrived_us if old else -inf)
 
     return Link(
         direction("up", profile.up, up, before.up if before else None),
         direction("down", profile.down, down, before.down if before else None),
+        changes,
     )
 
 

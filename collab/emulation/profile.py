@@ -112,9 +112,9 @@ def from_mapping(values: Mapping[str, Any], base: LinkProfile | None = None) -> 
     try:
         profile = msgspec.convert(merged, LinkProfile)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).rpartition(" - at `")
+        what, _, where = str(error).partition(" - at `")
         path = where.rstrip("`").removeprefix("$").removeprefix(".")
-        raise ConfigError(f"{path or 'link'}: {what or error}") from error
+        raise ConfigError(f"{path or 'link'}: {what}") from error
     check(profile)
     return profile
 

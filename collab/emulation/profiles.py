@@ -24,9 +24,10 @@ _QUEUE: Final = "the queue: 100 ms at full rate, tail drop"
 _FLOOR: Final = "loss: the error rate of 5QI 9 as a floor, in bursts of 3"
 _HANDOVERS: Final = "handovers: one in 2 minutes, 50 ms in which packets wait"
 _IDLE: Final = "radio idle after 10 s"
-_CORRELATION: Final = "delays alike within 20 ms"
+_CORRELATION: Final = "delays alike for as long as their spread is wide, 20 ms at least"
 _ARTIFACT: Final = "artifact of Narayanan et al., SIGCOMM 2021: Ookla tests"
 _QUEUE_MS: Final = 100.0
+_LEAST_CORRELATION_MS: Final = 20.0
 _LEAST_QUEUE: Final = 64 * 1500
 _ETHERNET_BYTES: Final = 38
 """Preamble, header, check sum and gap of a frame (IEEE 802.3)."""
@@ -39,17 +40,17 @@ def _direction(
     spread: Quantiles = (),
     loss: float = 1e-6,
     burst: float | None = 3.0,
-    correlation_ms: float = 20.0,
 ) -> DirectionProfile:
     """One direction, with a delay of ``delay_ms`` or of quantiles, of which 0.5 has to be one."""
     median = dict(spread).get(0.5, delay_ms)
+    width = spread[-1][1] - spread[0][1] if spread else 0.0
     return DirectionProfile(
         rate_mbit_s=mbit_s,
         queue_bytes=max(int(mbit_s * _QUEUE_MS * 125), _LEAST_QUEUE),
         delay_ms=median,
         jitter="quantiles" if spread else "none",
         jitter_quantiles_ms=tuple((share, ms - median) for share, ms in spread),
-        jitter_correlation_ms=correlation_ms if spread else 0.0,
+        jitter_correlation_ms=max(width, _LEAST_CORRELATION_MS) if spread else 0.0,
         loss=loss,
         loss_burst=burst if loss else None,
     )
@@ -122,7 +123,7 @@ PROFILES: Final[dict[str, LinkProfile]] = {
     for profile in (
         _cellular(
             "5g-sa-midband",
-            _direction(90.0, spread=((0.0, 8.0), (0.5, 14.0), (0.975, 20.0), (1.0, 30.0))),
+            _direction(90.0, spread=((0.0, 7.5), (0.5, 13.25), (0.975, 19.0), (1.0, 30.0))),
             _direction(1026.0, spread=((0.0, 3.0), (0.025, 4.0), (0.5, 6.0), (0.975, 10.0), (1.0, 15.0))),
             "down 4 to 10 ms for 95 %: Rischke et al., IEEE Access 2021 (campus network, SA); "
             "round trip 20 ms, 1,026/90 Mbit/s: MSIT/KTOA, Korea 2024, mid band",

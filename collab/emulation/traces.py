@@ -21,6 +21,7 @@ MAX_TRACE_LINES: Final = 2_000_000
 _MOST_MBIT_S: Final = 1e6
 _MOST_SECONDS: Final = 1e9
 
+_SEPARATORS: Final = " \t\r\f\v,;"
 Row = tuple[int, str]
 """A line's number, from 1, and its text."""
 
@@ -66,25 +67,26 @@ def read_trace(
     """
     if len(data) > MAX_TRACE_BYTES:
         raise InputError(f"{file}: {len(data)} bytes; traces may have {MAX_TRACE_BYTES}, cut it")
+    lines = data.count(b"\n")
+    if lines > MAX_TRACE_LINES:
+        raise InputError(f"{file}: {lines} lines; traces may have {MAX_TRACE_LINES}, cut it")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{file}:{line}: not UTF-8 text; give a text file") from error
-    rows = [
-        row for row in enumerate(text.splitlines(), 1) if row[1].strip() and row[1].lstrip()[0] not in "#;%"
-    ]
+    rows = [(line, row.strip()) for line, row in enumerate(text.split("\n"), 1)]
+    rows = [row for row in rows if row[1].strip(_SEPARATORS) and row[1][0] not in "#%"]
     if not rows:
         raise InputError(f"{file}: there is no line with a value; give seconds and Mbit/s, one pair a line")
-    if len(rows) > MAX_TRACE_LINES:
-        raise InputError(f"{file}: {len(rows)} lines; traces may have {MAX_TRACE_LINES}, cut it")
     reader = _READERS[_detect(rows) if kind == "auto" else kind]
     return reader(rows, file, direction)
 
 
 def _detect(rows: Sequence[Row]) -> str:
     """By the first line: names of columns, one number, or more."""
-    fields = _fields(rows[0][1])
+    first = rows[0][1]
+    fields = re.split(r"\s*[,;\t]\s*", first) if re.search(r"[,;\t]", first) else first.split()
     if len(fields) > 2 or any(name.lower() in _named() for name in fields):
         return "csv"
     return "mahimahi" if len(fields) == 1 else "columns"
@@ -147,7 +149,7 @@ def _is_number(text: str) -> bool:
 
 
 def _csv(rows: Sequence[Row], file: str, direction: str) -> RateTrace:
-    head = [name.strip().lower() for name in next(csv.reader([rows[0][1]]))]
+    head = [name.strip().lower() for name in _cells(rows[0][1], file, rows[0][0])]
     rates = {name: factor for name, factor in _RATES[direction].items() if name in head}
     if not rates:
         known = ", ".join(_RATES[direction])
@@ -159,7 +161,8 @@ def _csv(rows: Sequence[Row], file: str, direction: str) -> RateTrace:
     clock = _Clock(file, runs=run_at is not None)
 
     def pairs() -> Iterator[tuple[int, float, float]]:
-        for (line, _), fields in zip(rows[1:], csv.reader(text for _, text in rows[1:]), strict=False):
+        for line, row in rows[1:]:
+            fields = _cells(row, file, line)
             if len(fields) < len(head):
                 raise InputError(f"{file}:{line}: {len(fields)} columns, the first line has {len(head)}")
             run = fields[run_at] if run_at is not None else ""
@@ -168,6 +171,14 @@ def _csv(rows: Sequence[Row], file: str, direction: str) -> RateTrace:
             yield line, at, _number(text, file, line, f"column {name}", _MOST_MBIT_S / factor) * factor
 
     return _gather(pairs(), file)
+
+
+def _cells(text: str, file: str, line: int) -> list[str]:
+    """A line of a CSV, in which fields may be quoted but not broken."""
+    try:
+        return next(csv.reader([text]))
+    except csv.Error as error:
+        raise InputError(f"{file}:{line}: not a line of a CSV: {error}") from error
 
 
 class _Clock:

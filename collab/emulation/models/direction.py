@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from collab.emulation.base import Drop, Fate
+from collab.emulation.base import WAITING, Drop, Fate
+from collab.emulation.models.cell import FairMember, Waiting
 from collab.emulation.models.chance import Chance
 from collab.emulation.models.delay import Delay
 from collab.emulation.models.outages import Gate
@@ -30,7 +31,7 @@ _DROPPED: Final[dict[Drop, Fate]] = {
 class Parts:
     """What a direction is made of; None is a part that does nothing."""
 
-    server: Server
+    server: Server | FairMember
     delay: Delay
     overhead_bytes: int = 0
     """Of framing around each packet."""
@@ -50,26 +51,74 @@ class Direction:
     """A `LinkModel` of parts."""
 
     def __init__(self, parts: Parts, arrived_us: float = -inf) -> None:
-        self._parts = parts
-        self._serve = parts.server.serve
-        self._draw = parts.delay.draw
+        self.parts = parts
         self.arrived_us = arrived_us
         """When the last packet so far arrives."""
+        self._draw = parts.delay.draw
+        if isinstance(parts.server, FairMember):
+            parts.server.customer = self
 
-    @property
-    def parts(self) -> Parts:
-        """What it is made of."""
-        return self._parts
-
-    def offer(self, now_us: float, size_bytes: int) -> Fate:
+    def offer(self, now_us: float, size_bytes: int, packet: object = None) -> Fate:
         """See `LinkModel.offer`."""
-        left = self._send(now_us, size_bytes)
-        if isinstance(left, Fate):
-            return left
-        parts = self._parts
+        parts = self.parts
+        ahead = 0
+        if parts.queue is not None:
+            if not parts.queue.room(now_us, size_bytes):
+                return _DROPPED["queue"]
+            ahead = parts.queue.waiting_bytes
+        ready = now_us if parts.radio is None else parts.radio.ready(now_us)
+        bits = (size_bytes + parts.overhead_bytes) * 8
+        server = parts.server
+        if isinstance(server, FairMember):
+            if parts.queue is not None:
+                parts.queue.add(inf, size_bytes)
+            server.cell.put(now_us, server, Waiting(packet, size_bytes, bits, now_us, ready, ahead))
+            return WAITING
+        ready = max(ready, server.free_us)
+        if parts.gate is not None:
+            if not parts.gate.holds and parts.gate.opens(ready) > ready:
+                return _DROPPED["outage"]
+            ready = parts.gate.opens(ready)
+        if parts.codel is not None and parts.codel.drops(ready, ready - now_us, ahead):
+            return _DROPPED["aqm"]
+        left = server.serve(now_us, ready, bits)
+        if parts.queue is not None:
+            parts.queue.add(left, size_bytes)
+        return self._air(left)
+
+    def opens(self, at_us: float) -> float:
+        """See `Customer.opens`."""
+        gate = self.parts.gate
+        return at_us if gate is None or not gate.holds else gate.opens(at_us)
+
+    def begin(self, at_us: float, waiting: Waiting) -> Fate | None:
+        """See `Customer.begin`."""
+        parts = self.parts
+        fate = None
+        if parts.gate is not None and parts.gate.opens(at_us) > at_us:
+            fate = _DROPPED["outage"]
+        elif parts.codel is not None and parts.codel.drops(
+            at_us, at_us - waiting.came_us, waiting.ahead_bytes
+        ):
+            fate = _DROPPED["aqm"]
+        if fate is not None and parts.queue is not None:
+            parts.queue.pop()
+        return fate
+
+    def end(self, left_us: float, waiting: Waiting) -> Fate:
+        """See `Customer.end`."""
+        if self.parts.queue is not None:
+            self.parts.queue.pop()
+        return self._air(left_us)
+
+    def _air(self, left_us: float) -> Fate:
+        """What happens to a packet that has left."""
+        parts = self.parts
+        if parts.radio is not None:
+            parts.radio.busy(left_us)
         if parts.loss is not None and parts.loss.happens():
             return _DROPPED["loss"]
-        at = left + self._draw(left)
+        at = left_us + self._draw(left_us)
         if parts.reorder is not None and parts.reorder.happens():
             at += parts.reorder_us
         elif at < self.arrived_us:
@@ -79,27 +128,3 @@ class Direction:
         if parts.duplicate is not None and parts.duplicate.happens():
             return Fate((at, at))
         return Fate((at,))
-
-    def _send(self, now_us: float, size_bytes: int) -> float | Fate:
-        """When the packet's last bit leaves, or why it does not."""
-        parts = self._parts
-        queue, radio, gate = parts.queue, parts.radio, parts.gate
-        ahead = 0
-        if queue is not None:
-            if not queue.room(now_us, size_bytes):
-                return _DROPPED["queue"]
-            ahead = queue.waiting_bytes
-        ready = max(now_us if radio is None else radio.ready(now_us), parts.server.free_us)
-        if gate is not None:
-            opens = gate.opens(ready)
-            if opens > ready and not gate.holds:
-                return _DROPPED["outage"]
-            ready = opens
-        if parts.codel is not None and parts.codel.drops(ready, ready - now_us, ahead):
-            return _DROPPED["aqm"]
-        left = self._serve(now_us, ready, (size_bytes + parts.overhead_bytes) * 8)
-        if queue is not None:
-            queue.add(left, size_bytes)
-        if radio is not None:
-            radio.busy(left)
-        return left

@@ -25,15 +25,20 @@ class Backlog:
         """Forget what has left by now; whether one more packet fits."""
         leaving = self._leaving
         while leaving and leaving[0] <= now_us:
-            leaving.popleft()
-            self.waiting_bytes -= self._sizes.popleft()
+            self.pop()
         return len(leaving) < self._most_packets and self.waiting_bytes + size_bytes <= self._most_bytes
 
     def add(self, leaves_us: float, size_bytes: int) -> None:
-        """A packet waits until ``leaves_us``; these times ascend."""
+        """A packet waits until ``leaves_us``, infinity where `pop` says it; these times ascend."""
         self._leaving.append(leaves_us)
         self._sizes.append(size_bytes)
         self.waiting_bytes += size_bytes
+
+    def pop(self) -> None:
+        """The packet in front has left or was dropped; one from before `follow` may be unknown."""
+        if self._leaving:
+            self._leaving.popleft()
+            self.waiting_bytes -= self._sizes.popleft()
 
     def follow(self, before: Backlog) -> None:
         """Take over what waits in another queue, whatever the bounds here."""

@@ -26,14 +26,6 @@ class Rate(Protocol):
         ...
 
 
-class FluidRate(Rate, Protocol):
-    """A rate that is a function of time alone, so that what was left unused can be told."""
-
-    def between(self, start_us: float, stop_us: float) -> float:
-        """How many bits fit into ``[start_us, stop_us)``."""
-        ...
-
-
 class ConstantRate:
     """Always the same; infinity is no limit."""
 
@@ -43,10 +35,6 @@ class ConstantRate:
     def finish(self, start_us: float, bits: float) -> float:
         """See `Rate.finish`."""
         return start_us + bits / self.mean_mbit_s
-
-    def between(self, start_us: float, stop_us: float) -> float:
-        """See `FluidRate.between`."""
-        return (stop_us - start_us) * self.mean_mbit_s
 
 
 class TokenBucket:
@@ -109,10 +97,6 @@ class TracedRate:
         within = 2 * rest / (rate + root) if rest > 0 else 0.0
         at = rounds * self._times[-1] + min(self._times[i] + within, self._times[i + 1]) - self._offset
         return max(at, start_us)
-
-    def between(self, start_us: float, stop_us: float) -> float:
-        """See `FluidRate.between`."""
-        return self._before(stop_us) - self._before(start_us)
 
     def _before(self, at_us: float) -> float:
         """Bits from the trace's begin to ``at_us``."""
