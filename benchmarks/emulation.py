@@ -52,10 +52,9 @@ CONFIDENT = statistics.NormalDist().inv_cdf(0.995)
 
 CHRT = ("chrt", "--fifo", "1")
 FIRST = CHRT if subprocess.run([*CHRT, "true"], capture_output=True, check=False).returncode == 0 else ()
-"""Tools that measure a link come before other work on the machine, where that is allowed.
-
-A ceiling is measured beside it.
-"""
+"""Tools that measure a link come before other work on the machine, where that is allowed."""
+NICE = ("nice", "-n", "-10")
+"""Two tools and the emulator at their ceiling would leave nothing to others."""
 
 NUMBERED = """
 import select, socket, sys, time
@@ -306,7 +305,7 @@ def ceilings(seconds: float) -> list[Figure]:
         with EmulatedNetwork(network, backend="userspace", offload=offload, mtu=mtu) as net:
             watched = Watched(net)
             watched.begin()
-            measured = tcp_mbit_s(net, "a", "b", seconds, first=())
+            measured = tcp_mbit_s(net, "a", "b", seconds, first=NICE)
             seen = watched.end()
         packets = sum(counts.packets for counts in seen.counts.directions.values())
         how = f"{packets / seen.counts.elapsed_s / 1000:.0f} thousand packets on links a second; {seen.how}"
