@@ -59,12 +59,14 @@ def _register() -> None:
         planning,
         profile,
         running,
+        simulate,
     )
 
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     for module in (node, nodes, profile, planning, ensemble, deploying, running, demo, controller, doctor):
         module.register(app)
+    simulate.register(app)
 
 
 def main() -> None:

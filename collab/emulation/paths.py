@@ -132,7 +132,10 @@ class Path:
     @property
     def merges(self) -> bool:
         """Whether trains may be merged on all of the way."""
-        return all(pipe.merges for pipe in self.pipes)
+        for pipe in self.pipes:  # noqa: SIM110 - asked for with every train
+            if not pipe.merges:
+                return False
+        return True
 
     @property
     def usual_us(self) -> float:
