@@ -17,7 +17,13 @@ PURE = (
     "collab.planner",
     "collab.codec",
     "collab.client.requester",
+    "collab.emulation.base",
+    "collab.emulation.build",
+    "collab.emulation.expected",
     "collab.emulation.models",
+    "collab.emulation.profile",
+    "collab.emulation.profiles",
+    "collab.emulation.traces",
     "collab.federated.aggregate",
     "collab.node.session",
 )

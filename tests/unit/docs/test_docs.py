@@ -18,6 +18,7 @@ from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
 from collab.codec.wire import MAX_HEADER_BYTES
 from collab.core import validate
+from collab.emulation import traces
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
@@ -147,6 +148,7 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "lease of credits": f"{session.lease_us // 1_000_000} s",
         "reservation": f"{node.reservation_s:g} s by default",
         "epochs of one plan in memory": f"{node.max_epochs} by default",
+        "a trace of a link's rate": f"{traces.MAX_TRACE_BYTES >> 20} MiB, {traces.MAX_TRACE_LINES:,} lines",
         "store": f"{node.store_bytes >> 30} GiB",
     }
     assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}
