@@ -43,7 +43,9 @@ def read_inputs(scenario: Scenario, folder: Path) -> Inputs:
         check(profile)
     files = {c.file for c in scenario.plans if isinstance(c, PlanChoice) and c.file is not None}
     return Inputs(
-        profile, {name: read_plan(folder / name) for name in sorted(files)}, _traces(network_of(scenario), folder)
+        profile,
+        {name: read_plan(folder / name) for name in sorted(files)},
+        _traces(network_of(scenario), folder),
     )
 
 

@@ -13,8 +13,6 @@ from collab.errors import UsageError
 
 if TYPE_CHECKING:
     from collab.emulation.results import Results
-    from collab.emulation.scenario import Scenario
-    from collab.emulation.simulator import Inputs
     from collab.emulation.sweeps import Map, Point
 
 EXAMPLE = """

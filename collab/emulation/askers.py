@@ -116,7 +116,9 @@ class Asker:
         for action in todo:
             if isinstance(action, Send):
                 if not self._transmit(self.name, action.peer, action.token):
-                    self._perform(self._requester.undeliverable(action.peer, action.token, self._clock.now_us))
+                    self._perform(
+                        self._requester.undeliverable(action.peer, action.token, self._clock.now_us)
+                    )
                 continue
             number, start_us = self._starts.pop(action.request)
             outcome = action.outcome

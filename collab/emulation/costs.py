@@ -96,7 +96,9 @@ def edge_costs(plan: Plan, profile: Profile, stack: StackCosts) -> tuple[EdgeCos
             at = _place(plan, edge, evaluator.op_count)
             known = None if at is None else evaluator.codec_at(at, edge.codec)
             if known is None or at is None:
-                raise PlanError(f"edges[{index}].codec: the profile does not know {edge.codec!r} there; use raw")
+                raise PlanError(
+                    f"edges[{index}].codec: the profile does not know {edge.codec!r} there; use raw"
+                )
             ratio = known.ratio
             times = evaluator.codec_ms(profile.requester, at, edge.codec)
             encode_ms = times[0] if edge.source == REQUESTER else 0.0

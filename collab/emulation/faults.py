@@ -50,9 +50,7 @@ class Faults:
 
     def change(self, change: LinkChange) -> None:
         """A link that becomes another."""
-        self._clock.at(
-            change.at_s * 1e6, self._world.change_link, change.link, change.profile, change.cut
-        )
+        self._clock.at(change.at_s * 1e6, self._world.change_link, change.link, change.profile, change.cut)
 
     # --- who has to do with whom ---------------------------------------------------------
 

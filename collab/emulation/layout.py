@@ -65,7 +65,9 @@ def _shaped(scenario: Scenario) -> Iterator[NetworkLink]:
         profile = read_link("topology.profile", shape.profile)
         own = _by_host("topology.profiles", scenario, shape.profiles)
         for host in hosts:
-            yield NetworkLink(host, shape.center, own.get(host, profile), shape.center if shape.cell else None)
+            yield NetworkLink(
+                host, shape.center, own.get(host, profile), shape.center if shape.cell else None
+            )
     elif isinstance(shape, Cells):
         groups = scenario.groups
         for base, site in shape.sites.items():
@@ -123,4 +125,3 @@ def changes_of(scenario: Scenario, network: Network) -> tuple[LinkChange, ...]:
                 profile = link.profile if change.profile is None else read_link(where, change.profile)
                 found.append(LinkChange(change.at_s, link, profile, change.cut))
     return tuple(sorted(found, key=lambda change: change.at_s))
-

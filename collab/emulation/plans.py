@@ -21,7 +21,7 @@ from collab.emulation.network import Leg, Network
 from collab.emulation.scenario import Host, PlanChoice, Scenario
 from collab.emulation.ways import Ways
 from collab.errors import ConfigError, PlanError
-from collab.planner.chain import Assignment, chain
+from collab.planner.chain import chain
 from collab.planner.chains import Chain, Move, StageChoice, Wants
 from collab.planner.ensemble import Member, Merging, ensemble
 from collab.planner.evaluate import Evaluator
@@ -90,7 +90,12 @@ class Field:
         """A way as one link of the planner, the Python stack at its ends included."""
         transport, broker = self.scenario.cluster.transport, self.scenario.cluster.broker
         hops = [(source, broker), (broker, target)] if broker else [(source, target)]
-        latency_ms, per_byte_ms, jitter, passed = self.stack.message_us / 1e3, self.stack.byte_us / 1e3, 0.0, 1.0
+        latency_ms, per_byte_ms, jitter, passed = (
+            self.stack.message_us / 1e3,
+            self.stack.byte_us / 1e3,
+            0.0,
+            1.0,
+        )
         for one, other in hops:
             way = self.way(one, other)
             if way is None:
@@ -208,7 +213,9 @@ def _by_hand(field: Field, name: str, at: Sequence[int], stages: Sequence[Sequen
     known = {cut.at for cut in field.base.cuts}
     for cut in at:
         if cut not in known:
-            raise PlanError(f"at: {cut} is no cut of the profile; it has {', '.join(map(str, sorted(known)))}")
+            raise PlanError(
+                f"at: {cut} is no cut of the profile; it has {', '.join(map(str, sorted(known)))}"
+            )
     bounds = [0, *at, ops]
     nodes = [tuple(NodeName(host) for host in hosts) for hosts in stages]
     move = Move(field.scenario.cluster.transport)

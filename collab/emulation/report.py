@@ -62,7 +62,18 @@ def _pair(pair: Pair) -> tuple[object, ...]:
 
 
 def _plans(plans: Sequence[dict[str, Any]]) -> str:
-    head = ("plan", "predicted ms", "p50", "p95", "p99", "answers/s", "requests", "failed", "deadline misses", "retries")
+    head = (
+        "plan",
+        "predicted ms",
+        "p50",
+        "p95",
+        "p99",
+        "answers/s",
+        "requests",
+        "failed",
+        "deadline misses",
+        "retries",
+    )
     return _table(
         head,
         [

@@ -20,7 +20,6 @@ Objective = Literal["latency", "throughput", "memory", "energy", "bytes"]
 Transport = Literal["grpc", "mqtt", "mqtt-qos0", "coap+tcp", "coap+udp"]
 Baseline = Literal["local", "offload"]
 """The whole model on the requester's host, or on the best other one."""
-MAX_HOSTS: Final = 10_000
 MAX_REQUESTS: Final = 10_000_000
 
 
@@ -258,7 +257,9 @@ class Scenario(Frozen, frozen=True, kw_only=True):
     def machines(self) -> dict[str, Host]:
         """Every host by its own name."""
         return {
-            name: msgspec.structs.replace(self.hosts[group], count=1, device=self.hosts[group].device or group)
+            name: msgspec.structs.replace(
+                self.hosts[group], count=1, device=self.hosts[group].device or group
+            )
             for group, names in self.groups.items()
             for name in names
         }

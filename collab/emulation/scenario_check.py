@@ -10,9 +10,8 @@ from collab.core.codecs import parse_codec
 from collab.core.ids import check_name
 from collab.core.profile import Profile
 from collab.emulation.layout import changes_of, network_of
-from collab.emulation.network import Network
+from collab.emulation.network import MAX_PLACES, Network
 from collab.emulation.scenario import (
-    MAX_HOSTS,
     MAX_REQUESTS,
     Arrivals,
     Bursts,
@@ -105,8 +104,8 @@ def _check_hosts(scenario: Scenario) -> None:
         _name(f"hosts: {name!r}", name)
         _check_host(f"hosts.{name}", host)
     count = sum(host.count for host in scenario.hosts.values())
-    if count > MAX_HOSTS:
-        raise ConfigError(f"hosts: {count} of them; give at most {MAX_HOSTS}")
+    if count > MAX_PLACES:
+        raise ConfigError(f"hosts: {count} of them; give at most {MAX_PLACES}")
     machines = scenario.machines
     if len(machines) < count:
         raise ConfigError("hosts: a group's host has the name of another host; rename one")
@@ -117,7 +116,9 @@ def _check_hosts(scenario: Scenario) -> None:
 
 def _check_host(where: str, host: Host) -> None:
     if not host.stretch >= 1 or not math.isfinite(host.stretch):
-        raise ConfigError(f"{where}.stretch: {host.stretch:g}; a device can only be made slower, give 1 or more")
+        raise ConfigError(
+            f"{where}.stretch: {host.stretch:g}; a device can only be made slower, give 1 or more"
+        )
     if host.cpu is not None:
         _positive(f"{where}.cpu", host.cpu)
     if host.memory_mb is not None:
@@ -177,7 +178,9 @@ def _check_choice(where: str, choice: PlanChoice, scenario: Scenario) -> None:
         except PlanError as error:
             raise ConfigError(f"{where}.codecs[{number}]: {error}") from error
         if lossy and choice.codec_error is None:
-            raise ConfigError(f"{where}.codec_error: {codec!r} loses digits; say how much it may add, such as 0.01")
+            raise ConfigError(
+                f"{where}.codec_error: {codec!r} loses digits; say how much it may add, such as 0.01"
+            )
     _at_least(f"{where}.max_replicas", choice.max_replicas, 1)
     if not 0 <= choice.escalated <= 1:
         raise ConfigError(f"{where}.escalated: {choice.escalated:g}; give a share from 0 to 1")
@@ -234,7 +237,9 @@ def _check_arrivals(load: Arrivals) -> None:
 def _check_fault(where: str, fault: FaultSpec, scenario: Scenario, network: Network) -> None:
     given = [name for name in ("kill", "stop", "cut") if getattr(fault, name) is not None]
     if len(given) != 1:
-        raise ConfigError(f"{where}: {' and '.join(given) or 'nothing'} is given; give one of kill, stop and cut")
+        raise ConfigError(
+            f"{where}: {' and '.join(given) or 'nothing'} is given; give one of kill, stop and cut"
+        )
     _not_negative(f"{where}.at_s", fault.at_s)
     if fault.for_s is not None:
         _positive(f"{where}.for_s", fault.for_s)
@@ -244,7 +249,9 @@ def _check_fault(where: str, fault: FaultSpec, scenario: Scenario, network: Netw
     if fault.cut is not None:
         pairs = {frozenset((link.one, link.other)) for link in network.links}
         if frozenset(fault.cut) not in pairs:
-            raise ConfigError(f"{where}.cut: no link joins {fault.cut[0]!r} and {fault.cut[1]!r}; name both ends of one")
+            raise ConfigError(
+                f"{where}.cut: no link joins {fault.cut[0]!r} and {fault.cut[1]!r}; name both ends of one"
+            )
 
 
 # --- values -------------------------------------------------------------------------

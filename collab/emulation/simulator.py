@@ -70,7 +70,9 @@ def simulate(scenario: Scenario, inputs: Inputs, progress: Progress = lambda don
         for plan in placed:
             before = len(runs) * each
             runs.append(
-                simulate_plan(known, plan, repetition, inputs.traces, lambda n, b=before: progress(b + n, total))
+                simulate_plan(
+                    known, plan, repetition, inputs.traces, lambda n, b=before: progress(b + n, total)
+                )
             )
     return gathered(scenario, placed, runs)
 

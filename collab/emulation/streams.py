@@ -110,9 +110,7 @@ class Stream:
         merged = self._there.merges
         while self._unsent and self._in_flight < int(self._window):
             message = self._unsent[0]
-            count = min(
-                message.unsent, int(self._window) - self._in_flight, _MERGED if merged else _TRAIN
-            )
+            count = min(message.unsent, int(self._window) - self._in_flight, _MERGED if merged else _TRAIN)
             message.unsent -= count
             if not message.unsent:
                 self._unsent.popleft()
@@ -141,16 +139,15 @@ class Stream:
         train = Train(sizes, [float(now)] * len(sizes), merged, count, full)
         life = self._life
 
-        def arrived(times: Arrivals) -> None:
+        def arrived() -> None:
             if life == self._life:
-                self._arrived(message, train, times, now, ends, again)
+                self._arrived(message, train, now, ends, again)
 
         self._there.send(train, arrived)
 
-    def _arrived(
-        self, message: _Message, train: Train, times: Arrivals, sent_us: int, ends: bool, again: int
-    ) -> None:
+    def _arrived(self, message: _Message, train: Train, sent_us: int, ends: bool, again: int) -> None:
         """Note what a train's packets came to."""
+        times = train.times
         came = [at for at in times if at is not None]
         lost = train.packets - len(came) if not train.merged else 0 if came else train.packets
         if came:

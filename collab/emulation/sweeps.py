@@ -52,7 +52,9 @@ def parse_sweep(text: str) -> Sweep:
     """Read ``links.0.profile=lte,wifi6`` or ``workload.rate=1..10``; raises `UsageError`."""
     path, mark, values = text.partition("=")
     if not mark or not path or not values:
-        raise UsageError(f"--sweep {text!r}: write FIELD=VALUE,VALUE or FIELD=FROM..TO, such as workload.rate=1..10")
+        raise UsageError(
+            f"--sweep {text!r}: write FIELD=VALUE,VALUE or FIELD=FROM..TO, such as workload.rate=1..10"
+        )
     low, dots, high = values.partition("..")
     if dots:
         try:
@@ -109,11 +111,15 @@ def _set(tree: Any, path: Sequence[str], value: Any) -> None:
         where = ".".join(path[: at + 1])
         if isinstance(place, list):
             if not name.isdigit() or int(name) >= len(place):
-                raise ConfigError(f"--sweep {where}: there are {len(place)} entries; give 0 to {len(place) - 1}")
+                raise ConfigError(
+                    f"--sweep {where}: there are {len(place)} entries; give 0 to {len(place) - 1}"
+                )
             key: Any = int(name)
         elif isinstance(place, dict):
             if not last and name not in place:
-                raise ConfigError(f"--sweep {where}: the scenario has no such field; it has {', '.join(place)}")
+                raise ConfigError(
+                    f"--sweep {where}: the scenario has no such field; it has {', '.join(place)}"
+                )
             key = name
         else:
             raise ConfigError(f"--sweep {where}: {'.'.join(path[:at])} is a value and has no fields")

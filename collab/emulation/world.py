@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -11,22 +11,22 @@ from collab.client.wiring import entry
 from collab.core.ids import EdgeId, NodeName
 from collab.core.token import Kind, Token
 from collab.emulation.askers import Asker, Resolved
+from collab.emulation.assembled import AssembledLinks
 from collab.emulation.base import stream
-from collab.emulation.build import Link, build_link, shape_of
+from collab.emulation.build import shape_of
 from collab.emulation.clock import Clock
 from collab.emulation.costs import FRAMING, StackCosts, edge_costs, stage_times
 from collab.emulation.machines import EPOCH, DigestedPlan, Loop, SimulatedNode
-from collab.emulation.models.rate import ConstantRate
-from collab.emulation.models.server import FairCell, FifoCell
+from collab.emulation.models.direction import Direction
 from collab.emulation.network import Leg, NetworkLink
-from collab.emulation.paths import Path, Pipe
+from collab.emulation.paths import FairGate, Path, Pipe
 from collab.emulation.plans import Field, Placed
 from collab.emulation.profile import LinkProfile
 from collab.emulation.streams import Stream
 from collab.emulation.traces import Trace
+from collab.errors import ConfigError
 from collab.node.actions import Compute
 from collab.node.leases import Lease
-from collab.errors import ConfigError
 
 _Item = tuple[NodeName, NodeName, int, Token]
 """Who sends it, who gets it, its size and what it is."""
@@ -47,14 +47,11 @@ class World:
         self._stack: StackCosts = field.stack
         self._framing = FRAMING[scenario.cluster.transport]
         self._broker = scenario.cluster.broker
-        self._traces = traces
         self._escalated = placed.escalated
         self._doubt = stream(seed, "doubt")
         self._guards = {EdgeId(i): e.guard for i, e in enumerate(placed.plan.edges) if e.guard is not None}
         self.pipes: dict[Leg, Pipe] = {}
-        self._links: dict[str, Link] = {}
-        self._medians: dict[int, tuple[float, float]] = {}
-        self._build_links()
+        self._build_links(traces)
         self._streams: dict[tuple[str, str], Stream] = {}
         self._loops: dict[str, Loop] = {}
         self._edges = edge_costs(placed.plan, field.base, self._stack)
@@ -67,48 +64,37 @@ class World:
 
     # --- set-up ------------------------------------------------------------------------
 
-    def _build_links(self) -> None:
-        network = self.field.network
-        cells = {}
-        for name, cell in network.cells.items():
-            kind = FairCell if cell.share == "fair" else FifoCell
-            cells[name] = kind(ConstantRate(cell.up_mbit_s)), kind(ConstantRate(cell.down_mbit_s))
-        for link in network.links:
-            up, down = cells[link.cell] if link.cell is not None else (None, None)
-            made = build_link(
-                link.profile,
-                self.seed,
-                link.name,
-                traces=self._traces,
-                up=up.member() if up else None,
-                down=down.member() if down else None,
-            )
-            self._links[link.name] = made
-            delays = self._usual(link.profile)
-            self.pipes[Leg(link.one, link.other)] = Pipe(f"{link.one} → {link.other}", made.up, delays[0])
-            self.pipes[Leg(link.other, link.one)] = Pipe(f"{link.other} → {link.one}", made.down, delays[1])
+    def _build_links(self, traces: Mapping[str, Trace]) -> None:
+        self._assembled = AssembledLinks(self.field.network, self.seed, traces)
+        gates = {id(cell): FairGate(self.clock, cell) for cell in self._assembled.fair_cells().values()}
+        cells = self._assembled.fair_cells()
+        for leg, (direction, usual_us) in self._directions(self.field.network.links).items():
+            gate = gates[id(cells[leg])] if leg in cells else None
+            self.pipes[leg] = Pipe(str(leg), direction, usual_us, gate)
 
-    def _usual(self, profile: LinkProfile) -> tuple[float, float]:
-        """Median delays of small packets, up and down."""
-        known = self._medians.get(id(profile))
-        if known is None:
-            up, down = (shape_of(part)(0.5) for part in (profile.up, profile.down))
-            known = self._medians[id(profile)] = (up, down)
-        return known
+    def _directions(self, links: Sequence[NetworkLink]) -> dict[Leg, tuple[Direction, float]]:
+        """The model of each leg, and the median delay of its small packets."""
+        models = self._assembled.models()
+        medians: dict[int, tuple[float, float]] = {}
+        found = {}
+        for link in links:
+            known = medians.get(id(link.profile))
+            if known is None:
+                up, down = (shape_of(part)(0.5) for part in (link.profile.up, link.profile.down))
+                known = medians[id(link.profile)] = (up, down)
+            for leg, usual_us in zip(
+                (Leg(link.one, link.other), Leg(link.other, link.one)), known, strict=True
+            ):
+                direction = models[leg]
+                assert isinstance(direction, Direction)
+                found[leg] = (direction, usual_us)
+        return found
 
     def change_link(self, link: NetworkLink, profile: LinkProfile, cut: bool) -> None:
         """A link is another from now on; what waits in it stays there."""
-        before = self._links[link.name]
-        servers = (before.up.parts.server, before.down.parts.server) if link.cell is not None else (None, None)
-        made = build_link(
-            profile, self.seed, link.name, traces=self._traces, up=servers[0], down=servers[1], before=before
-        )
-        self._links[link.name] = made
-        delays = self._usual(profile)
-        for leg, direction, usual_us in (
-            (Leg(link.one, link.other), made.up, delays[0]),
-            (Leg(link.other, link.one), made.down, delays[1]),
-        ):
+        self._assembled.change(link.one, link.other, profile)
+        changed = NetworkLink(link.one, link.other, profile, link.cell)
+        for leg, (direction, usual_us) in self._directions((changed,)).items():
             self.pipes[leg].set(direction, usual_us)
             self.pipes[leg].cut = cut
 
@@ -133,7 +119,8 @@ class World:
         most = getattr(scenario.workload, "concurrency", scenario.cluster.credits)
         if len(hosts) > 1:
             # Every entry node has credits for all of them.
-            most = max(1, scenario.cluster.credits // (len(hosts) * len(self.plan.stage(entry(self.plan)).nodes)))
+            entries = self.plan.stage(entry(self.plan)).nodes
+            most = max(1, scenario.cluster.credits // (len(hosts) * len(entries)))
         retry = RetryPolicy(max_attempts=scenario.cluster.attempts, hedge=scenario.cluster.hedge)
         return tuple(
             Asker(

@@ -24,6 +24,7 @@ PURE = (
     "collab.emulation.profile",
     "collab.emulation.profiles",
     "collab.emulation.traces",
+    *("collab.emulation.devices", "collab.emulation.forward", "collab.emulation.models"),
     "collab.federated.aggregate",
     "collab.node.session",
 )
