@@ -20,7 +20,7 @@ Examples:
 
     collab simulate scenario.yaml --out run-1
 
-    collab simulate scenario.yaml --sweep topology.profile=lte,wifi6 --sweep workload.rate=1..10 --seeds 8 --json
+    collab simulate scenario.yaml --sweep topology.profile=lte,wifi6 --sweep workload.rate=1..10 --json
 
     collab simulate scenario.yaml --seeds 100 --dask tcp://10.0.0.5:8786 --out sweep
 """

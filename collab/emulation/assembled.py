@@ -35,7 +35,7 @@ class AssembledLinks:
         made: dict[Leg, LinkModel] = {}
         for link in self._network.links:
             both = self._links[frozenset((link.one, link.other))]
-            made |= zip(_both(link), both, strict=True)
+            made |= zip(_both(link), (both.up, both.down), strict=True)
         return made
 
     def fair_cells(self) -> dict[Leg, FairCell]:

@@ -22,7 +22,7 @@ class Clock:
         return self._environment.now  # type: ignore[return-value]
 
     def at(self, when_us: float, act: Callable[..., None], *arguments: Any) -> None:
-        """Call ``act`` at a time, never before it; as soon as what is under way is done if that has passed."""
+        """Call ``act`` at a time, never before it; after what is under way if it has passed."""
         wait = ceil(when_us) - self._environment.now
         timeout = self._environment.timeout(wait if wait > 0 else 0)
         timeout.callbacks.append(lambda _: act(*arguments))

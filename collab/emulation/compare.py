@@ -1,4 +1,4 @@
-"""Two runs beside each other: the same plans, other links, devices, versions, or the emulator's beside ours."""
+"""Two runs beside each other: the same plans on other links, or the emulator's beside the simulator's."""
 
 from __future__ import annotations
 
@@ -52,9 +52,13 @@ def compare(first: Results, second: Results) -> tuple[Pair, ...]:
     for name in common:
         one = plan_figures(first.of(name), first.deadline_ms)
         other = plan_figures(second.of(name), second.deadline_ms)
-        for figure in ("p50", "p95", "p99", "mean"):
-            pairs.append(Pair(name, f"{figure} ms", one["latency_ms"][figure], other["latency_ms"][figure]))
+        pairs += [
+            Pair(name, f"{figure} ms", one["latency_ms"][figure], other["latency_ms"][figure])
+            for figure in ("p50", "p95", "p99", "mean")
+        ]
         pairs.append(Pair(name, "answers/s", one["throughput_rps"], other["throughput_rps"]))
-        for figure in ("failed", "deadline_misses"):
-            pairs.append(Pair(name, figure.replace("_", " "), one[figure], other[figure]))
+        pairs += [
+            Pair(name, figure.replace("_", " "), one[figure], other[figure])
+            for figure in ("failed", "deadline_misses")
+        ]
     return tuple(pairs)

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Final
 
 from msgspec.structs import replace
@@ -220,14 +220,14 @@ def _by_hand(field: Field, name: str, at: Sequence[int], stages: Sequence[Sequen
     nodes = [tuple(NodeName(host) for host in hosts) for hosts in stages]
     move = Move(field.scenario.cluster.transport)
     made = Chain(
-        tuple(StageChoice(*span, names) for *span, names in zip(bounds, bounds[1:], nodes)),  # noqa: B905
+        tuple(StageChoice(*span, names) for span, names in zip(pairwise(bounds), nodes, strict=True)),
         (move,) * (len(nodes) + 1),
     )
     ends = [(NodeName(field.scenario.requesters[0]),), *nodes, (NodeName(field.scenario.requesters[0]),)]
-    count = sum(len(a) * len(b) for a, b in zip(ends, ends[1:], strict=False))
+    count = sum(len(a) * len(b) for a, b in pairwise(ends))
     if count > _PREDICTED_PAIRS:
         return Placed(chain_plan(field, name, made, None), None)
-    pairs = [(s, t) for a, b in zip(ends, ends[1:], strict=False) for s in a for t in b if s != t]
+    pairs = [(s, t) for a, b in pairwise(ends) for s in a for t in b if s != t]
     hosts = tuple(dict.fromkeys(host for names in nodes for host in names))
     return _chain(field, name, made, field.profile(hosts, pairs), None)
 

@@ -25,7 +25,6 @@ def _figure(draw: Callable[[Axes], None]) -> str:
     """A figure as SVG; raises `BackendError` without the ``emulation`` extra."""
     try:
         import matplotlib as mpl
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ImportError as error:
         raise BackendError("plots: matplotlib is missing; install collab[emulation]") from error
@@ -34,7 +33,7 @@ def _figure(draw: Callable[[Axes], None]) -> str:
         figure = Figure(figsize=_SIZE, layout="constrained")
         draw(figure.add_subplot())
         out = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
+        figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 

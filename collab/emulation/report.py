@@ -13,7 +13,8 @@ from collab.emulation.summary import summarise
 
 _STYLE: Final = """
 body { font: 14px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse } th, td { padding: .2em .8em; border-bottom: 1px solid #ddd; text-align: right }
+table { border-collapse: collapse }
+th, td { padding: .2em .8em; border-bottom: 1px solid #ddd; text-align: right }
 th:first-child, td:first-child { text-align: left } svg { max-width: 100%; height: auto }
 .note { background: #fff3cd; padding: .4em .8em }
 """

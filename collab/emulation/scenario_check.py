@@ -53,7 +53,7 @@ def check_scenario(scenario: Scenario) -> Network:
 
 def check_profile(scenario: Scenario, profile: Profile) -> None:
     """Raise `ConfigError` where a host's device is not in the profile."""
-    known = [device.name for device in profile.devices]
+    known = [str(device.name) for device in profile.devices]
     for name, host in scenario.hosts.items():
         device = host.device or name
         if device not in known:
@@ -75,16 +75,12 @@ def check_machine(scenario: Scenario, cpus: float, memory_bytes: int, model_byte
         ConfigError: too much memory or CPU is needed; says how much, and what to do.
     """
     machines = scenario.machines
-    needed = sum(
-        min(NODE_BYTES + model_bytes, int((host.memory_mb or math.inf) * 1e6))
-        if host.memory_mb is not None
-        else NODE_BYTES + model_bytes
-        for host in machines.values()
-    )
+    whole = NODE_BYTES + model_bytes
+    needed = sum(whole if h.memory_mb is None else min(whole, h.memory_mb * 1e6) for h in machines.values())
     if needed > memory_bytes:
         raise ConfigError(
-            f"hosts: {len(machines)} nodes need {needed / 1e6:,.0f} MB of memory, {memory_bytes / 1e6:,.0f} MB "
-            "are free; take fewer hosts, set memory_mb, or use collab simulate"
+            f"hosts: {len(machines)} nodes need {needed / 1e6:,.0f} MB of memory, "
+            f"{memory_bytes / 1e6:,.0f} MB are free; take fewer hosts, set memory_mb, or use collab simulate"
         )
     quotas = sum(host.cpu or 0.0 for host in machines.values())
     if quotas > cpus:
@@ -162,16 +158,31 @@ def _check_choice(where: str, choice: PlanChoice, scenario: Scenario) -> None:
     ways = [n for n in ("at", "ensemble", "file") if getattr(choice, n) is not None]
     if len(ways) > 1:
         raise ConfigError(f"{where}: {' and '.join(ways)} exclude each other; keep one")
-    if choice.at is not None and choice.assign is not None:
-        if len(choice.assign) != len(choice.at) + 1:
-            raise ConfigError(
-                f"{where}.assign: {len(choice.assign)} entries for {len(choice.at) + 1} stages; give one for each"
-            )
-        for number, entry in enumerate(choice.assign):
-            for name in entry.split("+"):
-                _known(f"{where}.assign[{number}]", name.strip(), hosts)
+    _check_assign(where, choice, hosts)
     for name in (*choice.forbid, *((choice.first_on,) if choice.first_on else ())):
-        _known(f"{where}", name, hosts)
+        _known(where, name, hosts)
+    _check_codecs(where, choice)
+    _at_least(f"{where}.max_replicas", choice.max_replicas, 1)
+    if not 0 <= choice.escalated <= 1:
+        raise ConfigError(f"{where}.escalated: {choice.escalated:g}; give a share from 0 to 1")
+    if choice.ensemble is not None:
+        _check_ensemble(f"{where}.ensemble", choice, scenario)
+
+
+def _check_assign(where: str, choice: PlanChoice, hosts: Iterable[str]) -> None:
+    if choice.at is None or choice.assign is None:
+        return
+    stages = len(choice.at) + 1
+    if len(choice.assign) != stages:
+        raise ConfigError(
+            f"{where}.assign: {len(choice.assign)} entries for {stages} stages; give one for each"
+        )
+    for number, entry in enumerate(choice.assign):
+        for name in entry.split("+"):
+            _known(f"{where}.assign[{number}]", name.strip(), hosts)
+
+
+def _check_codecs(where: str, choice: PlanChoice) -> None:
     for number, codec in enumerate(choice.codecs):
         try:
             lossy = not parse_codec(codec).exact
@@ -181,11 +192,6 @@ def _check_choice(where: str, choice: PlanChoice, scenario: Scenario) -> None:
             raise ConfigError(
                 f"{where}.codec_error: {codec!r} loses digits; say how much it may add, such as 0.01"
             )
-    _at_least(f"{where}.max_replicas", choice.max_replicas, 1)
-    if not 0 <= choice.escalated <= 1:
-        raise ConfigError(f"{where}.escalated: {choice.escalated:g}; give a share from 0 to 1")
-    if choice.ensemble is not None:
-        _check_ensemble(f"{where}.ensemble", choice, scenario)
 
 
 def _check_ensemble(where: str, choice: PlanChoice, scenario: Scenario) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,9 +21,6 @@ from collab.emulation.scenario import Closed, FaultSpec, Scenario
 from collab.emulation.scenario_check import check_profile, check_scenario
 from collab.emulation.traces import Trace
 from collab.emulation.world import World
-
-Progress = Callable[[int, int], None]
-"""Called with requests that are done, and how many there are; 0 where that is not known."""
 
 _TOLD = 500
 """Requests between two calls of it."""
@@ -56,28 +53,22 @@ def prepare(scenario: Scenario, inputs: Inputs) -> tuple[Field, tuple[Placed, ..
     return known, placed_plans(known, inputs.plans)
 
 
-def simulate(scenario: Scenario, inputs: Inputs, progress: Progress = lambda done, total: None) -> Results:
+def simulate(scenario: Scenario, inputs: Inputs) -> Results:
     """Every plan and repetition, one after another; the same seed gives the same results.
 
     Raises:
         ConfigError: the scenario is impossible.
     """
     known, placed = prepare(scenario, inputs)
-    each = scenario.workload.requests or 0
-    total = each * len(placed) * scenario.repetitions
-    runs = []
-    for repetition in range(scenario.repetitions):
-        for plan in placed:
-            before = len(runs) * each
-            runs.append(
-                simulate_plan(
-                    known, plan, repetition, inputs.traces, lambda n, b=before: progress(b + n, total)
-                )
-            )
+    runs = [
+        simulate_plan(known, plan, repetition, inputs.traces)
+        for repetition in range(scenario.repetitions)
+        for plan in placed
+    ]
     return gathered(scenario, placed, runs)
 
 
-def gathered(scenario: Scenario, placed: tuple[Placed, ...], runs: list[Run]) -> Results:
+def gathered(scenario: Scenario, placed: Sequence[Placed], runs: Sequence[Run]) -> Results:
     """The results of all runs of a scenario."""
     return Results(
         scenario=scenario.name,

@@ -208,7 +208,7 @@ def on_dask(address: str) -> Map:
 
     def work(tasks: Sequence[Task], inputs: Inputs) -> Iterator[tuple[int, Run]]:
         try:
-            from distributed import as_completed
+            import distributed
         except ImportError as error:
             raise BackendError("--dask: dask.distributed is missing; install collab[emulation]") from error
         with _client(address) as client:
@@ -217,7 +217,7 @@ def on_dask(address: str) -> Map:
             futures = {
                 client.submit(run_task, task, shared, pure=False): number for number, task in enumerate(tasks)
             }
-            for future in as_completed(list(futures)):
+            for future in distributed.as_completed(list(futures)):  # type: ignore[no-untyped-call]
                 yield futures[future], future.result()
 
     return work
@@ -225,11 +225,12 @@ def on_dask(address: str) -> Map:
 
 @contextmanager
 def _client(address: str) -> Iterator[Any]:
-    from distributed import Client, LocalCluster
+    import distributed
 
+    client_of: Callable[..., Any] = distributed.Client
     if address != "local":
         try:
-            client = Client(address, timeout="10s")
+            client = client_of(address, timeout="10s")
         except (OSError, TimeoutError, ValueError) as error:
             raise PeerUnreachable(
                 f"--dask {address}: no scheduler answers there; start one with: dask scheduler"
@@ -237,5 +238,6 @@ def _client(address: str) -> Iterator[Any]:
         with client:
             yield client
         return
-    with LocalCluster(threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    cluster_of: Callable[..., Any] = distributed.LocalCluster
+    with cluster_of(threads_per_worker=1, dashboard_address=None) as cluster, client_of(cluster) as client:
         yield client

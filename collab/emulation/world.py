@@ -59,7 +59,7 @@ class World:
         """Pairs of nodes and clients without a link."""
         self.nodes = {ref.name: self._node(ref.name) for ref in placed.plan.nodes}
         self.askers = self._askers(resolved)
-        self.processes: dict[str, SimulatedNode | Asker] = {**self.nodes}
+        self.processes: dict[str, SimulatedNode | Asker] = {str(n): node for n, node in self.nodes.items()}
         self.processes |= {asker.name: asker for asker in self.askers}
 
     # --- set-up ------------------------------------------------------------------------
