@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil, inf
+from contextlib import suppress
+from math import ceil
 from typing import Any
 
 from simpy import Environment
+from simpy.core import EmptySchedule
 
 
 class Clock:
@@ -30,9 +32,10 @@ class Clock:
     def run(self) -> None:
         """Let time pass until somebody calls `stop`, or nothing is left to happen."""
         self._running = True
-        step, peek = self._environment.step, self._environment.peek
-        while self._running and peek() < inf:
-            step()
+        step = self._environment.step
+        with suppress(EmptySchedule):
+            while self._running:
+                step()
 
     def stop(self) -> None:
         """End `run`."""

@@ -107,10 +107,13 @@ class Stream:
         self._drain(now)
         if not self._in_flight and now - self._sent_us > self._timeout_us:
             self._window = min(self._window, INITIAL_WINDOW)  # slow start after idle, RFC 5681 section 4.1
-        merged = self._there.merges
+        most, parts = (_MERGED, 2) if self._there.merges else (_TRAIN, 4)
         while self._unsent and self._in_flight < int(self._window):
             message = self._unsent[0]
-            count = min(message.unsent, int(self._window) - self._in_flight, _MERGED if merged else _TRAIN)
+            room = int(self._window) - self._in_flight
+            # Acknowledgements come by trains, so a message that fills the window goes in several.
+            limit = most if message.unsent <= room else min(most, max(int(self._window) // parts, 4))
+            count = min(message.unsent, room, limit)
             message.unsent -= count
             if not message.unsent:
                 self._unsent.popleft()

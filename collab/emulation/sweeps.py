@@ -111,9 +111,7 @@ def _set(tree: Any, path: Sequence[str], value: Any) -> None:
         where = ".".join(path[: at + 1])
         if isinstance(place, list):
             if not name.isdigit() or int(name) >= len(place):
-                raise ConfigError(
-                    f"--sweep {where}: there are {len(place)} entries; give 0 to {len(place) - 1}"
-                )
+                raise ConfigError(f"--sweep {where}: there is no such entry, there are {len(place)}")
             key: Any = int(name)
         elif isinstance(place, dict):
             if not last and name not in place:

@@ -30,8 +30,7 @@ def invoke(tmp_path):
     return call
 
 
-def test_a_scenario_is_run_and_a_folder_written(invoke, tmp_path):
-    pytest.importorskip("matplotlib")
+def test_a_scenario_is_run_and_a_folder_written(invoke, tmp_path, drawing):
     found = json.loads(invoke("--json", "--out", str(tmp_path / "out")).stdout)
     assert found["kind"] == "simulated"
     assert found["plans"][0]["requests"] == 3
@@ -52,5 +51,5 @@ def test_mistakes_in_files_are_said_in_one_line(invoke, tmp_path):
         invoke(profile="")
     with pytest.raises(InputError, match=r"none\.json"):
         invoke(profile="none.json")
-    with pytest.raises(ConfigError, match="workload.rate: -1"):
+    with pytest.raises(ConfigError, match=r"workload\.rate: -1"):
         invoke(workload={"kind": "poisson", "rate": -1, "requests": 1})

@@ -63,8 +63,7 @@ def test_failed_and_late_requests_are_misses(results):
     assert two["requests"] == len(results.of("two"))
 
 
-def test_a_report_needs_nothing_outside_of_it_and_escapes_names(results):
-    pytest.importorskip("matplotlib")
+def test_a_report_needs_nothing_outside_of_it_and_escapes_names(results, drawing):
     text = report(results)
     assert text.count("<svg") == 4
     assert "kill b" in text

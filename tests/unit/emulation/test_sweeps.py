@@ -31,7 +31,7 @@ def test_a_sweep_that_cannot_be_read_is_refused(text):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("links.3.profile=lte", "links.3: there are 0 entries"),
+        ("links.3.profile=lte", "links.3: there is no such entry, there are 0"),
         ("wrkload.rate=1", "wrkload: the scenario has no such field"),
         ("name.x=1", "name is a value"),
         ("workload.kind=poison", "workload.kind"),
@@ -39,10 +39,10 @@ def test_a_sweep_that_cannot_be_read_is_refused(text):
 )
 def test_a_field_that_is_not_there_is_named(text, said):
     with pytest.raises(ConfigError, match=said):
-        points_of(tree(), [parse_sweep(text)])
+        points_of(tree(links=[]), [parse_sweep(text)])
 
 
-def test_other_processes_give_what_this_one_gives():
+def test_other_processes_give_what_this_one_gives(tracker):
     points = points_of(tree(plans=["local", "offload"], noise=0.1), [], seeds=2)
     inputs = Inputs(PROFILE)
     done = []
@@ -53,7 +53,7 @@ def test_other_processes_give_what_this_one_gives():
 
 
 @pytest.mark.slow
-def test_a_dask_cluster_gives_what_this_process_gives(monkeypatch):
+def test_a_dask_cluster_gives_what_this_process_gives():
     distributed = pytest.importorskip("distributed")
     points = points_of(tree(noise=0.1), [], seeds=2)
     inputs = Inputs(PROFILE)
