@@ -13,7 +13,7 @@ from collab.errors import UsageError
 
 if TYPE_CHECKING:
     from collab.emulation.results import Results
-    from collab.emulation.sweeps import Map, Point
+    from collab.emulation.sweeps import Point
 
 EXAMPLE = """
 Examples:
@@ -48,7 +48,7 @@ def simulate(
     """Run a scenario's plans in virtual time, by the state machines of real nodes and clients."""
     from collab.cli.output import emit, progress, say, show
     from collab.cli.scenarios import read_inputs, read_scenario
-    from collab.emulation.sweeps import parse_sweep, points_of, run_points
+    from collab.emulation.sweeps import on_cores, on_dask, one_by_one, parse_sweep, points_of, run_points
 
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: give 1 or more")
@@ -58,9 +58,14 @@ def simulate(
     points = points_of(tree, [parse_sweep(text) for text in sweep or ()], seeds)
     inputs = read_inputs(points[0].scenario, scenario.parent)
     single = len(points) == 1
-    work = _work(points, jobs, dask)
-    with progress("simulating", "runs") as done:
-        results = run_points(points, inputs, work, done)
+    count = _processes(points, jobs) if dask is None else 0
+    with progress("simulating", "requests" if count == 1 else "runs") as bar:
+        if count == 1:
+            requests = _requests(points)
+            results = run_points(points, inputs, one_by_one(lambda done: bar(done, requests)))
+        else:
+            work = on_cores(count) if dask is None else on_dask(dask)
+            results = run_points(points, inputs, work, bar)
     if out is not None:
         _write(out, points, results)
         say(f"written to {out}")
@@ -71,20 +76,22 @@ def simulate(
         show(*(_table(point, result) for point, result in zip(points, results, strict=True)))
 
 
-def _work(points: Sequence[Point], jobs: int, dask: str | None) -> Map:
-    """Who works the runs off; starting processes takes longer than one small run."""
+def _processes(points: Sequence[Point], jobs: int) -> int:
+    """How many to use: starting processes takes longer than a small run."""
     import os
 
-    from collab.emulation.sweeps import on_cores, on_dask, one_by_one
-
-    if dask is not None:
-        return on_dask(dask)
     runs = sum(len(p.scenario.plans) * p.scenario.repetitions for p in points)
-    cores = jobs or os.cpu_count() or 1
-    requests = points[0].scenario.workload.requests or _MANY
-    if cores == 1 or runs == 1 or (jobs == 0 and runs * requests < _MANY):
-        return one_by_one
-    return on_cores(cores)
+    if jobs == 0 and _requests(points) < _MANY:
+        return 1
+    return min(jobs or os.cpu_count() or 1, runs)
+
+
+def _requests(points: Sequence[Point]) -> int:
+    """Of all runs; a guess where a workload ends by time."""
+    return sum(
+        (p.scenario.workload.requests or _MANY) * len(p.scenario.plans) * p.scenario.repetitions
+        for p in points
+    )
 
 
 _MANY = 5_000

@@ -71,6 +71,7 @@ class Asker:
                 missing = True
             else:
                 self._requester.leased(lease.granted, lease.expires_us, node)
+                self._requester.node_back(node)
         self._renew_at(now + (_AGAIN_US if missing else _RENEW_US))
 
     def _renew_at(self, when_us: int) -> None:

@@ -117,9 +117,9 @@ def simulate_plan(
     placed: Placed,
     repetition: int,
     traces: Mapping[str, Trace],
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda requests: None,
 ) -> Run:
-    """One plan in one repetition."""
+    """One plan in one repetition; ``progress`` is told of requests that are done."""
     return _Runner(known, placed, repetition, traces, progress).run()
 
 

@@ -164,16 +164,27 @@ def run_points(
     )
 
 
-def run_task(task: Task, inputs: Inputs) -> Run:
-    """One task, wherever it is worked off."""
+def run_task(task: Task, inputs: Inputs, told: Callable[[int], None] = lambda requests: None) -> Run:
+    """One task, wherever it is worked off; ``told`` of its requests that are done."""
     known, placed = prepare(task.scenario, inputs)
-    return simulate_plan(known, placed[task.plan], task.repetition, inputs.traces)
+    return simulate_plan(known, placed[task.plan], task.repetition, inputs.traces, told)
 
 
-def one_by_one(tasks: Sequence[Task], inputs: Inputs) -> Iterator[tuple[int, Run]]:
-    """In this process."""
-    for number, task in enumerate(tasks):
-        yield number, run_task(task, inputs)
+def one_by_one(told: Callable[[int], None] = lambda requests: None) -> Map:
+    """In this process; ``told`` of all requests that are done."""
+
+    def work(tasks: Sequence[Task], inputs: Inputs) -> Iterator[tuple[int, Run]]:
+        before = 0
+
+        def tell(requests: int) -> None:
+            told(before + requests)
+
+        for number, task in enumerate(tasks):
+            run = run_task(task, inputs, tell)
+            before += len(run.askings)
+            yield number, run
+
+    return work
 
 
 def on_cores(count: int) -> Map:

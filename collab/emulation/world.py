@@ -211,6 +211,8 @@ class World:
         process = self.nodes[node]
         if process.down or process.loop.frozen or frozenset((node, requester)) in self.broken:
             return None
+        if any(self.pipes[leg].cut for leg in self.field.way(requester.strip("@"), node) or ()):
+            return None
         return process.session.lease(self.plan.name, EPOCH, requester, want, self.clock.now_us)
 
     def _skips(self, action: Compute) -> frozenset[EdgeId]:

@@ -70,12 +70,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
 
 
 def test_a_quorum_answers_without_the_slowest_member():
-    hosts = {"me": {"device": "fast"}} | {n: {"device": "fast"} for n in "ab"}
+    hosts: dict[str, dict] = {n: {"device": "fast"} for n in ("me", "a", "b")}
     hosts["c"] = {"device": "fast", "stretch": 100}
-    plan = {"name": "vote", "ensemble": {"members": ["a", "b", "c"], "node": "me", "quorum": 2}}
+    ensemble = {"members": ["a", "b", "c"], "node": "me", "quorum": 2}
+    plan = {"name": "vote", "ensemble": ensemble}
     results = run(hosts=hosts, topology=LOOPBACK, plans=[plan])
     assert all(asking.answered and asking.latency_ms < 20 for asking in results.askings)
-    patient = plan | {"ensemble": plan["ensemble"] | {"quorum": 3}}
+    patient = {"name": "vote", "ensemble": ensemble | {"quorum": 3}}
     slow = run(hosts=hosts, topology=LOOPBACK, plans=[patient])
     assert all(asking.answered and asking.latency_ms > 400 for asking in slow.askings)
 

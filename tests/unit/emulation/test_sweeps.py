@@ -46,7 +46,7 @@ def test_other_processes_give_what_this_one_gives(tracker):
     points = points_of(tree(plans=["local", "offload"], noise=0.1), [], seeds=2)
     inputs = Inputs(PROFILE)
     done = []
-    here = run_points(points, inputs, one_by_one, lambda number, total: done.append((number, total)))
+    here = run_points(points, inputs, one_by_one(), lambda number, total: done.append((number, total)))
     assert here == tuple(simulate(point.scenario, inputs) for point in points)
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert run_points(points, inputs, on_cores(2)) == here
@@ -57,7 +57,7 @@ def test_a_dask_cluster_gives_what_this_process_gives():
     distributed = pytest.importorskip("distributed")
     points = points_of(tree(noise=0.1), [], seeds=2)
     inputs = Inputs(PROFILE)
-    here = run_points(points, inputs, one_by_one)
+    here = run_points(points, inputs, one_by_one())
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False
     ) as cluster:
