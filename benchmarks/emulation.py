@@ -50,22 +50,27 @@ USER_SHARE = 1448 / 1500
 CONFIDENT = statistics.NormalDist().inv_cdf(0.995)
 """Half the width of a 99 % interval in standard errors."""
 
+CHRT = ("chrt", "--fifo", "1")
+FIRST = CHRT if subprocess.run([*CHRT, "true"], capture_output=True, check=False).returncode == 0 else ()
+"""Tools that measure a link come before other work on the machine, where that is allowed."""
+NICE = ("nice", "-n", "-10")
+"""Two tools and the emulator at their ceiling would leave nothing to others."""
+
 NUMBERED = """
-import socket, sys, time
+import select, socket, sys, time
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
     if len(sys.argv) == 1:
         # So much room (SO_RCVBUFFORCE) that what is lost was lost on the way.
-        s.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)
+        s.setsockopt(socket.SOL_SOCKET, 33, 1 << 28)
         s.bind(("0.0.0.0", 7000))
         print("ready", flush=True)
-        s.settimeout(20)
-        got = [s.recv(64).decode()]
-        s.settimeout(1)
-        try:
-            while True:
+        got, ears = [], [s, sys.stdin]
+        while ready := select.select(ears, [], [], 20.0 if sys.stdin in ears else 0.5)[0]:
+            if s in ready:
                 got.append(s.recv(64).decode())
-        except TimeoutError:
-            print(",".join(got))
+            else:
+                ears.remove(sys.stdin)  # all were sent
+        print(",".join(got))
     else:
         for i in range(int(sys.argv[2])):
             s.sendto(b"%d" % i, (sys.argv[1], 7000))
@@ -124,17 +129,17 @@ def say(what: str) -> None:
 
 def pings_ms(net: EmulatedNetwork, source: str, target: str, count: int, every_s: float) -> list[float]:
     """Round trips by ping."""
-    command = [*net.inside(source), "ping", "-c", str(count), "-i", f"{every_s:g}", "-W", "2"]
+    command = [*net.inside(source), *FIRST, "ping", "-c", str(count), "-i", f"{every_s:g}", "-W", "2"]
     done = subprocess.run([*command, net.address(target)], capture_output=True, text=True, check=False)
     return [float(found) for found in re.findall(r"time=([\d.]+) ms", done.stdout)]
 
 
 def iperf(
-    net: EmulatedNetwork, source: str, target: str, seconds: float, *options: str
+    net: EmulatedNetwork, source: str, target: str, seconds: float, *options: str, first: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """What iperf3 sums up at the end of a run."""
     with subprocess.Popen(
-        [*net.inside(target), "iperf3", "--server", "--one-off", "--forceflush"],
+        [*net.inside(target), *first, "iperf3", "--server", "--one-off", "--forceflush"],
         stdout=subprocess.PIPE,
         text=True,
     ) as server:
@@ -144,7 +149,7 @@ def iperf(
                 raise RuntimeError("iperf3 --server did not start")
         asked = ("--client", net.address(target), "--time", f"{seconds:g}", "--json", *options)
         done = subprocess.run(
-            [*net.inside(source), "iperf3", *asked], capture_output=True, text=True, check=False
+            [*net.inside(source), *first, "iperf3", *asked], capture_output=True, text=True, check=False
         )
         server.kill()
     if done.returncode:
@@ -153,19 +158,26 @@ def iperf(
     return end
 
 
-def tcp_mbit_s(net: EmulatedNetwork, source: str, target: str, seconds: float) -> float:
+def tcp_mbit_s(
+    net: EmulatedNetwork, source: str, target: str, seconds: float, first: Sequence[str] = FIRST
+) -> float:
     """TCP's throughput once it has found the rate."""
     omitted = f"{min(1.0, seconds / 4):g}"
-    return iperf(net, source, target, seconds, "--omit", omitted)["sum_received"]["bits_per_second"] / 1e6
+    end = iperf(net, source, target, seconds, "--omit", omitted, first=first)
+    return end["sum_received"]["bits_per_second"] / 1e6
 
 
 def datagrams(net: EmulatedNetwork, source: str, target: str, count: int) -> list[int]:
     """Numbered ones that have come, in their order."""
-    python = (sys.executable, "-I", "-S", "-c", NUMBERED)
-    with subprocess.Popen([*net.inside(target), *python], stdout=subprocess.PIPE, text=True) as listening:
+    python = (*FIRST, sys.executable, "-I", "-S", "-c", NUMBERED)
+    with subprocess.Popen(
+        [*net.inside(target), *python], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as listening:
+        assert listening.stdin is not None
         assert listening.stdout is not None
         listening.stdout.readline()
         subprocess.run([*net.inside(source), *python, net.address(target), str(count)], check=True)
+        listening.stdin.close()
         return [int(word) for word in listening.stdout.read().split(",")]
 
 
@@ -293,7 +305,7 @@ def ceilings(seconds: float) -> list[Figure]:
         with EmulatedNetwork(network, backend="userspace", offload=offload, mtu=mtu) as net:
             watched = Watched(net)
             watched.begin()
-            measured = tcp_mbit_s(net, "a", "b", seconds)
+            measured = tcp_mbit_s(net, "a", "b", seconds, first=NICE)
             seen = watched.end()
         packets = sum(counts.packets for counts in seen.counts.directions.values())
         how = f"{packets / seen.counts.elapsed_s / 1000:.0f} thousand packets on links a second; {seen.how}"

@@ -52,8 +52,8 @@ def lacking(effective_user: int, tun: bool, nsenter: bool, user_namespaces: bool
         return "nsenter is missing: install util-linux"
     if not tun:
         return (
-            "/dev/net/tun cannot be opened: modprobe tun, or give the container --device /dev/net/tun; "
-            "`collab simulate` needs none"
+            "/dev/net/tun cannot be opened: be root, modprobe tun, or give the container "
+            "--device /dev/net/tun; `collab simulate` needs none"
         )
     if effective_user != 0:
         if user_namespaces:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -45,6 +45,9 @@ _JOIN: Final = (
 """Puts a shell into groups, of which the count and the files come first, and becomes the command."""
 _NONE: Mapping[str, Trace] = {}
 _NO_LIMITS: Mapping[str, Limits] = {}
+
+
+Net = TypeVar("Net", bound="EmulatedNetwork")
 
 
 class EmulatedNetwork:
@@ -98,7 +101,7 @@ class EmulatedNetwork:
         self._namespaces: list[int] = []
         self._unread = b""
 
-    def __enter__(self) -> EmulatedNetwork:
+    def __enter__(self: Net) -> Net:
         missing = machine_lacks()
         if missing:
             raise BackendError(missing)

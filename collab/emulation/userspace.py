@@ -26,13 +26,15 @@ _BATCH: Final = 32
 """Packets that are read from a host before it is the turn of others."""
 _PACKET: Final = 65_536 + 64
 _PR_SET_TIMERSLACK: Final = 29
+_PRIORITY: Final = 2
+"""Real-time; low, but above tools that are given the lowest to measure with."""
 
 
 def make_precise() -> None:
     """Be woken when asked to, before others, and never pause; as far as this process may."""
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(_PRIORITY))
     except OSError:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, -20)

@@ -87,25 +87,27 @@ class FairCell:
 
     def put(self, now_us: float, member: FairMember, waiting: Waiting) -> None:
         """A packet joins its member's queue."""
+        self._run(now_us)
         member.waiting.append(waiting)
         if len(member.waiting) == 1:
             self._ring.append(member)
         if self._sending is None:
-            # One that is held, or the first after all were idle.
-            self._step_us = min(self._step_us, max(now_us, member.ready(now_us)))
-            if self._step_us <= now_us:
-                self._next(now_us)
+            self._next(now_us)
 
     def take(self, now_us: float) -> list[tuple[object, Fate]]:
         """Packets whose fates are settled by now, in order; as exact when it is called late."""
+        self._run(now_us)
+        settled, self._settled = self._settled, []
+        return settled
+
+    def _run(self, now_us: float) -> None:
+        """All that happens up to now, each at its time."""
         while self._step_us <= now_us and self._step_us != inf:
             at = self._step_us
             if self._sending is not None:
                 member, waiting = self._sending
                 self._settled.append((waiting.packet, member.customer.end(at, waiting)))
             self._next(at)
-        settled, self._settled = self._settled, []
-        return settled
 
     def _next(self, at_us: float) -> None:
         """Send the next packet of whose turn it is, or wait for the first that may be sent."""
@@ -130,7 +132,6 @@ class FairCell:
             member.deficit -= waiting.bits
             if not member.waiting:
                 ring.popleft()
-                member.deficit = 0.0
             fate = member.customer.begin(at_us, waiting)
             if fate is None:
                 self._sending = member, waiting

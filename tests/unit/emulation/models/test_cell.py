@@ -120,6 +120,15 @@ def test_a_member_that_is_held_blocks_nobody():
     assert found == {"other": 1_000.0, "shadowed": 31_000.0, "asleep": 51_000.0}
 
 
+def test_what_was_held_starts_at_its_time_however_late_the_next_packet_asks():
+    cell = FairCell(ConstantRate(12.0))
+    shadowed = joined(cell, gate=Gate(iter([(0.0, 30_000.0)]), holds=True))
+    shadowed.offer(0.0, 1_500, "held")
+    assert cell.due_us == 30_000.0
+    joined(cell).offer(50_000.0, 1_500, "later")
+    assert [fate.times_us for _, fate in cell.take(60_000.0)] == [(31_000.0,), (51_000.0,)]
+
+
 def test_each_member_has_its_own_queue_and_its_own_drops():
     cell = FairCell(ConstantRate(12.0))
     short = joined(cell, queue=Backlog(packets=2))

@@ -118,6 +118,14 @@ def test_an_idle_radio_delays_the_first_packet_in_either_direction():
     assert link.down.offer(25e6, 100).times_us == (25.3e6,)
 
 
+def test_a_radio_is_not_idle_while_it_sends():
+    link = build_link(
+        from_mapping({"up": {"rate_mbit_s": 0.0024}, "promotion_ms": 300.0, "idle_after_ms": 1_000.0}), 1
+    )
+    assert link.up.offer(0.0, 1_500).times_us[0] == pytest.approx(5.3e6)
+    assert link.down.offer(6e6, 100).times_us == (6e6,)
+
+
 def test_reordered_packets_are_overtaken_and_all_others_keep_their_order():
     direction = up(reorder=0.1, reorder_ms=5.0, delay_ms=10.0)
     fates = flow(direction, 2_000, 1_000.0)

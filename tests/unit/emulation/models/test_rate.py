@@ -98,6 +98,8 @@ def test_a_trace_without_rate_in_it_holds_packets_until_there_is_some():
     rate = TracedRate([0, 1e6, 2e6], [10, 0, 10], interpolate=False)
     assert rate.finish(0.0, 10e6) == pytest.approx(1e6)
     assert rate.finish(1e6, 10_000) == pytest.approx(2.001e6)
+    # The last bit of a round is out before the pause at its end.
+    assert TracedRate([0, 1e6], [10, 0], interpolate=False).finish(0.0, 10e6) == pytest.approx(1e6)
 
 
 def test_opportunities_carry_parts_of_packets_and_are_wasted_when_nobody_waits():
@@ -105,6 +107,7 @@ def test_opportunities_carry_parts_of_packets_and_are_wasted_when_nobody_waits()
     assert [rate.finish(0.0, 6_000), rate.finish(2000.0, 6_000)] == [2000.0, 2000.0]
     assert rate.finish(2000.0, 24_000) == 6000.0
     assert rate.finish(6500.0, 12_000) == 8000.0
+    assert OpportunityRate([2, 4, 6]).finish(6000.0, 12_000) == 6000.0
     # Half of the opportunity at 8 ms of the second round is gone unused.
     assert rate.finish(8001.0, 12_000) == 10_000.0
 
