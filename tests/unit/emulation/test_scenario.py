@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +87,18 @@ def test_sites_are_joined_by_their_backhaul():
 )
 def test_what_is_impossible_is_named_with_its_field_and_a_remedy(changes, text):
     assert text in refusal(**changes)
+
+
+def test_the_scenario_of_the_documentation_is_possible():
+    text = (Path(__file__).parents[3] / "docs/simulation.md").read_text("utf-8")
+    (sample,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = convert_scenario(yaml.safe_load(sample))
+    network = check_scenario(found)
+    assert [change.text for change in changes_of(found, network)] == [
+        "phone – base: 5g-sa-midband",
+        "phone – base: cut",
+        "phone – base: lte",
+    ]
 
 
 def test_a_device_that_the_profile_lacks_is_named():
