@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -51,7 +52,12 @@ CONFIDENT = statistics.NormalDist().inv_cdf(0.995)
 """Half the width of a 99 % interval in standard errors."""
 
 CHRT = ("chrt", "--fifo", "1")
-FIRST = CHRT if subprocess.run([*CHRT, "true"], capture_output=True, check=False).returncode == 0 else ()
+FIRST = (
+    CHRT
+    if shutil.which("chrt")
+    and not subprocess.run([*CHRT, "true"], capture_output=True, check=False).returncode
+    else ()
+)
 """Tools that measure a link come before other work on the machine, where that is allowed."""
 NICE = ("nice", "-n", "-10")
 """Two tools and the emulator at their ceiling would leave nothing to others."""

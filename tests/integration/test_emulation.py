@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,12 @@ LATE_MS = 4.0
 """By how much a busy machine may be late with the quickest of many packets."""
 
 CHRT = ("chrt", "--fifo", "1")
-FIRST = CHRT if subprocess.run([*CHRT, "true"], capture_output=True, check=False).returncode == 0 else ()
+FIRST = (
+    CHRT
+    if shutil.which("chrt")
+    and not subprocess.run([*CHRT, "true"], capture_output=True, check=False).returncode
+    else ()
+)
 """A tool that measures a rate must not wait for other work on the machine, where that is allowed."""
 
 ECHO = """
