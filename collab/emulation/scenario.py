@@ -161,7 +161,7 @@ class _Load(Frozen, frozen=True, kw_only=True):
     """First requests that are not counted."""
     deadline_ms: float = 30_000.0
     requesters: tuple[str, ...] = ()
-    """Hosts that ask in turn; the scenario's requester if empty."""
+    """Hosts that ask, in turn or (``poisson``) by chance; the scenario's requester if empty."""
 
 
 class Closed(_Load, frozen=True, kw_only=True, tag="closed", tag_field="kind"):

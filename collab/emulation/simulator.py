@@ -17,7 +17,7 @@ from collab.emulation.faults import Faults
 from collab.emulation.layout import changes_of
 from collab.emulation.plans import Field, Placed, placed_plans
 from collab.emulation.results import Asking, Carried, HopTime, Mark, PlanRun, Results
-from collab.emulation.scenario import Closed, FaultSpec, Scenario
+from collab.emulation.scenario import Closed, FaultSpec, Poisson, Scenario
 from collab.emulation.scenario_check import check_profile, check_scenario
 from collab.emulation.traces import Trace
 from collab.emulation.world import World
@@ -145,6 +145,7 @@ class _Runner:
         self._budget_us = int(self._load.deadline_ms * 1e3)
         self._askings: list[Asking] = []
         self._asked = self._done = 0
+        self._who = stream(seed, "who")
         self._times = None
         if not isinstance(self._load, Closed):
             self._times = arrival_times(self._load, stream(seed, "arrivals"))
@@ -195,7 +196,9 @@ class _Runner:
             return
         self._asked += 1
         askers = self._world.askers
-        askers[number % len(askers)].ask(number, self._budget_us)
+        # Independent arrivals are independent at each client, too.
+        asker = self._who.choice(askers) if isinstance(load, Poisson) else askers[number % len(askers)]
+        asker.ask(number, self._budget_us)
 
     def _end(self) -> None:
         if self._all_asked and self._done == self._asked:
