@@ -35,6 +35,9 @@ from collab.errors import BackendError, ConfigError, from_wire
 MTU: Final = 1500
 LEAST_MTU: Final = 576
 MOST_MTU: Final = 65_000
+MAX_HOSTS: Final = 200
+"""Each is a namespace and a few descriptors."""
+MAX_LINKS: Final = 4096
 _ANSWER_S: Final = 30.0
 _JOIN: Final = (
     'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ >"$1" || exit 126; shift; n=$((n-1)); done; exec "$@"'
@@ -77,6 +80,12 @@ class EmulatedNetwork:
     ) -> None:
         if not LEAST_MTU <= mtu <= MOST_MTU:
             raise ConfigError(f"mtu: {mtu}; give {LEAST_MTU} to {MOST_MTU}")
+        for what, count, most in (
+            ("hosts", len(network.hosts), MAX_HOSTS),
+            ("links", len(network.links), MAX_LINKS),
+        ):
+            if count > most:
+                raise ConfigError(f"{what}: there are {count}; the emulator takes {most}, so simulate them")
         for host in limits:
             network.address(host)
         for link in network.links:

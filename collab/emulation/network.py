@@ -20,9 +20,9 @@ from collab.core.plan import Frozen
 from collab.emulation.profile import LinkProfile
 from collab.errors import ConfigError
 
-MAX_HOSTS: Final = 200
-"""Hosts of one network; each is a namespace and a few descriptors."""
-MAX_LINKS: Final = 4096
+MAX_PLACES: Final = 10_000
+"""Hosts of one network; the emulator takes fewer."""
+MAX_LINKS: Final = 50_000
 MAX_NAME: Final = 63
 MAX_MBIT_S: Final = 1e6
 
@@ -75,8 +75,8 @@ class Network(Frozen, frozen=True):
     def __post_init__(self) -> None:
         _check_names("hosts", self.hosts, ())
         _check_names("junctions", self.junctions, self.hosts)
-        if not 1 <= len(self.hosts) <= MAX_HOSTS:
-            raise ConfigError(f"hosts: there are {len(self.hosts)}; give 1 to {MAX_HOSTS}")
+        if not 1 <= len(self.hosts) <= MAX_PLACES:
+            raise ConfigError(f"hosts: there are {len(self.hosts)}; give 1 to {MAX_PLACES}")
         if len(self.links) > MAX_LINKS:
             raise ConfigError(f"links: there are {len(self.links)}; {MAX_LINKS} at most")
         self._check_links()

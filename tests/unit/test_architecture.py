@@ -26,6 +26,8 @@ PURE = (
     "collab.emulation.profile",
     "collab.emulation.profiles",
     "collab.emulation.traces",
+    *(f"collab.emulation.{name}" for name in ("arrivals", "compare", "layout", "results", "scenario")),
+    *(f"collab.emulation.{name}" for name in ("scenario_check", "summary", "ways")),
     "collab.federated.aggregate",
     "collab.node.session",
     "collab.runtime.quarantine",

@@ -17,6 +17,10 @@ class Chance(Protocol):
         """Ask once for each packet."""
         ...
 
+    def spares(self, packets: int) -> bool:
+        """Whether it happens to none of the next packets; if it may, nothing was asked yet."""
+        ...
+
 
 def geometric(rng: random.Random, probability: float) -> float:
     """How many packets pass before one to which an event of this probability happens."""
@@ -41,6 +45,13 @@ class Independent:
             self._pass -= 1
             return False
         self._pass = geometric(self._rng, self._probability)
+        return True
+
+    def spares(self, packets: int) -> bool:
+        """See `Chance.spares`."""
+        if self._pass < packets:
+            return False
+        self._pass -= packets
         return True
 
 
@@ -75,6 +86,13 @@ class GilbertElliott:
             self._left = self._spell()
         self._left -= 1
         return self._bad and (self._in_bad >= 1.0 or self._rng.random() < self._in_bad)
+
+    def spares(self, packets: int) -> bool:
+        """See `Chance.spares`."""
+        if self._bad or self._left < packets:
+            return False
+        self._left -= packets
+        return True
 
 
 def bursts(rng: random.Random, loss: float, spell: float, in_bad: float) -> GilbertElliott:

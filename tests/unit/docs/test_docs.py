@@ -19,7 +19,7 @@ from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
 from collab.codec.wire import MAX_HEADER_BYTES
 from collab.core import validate
-from collab.emulation import network, traces
+from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
 from collab.link.link import LinkConfig
@@ -160,8 +160,11 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "reservation": f"{node.reservation_s:g} s by default",
         "epochs of one plan in memory": f"{node.max_epochs} by default",
         "a trace of a link's rate": f"{traces.MAX_TRACE_BYTES >> 20} MiB, {traces.MAX_TRACE_LINES:,} lines",
+        "a scenario: its file, requests, points of a sweep, hosts that the planner chooses from": "16 MiB, "
+        f"{scenario.MAX_REQUESTS:,}, {sweeps.MAX_POINTS:,}, {plans.PLANNED_HOSTS}",
         "store": f"{node.store_bytes >> 30} GiB",
-        "an emulated network: hosts, links": f"{network.MAX_HOSTS}, {network.MAX_LINKS:,}",
+        "an emulated network: hosts, links": f"{emulator.MAX_HOSTS}, {emulator.MAX_LINKS:,}",
+        "a simulated network: hosts, links": f"{network.MAX_PLACES:,}, {network.MAX_LINKS:,}",
         "packets under way in the emulator": f"{MAX_HELD:,}",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
     }

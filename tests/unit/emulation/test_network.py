@@ -102,7 +102,7 @@ def test_networks_travel_as_json():
         (lambda: Network(("a", "a"), ()), "hosts: 'a' is listed twice"),
         (lambda: Network(("a",), (), ("a",)), "junctions: 'a' is listed twice"),
         (lambda: Network((), ()), "hosts: there are 0"),
-        (lambda: Network(tuple(f"h{i}" for i in range(201)), ()), "hosts: there are 201"),
+        (lambda: Network(tuple(f"h{i}" for i in range(10_001)), ()), "hosts: there are 10001"),
         (lambda: Network(("a\n",), ()), "is no name"),
         (lambda: star({"a": PROFILE, "b": PROFILE}, nat=["c"]), "nat: 'c'"),
         (lambda: multi_cell({"north": {"a": PROFILE}}, {}), "backhaul: 'north' has none"),
