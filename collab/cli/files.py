@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from collab.errors import InputError, PlanError
+from collab.errors import ConfigError, InputError, PlanError
 
 if TYPE_CHECKING:
     import yaml
@@ -64,6 +64,14 @@ def read_plan(path: Path) -> Plan:
         return convert_plan(_parse(data))
     except PlanError as error:
         raise PlanError(f"plan {path}: {error}") from error
+
+
+def read_yaml(what: str, path: Path, most_bytes: int) -> Any:
+    """What a YAML file of a bounded size holds.  Raises `ConfigError` or `InputError`."""
+    try:
+        return _parse(_read(what, path, most_bytes))
+    except PlanError as error:
+        raise ConfigError(f"{what} {path}: {error}") from error
 
 
 def _parse(data: bytes) -> Any:

@@ -60,6 +60,7 @@ def _register() -> None:
         profile,
         reports,
         running,
+        simulate,
     )
 
     app.add_typer(model.app, name="model")
@@ -68,6 +69,7 @@ def _register() -> None:
         module.register(app)
     for module in (controller, doctor):
         module.register(app)
+    simulate.register(app)
 
 
 def main() -> None:

@@ -66,7 +66,8 @@ class Credits:
     def free(self, node: NodeName, now_us: int) -> int:
         """Credits left at an entry node."""
         account = self._accounts[node]
-        return max(0, account.granted - account.used) if account.expires_us > now_us else 0
+        left = account.granted - account.used
+        return left if left > 0 and account.expires_us > now_us else 0
 
     def free_at(self, now_us: int) -> Callable[[NodeName], int]:
         """`free` at one time."""

@@ -19,6 +19,9 @@ from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
 from collab.codec.wire import MAX_HEADER_BYTES
 from collab.core import validate
+from collab.emulation import emulator, network, plans, scenario, sweeps, traces
+from collab.emulation.forward import MAX_HELD
+from collab.emulation.nat import MAX_FLOWS
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
@@ -156,7 +159,14 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "lease of credits": f"{session.lease_us // 1_000_000} s",
         "reservation": f"{node.reservation_s:g} s by default",
         "epochs of one plan in memory": f"{node.max_epochs} by default",
+        "a trace of a link's rate": f"{traces.MAX_TRACE_BYTES >> 20} MiB, {traces.MAX_TRACE_LINES:,} lines",
+        "a scenario: its file, requests, points of a sweep, hosts that the planner chooses from": "16 MiB, "
+        f"{scenario.MAX_REQUESTS:,}, {sweeps.MAX_POINTS:,}, {plans.PLANNED_HOSTS}",
         "store": f"{node.store_bytes >> 30} GiB",
+        "an emulated network: hosts, links": f"{emulator.MAX_HOSTS}, {emulator.MAX_LINKS:,}",
+        "a simulated network: hosts, links": f"{network.MAX_PLACES:,}, {network.MAX_LINKS:,}",
+        "packets under way in the emulator": f"{MAX_HELD:,}",
+        "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
     }
     assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}
     assert f"{retry.max_requests:,} requests under way" in text

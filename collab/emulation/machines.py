@@ -1,0 +1,225 @@
+"""A node in the simulator: the real session, with an event loop and cores that take time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from collab.client.actions import Send
+from collab.core.ids import Digest, EdgeId, Epoch, NodeName
+from collab.core.plan import Plan
+from collab.core.token import Hop, Token
+from collab.emulation.clock import Clock
+from collab.node.actions import Action, Compute, Computed
+from collab.node.limits import SessionLimits
+from collab.node.session import Session
+
+EPOCH = Epoch(1)
+_NEVER = float("inf")
+Passes = Callable[[Compute], frozenset[EdgeId]]
+
+
+class DigestedPlan(Plan, frozen=True, kw_only=True):
+    """A plan whose digest is worked out once, not by each of a thousand nodes."""
+
+    known: Digest
+
+    @property
+    def digest(self) -> Digest:
+        """See `Plan.digest`."""
+        return self.known
+
+    @staticmethod
+    def of(plan: Plan) -> DigestedPlan:
+        """The same plan."""
+        fields = {name: getattr(plan, name) for name in plan.__struct_fields__}
+        return DigestedPlan(**fields, known=plan.digest)
+
+
+class Transmit(Protocol):
+    """Hands a token to the link with a peer; False if there is none."""
+
+    def __call__(self, source: NodeName, target: NodeName, token: Token) -> bool:
+        """Send it."""
+        ...
+
+
+class Loop:
+    """An event loop: one thing after another."""
+
+    def __init__(self, clock: Clock, slower: float = 1.0) -> None:
+        self._clock = clock
+        self._slower = slower
+        self._free_us = 0.0
+        self.frozen = False
+        self._held: list[tuple[float, Callable[[], None]]] = []
+
+    def take(self, cost_us: float, act: Callable[[], None]) -> None:
+        """Do something that takes ``cost_us``, after all that was asked for before."""
+        if self.frozen:
+            self._held.append((cost_us, act))
+            return
+        now = self._clock.now_us
+        if cost_us <= 0 and self._free_us <= now:
+            act()
+            return
+        self._free_us = max(self._free_us, now) + cost_us * self._slower
+        self._clock.at(self._free_us, self._run, cost_us, act)
+
+    def _run(self, cost_us: float, act: Callable[[], None]) -> None:
+        if self.frozen:
+            self._held.append((cost_us, act))
+        else:
+            act()
+
+    def thaw(self) -> None:
+        """Go on with what was held."""
+        self.frozen = False
+        held, self._held = self._held, []
+        for cost_us, act in held:
+            self.take(cost_us, act)
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """One stage on one node, without queueing, in µs."""
+
+    decode_us: float
+    compute_us: float
+    encode_us: float
+
+
+class Timer:
+    """Calls ``tick`` of a state machine when it is due."""
+
+    def __init__(self, clock: Clock, due: Callable[[], int | None], tick: Callable[[int], None]) -> None:
+        self._clock, self._due, self._tick = clock, due, tick
+        self._armed_us = _NEVER
+        self._on = True
+
+    def arm(self) -> None:
+        """Look again at when it is due."""
+        due = self._due()
+        if due is not None and due < self._armed_us:
+            self._armed_us = due
+            self._clock.at(due, self._ring, due)
+
+    def _ring(self, due: int) -> None:
+        if self._on and due == self._armed_us:
+            self._armed_us = _NEVER
+            self._tick(self._clock.now_us)
+
+    def stop(self) -> None:
+        """Ring no more."""
+        self._on = False
+
+
+class SimulatedNode:
+    """One node: its session decides, its cores compute one stage after another."""
+
+    def __init__(
+        self,
+        name: NodeName,
+        plan: Plan,
+        times: Mapping[int, StageTime],
+        *,
+        clock: Clock,
+        loop: Loop,
+        cores: int,
+        transmit: Transmit,
+        skips: Passes,
+        chance: Random,
+        noise: float,
+    ) -> None:
+        self.name = name
+        self.loop = loop
+        self.down = False
+        self._plan, self._times = plan, times
+        self._clock, self._cores = clock, cores
+        self._transmit, self._skips = transmit, skips
+        self._chance, self._noise = chance, noise
+        self._start()
+
+    def _start(self) -> None:
+        """A fresh process that has loaded the plan."""
+        now = self._clock.now_us
+        self.session = Session(self.name, SessionLimits())
+        self.session.restore(self._plan, EPOCH, now)
+        self._queue: deque[tuple[Compute, int]] = deque()
+        self._busy = 0
+        self._timer = Timer(self._clock, self.session.next_wakeup_us, self._tick)
+
+    def kill(self) -> None:
+        """The process is gone with all that it held."""
+        self.down = True
+        self._timer.stop()
+
+    def revive(self) -> None:
+        """It is started again."""
+        self.down = False
+        self._start()
+
+    # --- events ------------------------------------------------------------------------
+
+    def receive(self, peer: NodeName, token: Token) -> None:
+        """A token came out of the event loop."""
+        if not self.down:
+            self._perform(self.session.receive(peer, token, self._clock.now_us))
+
+    def peer_lost(self, peer: NodeName) -> None:
+        """The link with a peer broke."""
+        if not self.down:
+            self._perform(self.session.peer_lost(peer, self._clock.now_us))
+
+    def _tick(self, now_us: int) -> None:
+        self._perform(self.session.tick(now_us))
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                if not self._transmit(self.name, action.peer, action.token):
+                    self._perform(self.session.undeliverable(action.token, self._clock.now_us))
+            elif isinstance(action, Compute):
+                self._queue.append((action, self._clock.now_us))
+                self._compute()
+        self._timer.arm()
+
+    # --- cores -------------------------------------------------------------------------
+
+    def _compute(self) -> None:
+        """Start what there are cores for; what was cancelled meanwhile is skipped."""
+        session = self.session
+        while self._queue and self._busy < self._cores:
+            action, queued_us = self._queue.popleft()
+            if not session.wanted(action.work):
+                continue
+            self._busy += 1
+            now, times = self._clock.now_us, self._times[action.stage]
+            factor = self._chance.lognormvariate(0.0, self._noise) if self._noise else 1.0
+            compute_us = times.compute_us * factor
+            done_us = now + times.decode_us + compute_us + times.encode_us
+            hop = Hop(
+                action.stage,
+                self.name,
+                now - queued_us,
+                round(times.decode_us),
+                round(compute_us),
+                round(times.encode_us),
+            )
+            self._clock.at(done_us, self._finished, session, action, hop)
+
+    def _finished(self, session: Session, action: Compute, hop: Hop) -> None:
+        if session is not self.session or self.down:
+            return
+        self._busy -= 1
+        skipped = self._skips(action)
+        made = {edge: True for edge in action.out_edges if edge not in skipped}
+        self.loop.take(0.0, lambda: self._computed(session, action, Computed(made, skipped, hop)))
+        self._compute()
+
+    def _computed(self, session: Session, action: Compute, result: Computed) -> None:
+        if session is self.session and not self.down:
+            self._perform(session.computed(action.work, result, self._clock.now_us))
