@@ -16,6 +16,7 @@ class StageWorker:
         self._backlog = Backlog()
         self._since_us = 0
         self.running: Job | None = None
+        """What it computes."""
 
     def __len__(self) -> int:
         """Jobs that wait or run."""

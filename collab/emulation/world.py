@@ -7,7 +7,6 @@ from functools import partial
 from typing import Final
 
 from collab.client.policy import RetryPolicy
-from collab.client.wiring import entry
 from collab.core.ids import EdgeId, NodeName
 from collab.core.token import Kind, Token
 from collab.emulation.askers import Asker, Resolved
@@ -123,10 +122,6 @@ class World:
         scenario = self.field.scenario
         hosts = scenario.requesters
         most = getattr(scenario.workload, "concurrency", scenario.cluster.credits)
-        if len(hosts) > 1:
-            # Every entry node has credits for all of them.
-            entries = self.plan.stage(entry(self.plan)).nodes
-            most = max(1, scenario.cluster.credits // (len(hosts) * len(entries)))
         retry = RetryPolicy(max_attempts=scenario.cluster.attempts, hedge=scenario.cluster.hedge)
         return tuple(
             Asker(
