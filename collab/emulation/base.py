@@ -16,6 +16,8 @@ class Fate(msgspec.Struct, frozen=True, gc=False):
 
     times_us: tuple[float, ...]
     drop: Drop | None = None
+    harm: int = 0
+    """Of a corrupted one: a number that says which bit of its payload was turned, in every copy."""
 
 
 WAITING: Final = Fate(())

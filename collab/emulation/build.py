@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from collab.emulation.base import SEPARATOR, stream
 from collab.emulation.models.cell import FairMember
-from collab.emulation.models.chance import Chance, Independent, bursts
+from collab.emulation.models.chance import Chance, Corruption, Independent, bursts
 from collab.emulation.models.delay import (
     ConstantDelay,
     CorrelatedJitter,
@@ -90,6 +90,9 @@ def build_link(
             radio=radio,
             gate=_gate(profile, seed, name),
             loss=_loss(part, seed, drawing, where),
+            corrupt=Corruption(stream(seed, drawing, where, "corrupt"), part.corrupt)
+            if part.corrupt
+            else None,
             reorder=_chance(part.reorder, seed, drawing, where, "reorder"),
             reorder_us=part.reorder_ms * 1e3,
             duplicate=_chance(part.duplicate, seed, drawing, where, "duplicate"),

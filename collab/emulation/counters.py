@@ -19,6 +19,8 @@ class DirectionCounts(msgspec.Struct):
     """Of packets with their IP headers."""
     copies: int = 0
     """Copies that came, or will come, out at the far end."""
+    corrupted: int = 0
+    """Packets that come out with a bit turned; those without payload pass as they are."""
     drops: dict[str, int] = msgspec.field(default_factory=dict)
     """By reason."""
 

@@ -14,6 +14,7 @@ from math import inf
 from typing import Final, cast
 
 from collab.emulation.base import WAITING, Fate, LinkModel
+from collab.emulation.corruption import corrupted, corrupted_segment
 from collab.emulation.counters import DirectionCounts
 from collab.emulation.models.cell import FairCell
 from collab.emulation.nat import Nat
@@ -176,8 +177,7 @@ class Forwarder:
         self.now_us = at_us
         for token, fate in cell.take(at_us):
             hop, packet = cast(tuple[_Hop, bytes], token)
-            for arrives_us in self._counted(hop.line, fate):
-                self._hold(arrives_us, hop, packet)
+            self._file(hop, packet, self._counted(hop.line, fate))
 
     def _arrive(self, host: int, packet: bytes, due_us: float) -> None:
         if self._nats and host in self._nats:
@@ -194,8 +194,7 @@ class Forwarder:
             self._offer_many(hop, many, now_us)
             return
         size = len(packet) - self._offset
-        for at in self._fate(hop, size, now_us, packet):
-            self._hold(at, hop, packet)
+        self._file(hop, packet, self._fate(hop, size, now_us, packet))
 
     def _offer_many(self, hop: _Hop, many: Large, now_us: float) -> None:
         if hop.line.is_fair:
@@ -203,24 +202,37 @@ class Forwarder:
             for i, size in enumerate(many.sizes):
                 self._fate(hop, size, now_us, many.part(i, i + 1))
             return
-        times = [self._fate(hop, size, now_us) for size in many.sizes]
-        for start, stop, at in runs(times, TOGETHER_US):
+        fates = [self._fate(hop, size, now_us) for size in many.sizes]
+        for index, fate in enumerate(fates):
+            if fate.harm:
+                many = corrupted_segment(many, index, fate.harm)
+                hop.line.counts.corrupted += 1
+        for start, stop, at in runs([fate.times_us for fate in fates], TOGETHER_US):
             self._hold(at, hop, many.part(start, stop))
 
-    def _fate(self, hop: _Hop, size: int, now_us: float, packet: bytes = b"") -> tuple[float, ...]:
-        """When it arrives, as far as that is known by now."""
+    def _fate(self, hop: _Hop, size: int, now_us: float, packet: bytes = b"") -> Fate:
+        """What becomes of it, as far as that is known by now; counted."""
         line = hop.line
         line.counts.packets += 1
         line.counts.bytes += size
         fate = line.offer(now_us, size, (hop, packet)) if line.is_fair else line.offer(now_us, size)
-        return () if fate is WAITING else self._counted(line, fate)
+        return fate if fate is WAITING else self._counted(line, fate)
 
-    def _counted(self, line: _Line, fate: Fate) -> tuple[float, ...]:
+    def _counted(self, line: _Line, fate: Fate) -> Fate:
         counts = line.counts
         counts.copies += len(fate.times_us)
         if fate.drop is not None:
             counts.drops[fate.drop] = counts.drops.get(fate.drop, 0) + 1
-        return fate.times_us
+        return fate
+
+    def _file(self, hop: _Hop, packet: bytes, fate: Fate) -> None:
+        """Hold what comes out of one packet."""
+        if fate.harm:
+            changed = corrupted(packet, fate.harm, self._offset)
+            hop.line.counts.corrupted += changed is not packet
+            packet = changed
+        for at in fate.times_us:
+            self._hold(at, hop, packet)
 
     def _hold(self, at_us: float, hop: _Hop, packet: bytes) -> None:
         if len(self._held) >= MAX_HELD:

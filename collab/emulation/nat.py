@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from collab.emulation.segments import HEADER_BYTES, NEEDS_CHECKSUM, replaced_sum
+from collab.emulation.segments import CHECKSUM_AT, HEADER_BYTES, NEEDS_CHECKSUM, TCP, UDP, update_checksum
 
 UDP_IDLE_US: Final = 120e6
 """RFC 4787 REQ-5: two minutes at least."""
@@ -19,8 +19,7 @@ TCP_IDLE_US: Final = 7440e6
 MAX_FLOWS: Final = 4096
 """Then the one that was silent for longest is forgotten."""
 
-_ICMP, _TCP, _UDP = 1, 6, 17
-_CHECKSUM_AT: Final = {_TCP: 16, _UDP: 6}
+_ICMP: Final = 1
 _SOURCE, _TARGET = 12, 16
 
 Flow = tuple[int, int, bytes, int]
@@ -52,7 +51,7 @@ class Nat:
         seen = self._flows.get(flow) if flow is not None else None
         if flow is None or seen is None:
             return None
-        if now_us - seen > (TCP_IDLE_US if flow[0] == _TCP else UDP_IDLE_US):
+        if now_us - seen > (TCP_IDLE_US if flow[0] == TCP else UDP_IDLE_US):
             del self._flows[flow]
             return None
         return self._rewritten(packet, _TARGET, self._inside)
@@ -65,7 +64,7 @@ class Nat:
         if more_or_offset or len(packet) < body + 8:
             return None
         peer = packet[ip + peer_at : ip + peer_at + 4]
-        if protocol in _CHECKSUM_AT:
+        if protocol in CHECKSUM_AT:
             ports = struct.unpack_from("!HH", packet, body)
             return protocol, ports[own], peer, ports[1 - own]
         if protocol == _ICMP and packet[body] in (0, 8):
@@ -77,22 +76,12 @@ class Nat:
         made = bytearray(packet)
         old, new = struct.unpack_from("!HH", made, ip + at), struct.unpack("!HH", address)
         made[ip + at : ip + at + 4] = address
-        _update(made, ip + 10, old, new, complemented=True)
-        sum_at = _CHECKSUM_AT.get(packet[ip + 9])
+        update_checksum(made, ip + 10, old, new, complemented=True)
+        sum_at = CHECKSUM_AT.get(packet[ip + 9])
         if sum_at is not None:
             place = ip + 4 * (packet[ip] & 15) + sum_at
             partial = ip == HEADER_BYTES and bool(packet[0] & NEEDS_CHECKSUM)
-            unused = packet[ip + 9] == _UDP and not partial and made[place : place + 2] == b"\0\0"
+            unused = packet[ip + 9] == UDP and not partial and made[place : place + 2] == b"\0\0"
             if len(made) >= place + 2 and not unused:
-                _update(made, place, old, new, complemented=not partial)
+                update_checksum(made, place, old, new, complemented=not partial)
         return bytes(made)
-
-
-def _update(
-    packet: bytearray, place: int, old: tuple[int, ...], new: tuple[int, ...], *, complemented: bool
-) -> None:
-    (total,) = struct.unpack_from("!H", packet, place)
-    total ^= 0xFFFF if complemented else 0
-    for before, after in zip(old, new, strict=True):
-        total = replaced_sum(total, before, after)
-    struct.pack_into("!H", packet, place, total ^ (0xFFFF if complemented else 0))

@@ -87,6 +87,8 @@ def inexpressible_parts(profile: LinkProfile) -> list[str]:
             (f"jitter: {part.jitter}", part.jitter != "none"),
             ("loss_burst", part.loss_burst is not None),
             ("reorder", bool(part.reorder)),
+            # netem turns bits too, but the checksum tells.
+            ("corrupt", bool(part.corrupt)),
         )
         found += [f"{where}.{name}" for name, is_used in used if is_used]
     return found

@@ -99,7 +99,7 @@ class Pipe:
         """Whether packets of a train that follow each other may be offered as one."""
         # Losses are drawn here, packet by packet, whether trains are merged or not.
         self._loss = parts.loss
-        self._offer_to = Direction(replace(parts, loss=None), direction.arrived_us).offer
+        self._offer_to = Direction(replace(parts, loss=None, corrupt=None), direction.arrived_us).offer
         self._overhead = parts.overhead_bytes
 
     def carry(self, train: Train, then: Callable[[], None]) -> None:

@@ -65,6 +65,8 @@ class DirectionProfile(Frozen, frozen=True, kw_only=True):
     """Mean packets in a bad spell (Gilbert–Elliott); None: each packet for itself."""
     loss_in_burst: float = 1.0
     """Share that is lost within a bad spell."""
+    corrupt: float = 0.0
+    """Share of packets in whose TCP or UDP payload one bit is turned, under a checksum that is put right."""
     reorder: float = 0.0
     """Share of packets that are held back by ``reorder_ms``."""
     reorder_ms: float = 0.0
@@ -212,7 +214,7 @@ def _check_delay(where: str, direction: DirectionProfile) -> None:
 
 
 def _check_chances(where: str, direction: DirectionProfile) -> None:
-    for field in ("loss", "reorder", "duplicate"):
+    for field in ("loss", "corrupt", "reorder", "duplicate"):
         _number(f"{where}.{field}", getattr(direction, field), 0, 1)
     _number(f"{where}.loss_in_burst", direction.loss_in_burst, 0, 1, above=True)
     _number(f"{where}.reorder_ms", direction.reorder_ms, 0, _MOST_MS)

@@ -16,6 +16,11 @@ HEADER: Final = struct.Struct("=BBHHHH")
 """struct virtio_net_hdr: flags, kind, header bytes, segment bytes, begin and offset of the checksum."""
 HEADER_BYTES: Final = HEADER.size
 NEEDS_CHECKSUM: Final = 1
+"""A flag: only the sum of the pseudo header stands in the checksum yet."""
+TCP: Final = 6
+UDP: Final = 17
+CHECKSUM_AT: Final = {TCP: 16, UDP: 6}
+"""Where in its header each protocol has the checksum."""
 _ALONE: Final = 0
 _TCP_V4: Final = 1
 _ECN: Final = 0x80
@@ -113,6 +118,17 @@ def checksum(data: bytes | bytearray) -> int:
 def replaced_sum(total: int, old: int, new: int) -> int:
     """A ones' complement sum of which one 16-bit word has changed (RFC 1624)."""
     return _folded(total + (0xFFFF & ~old) + new)
+
+
+def update_checksum(
+    packet: bytearray, place: int, old: tuple[int, ...], new: tuple[int, ...], *, complemented: bool
+) -> None:
+    """Put a checksum right after words have changed; not complemented while it is a partial sum."""
+    (total,) = struct.unpack_from("!H", packet, place)
+    total ^= 0xFFFF if complemented else 0
+    for before, after in zip(old, new, strict=True):
+        total = replaced_sum(total, before, after)
+    struct.pack_into("!H", packet, place, total ^ (0xFFFF if complemented else 0))
 
 
 def _folded(total: int) -> int:

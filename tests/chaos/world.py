@@ -148,6 +148,8 @@ class World:
         self.net = ShapedNetwork([*self.names, *clients, *brokers], {}, LINK, seed=seed)
         self.nodes: dict[str, NodeProcess] = {}
         self._stack = AsyncExitStack()
+        self._shaping = asyncio.Lock()
+        """The network's methods are for one thread at a time."""
 
     async def __aenter__(self) -> World:
         assert shutil.which("nft", path=_PATH), REMEDY
@@ -155,7 +157,7 @@ class World:
             self._identities = await asyncio.to_thread(self._enrol)
             await asyncio.to_thread(self.net.__enter__)
             self._stack.push_async_callback(asyncio.to_thread, self.net.__exit__, None, None, None)
-            for host in self.net.hosts:
+            for host in self.net.network.hosts:
                 await self._nft(host, _RULES)
             if self._scheme == "mqtts":
                 await asyncio.to_thread(self._stack.enter_context, self._broker())
@@ -280,8 +282,9 @@ class World:
         assert done.returncode == 0, f"nft on {host}: {done.stderr}; {REMEDY}"
 
     async def _shape(self, one: str, other: str, shape: Shape) -> None:
-        for source, target in ((one, other), (other, one)):
-            await asyncio.to_thread(self.net.shape, source, target, **vars(shape))
+        async with self._shaping:
+            for source, target in ((one, other), (other, one)):
+                await asyncio.to_thread(self.net.shape, source, target, **vars(shape))
 
 
 def _start(node: NodeProcess) -> None:

@@ -32,6 +32,7 @@ from collab.errors import BackendError, ConfigError
 from collab.security.broker import mosquitto_config
 from tests.integration.processes import ROOT, NodeProcess, environment, running
 from tests.mosquitto import program
+from tests.shaped import Shape, ShapedNetwork
 
 LACKS = machine_lacks()
 pytestmark = [
@@ -72,6 +73,23 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             print(s.recv(2048).decode())
     except TimeoutError:
         pass
+"""
+
+ZEROS = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 7000)) as s:
+    s.sendall(bytes(1_000_000))
+"""
+
+ONES = """
+import re, socket
+with socket.create_server(("0.0.0.0", 7000)) as server:
+    print("ready", flush=True)
+    with server.accept()[0] as s:
+        got = b"".join(iter(lambda: s.recv(1 << 20), b""))
+names, values = re.findall(r"^Tcp: (.*)", open("/proc/self/net/snmp").read(), re.M)
+wrong = dict(zip(names.split(), values.split()))["InCsumErrors"]
+print(len(got), int.from_bytes(got, "big").bit_count(), wrong, flush=True)
 """
 
 LISTENER = """
@@ -216,6 +234,40 @@ def test_the_same_seed_and_packets_give_the_same_fates():
     assert seen[0] == seen[1]
     assert 100 < len(set(seen[0])) < 190
     assert len(seen[0]) > len(set(seen[0]))
+
+
+def test_each_direction_of_a_shaped_link_has_its_own_delay_and_rate_and_changes_by_itself():
+    links = {("b", "a"): Shape(10, 100), ("a", "b"): Shape(5, 100), ("c", "a"): Shape(1, 100)}
+    with ShapedNetwork(["b", "a", "c"], links) as net:
+        assert 15 <= ping_ms(net, "a", "b")[0] <= 15 + LATE_MS
+        assert 2 <= ping_ms(net, "a", "c")[0] <= 2 + LATE_MS
+        assert ping_ms(net, "b", "c", 1)[1] == 0
+        net.shape("b", "a", delay_ms=2)
+        assert 7 <= ping_ms(net, "a", "b")[0] <= 7 + LATE_MS
+        # 84 bytes at 16 kbit/s are 42 ms.
+        net.shape("a", "b", mbit_s=0.016)
+        assert 49 <= ping_ms(net, "b", "a", 2)[0] <= 49 + LATE_MS
+        net.restart()
+        net.shape("b", "a", loss=1.0)
+        assert ping_ms(net, "b", "a", 2)[1] == 0
+        counts = net.counts().directions
+        assert counts["b → a"].drops == {"loss": 2}
+        assert counts["a → b"].packets == 0
+
+
+@pytest.mark.parametrize("offload", [True, False], ids=["large", "single"])
+def test_a_stream_over_a_link_that_corrupts_comes_whole_with_other_bits_in_it(offload):
+    network = mesh(["a", "b"], {("a", "b"): profile(1, 100, corrupt=0.05, down={"corrupt": 0.0})})
+    with (
+        EmulatedNetwork(network, backend="userspace", offload=offload, seed=3) as net,
+        started(*python(net, "b", ONES)) as sink,
+    ):
+        run(*python(net, "a", ZEROS, net.address("b")))
+        size, ones, wrong = map(int, sink.stdout.readline().split())
+        corrupted = net.counts().directions["a → b"].corrupted
+    assert (size, wrong) == (1_000_000, 0)
+    # What was sent again needlessly may have been corrupted too.
+    assert 10 <= ones <= corrupted
 
 
 def answered(net: EmulatedNetwork, folder: Path, *arguments: object) -> Any:

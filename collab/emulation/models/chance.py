@@ -55,6 +55,18 @@ class Independent:
         return True
 
 
+class Corruption:
+    """Turns a bit in packets, in each by itself, with the same probability."""
+
+    def __init__(self, rng: random.Random, probability: float) -> None:
+        self._rng = rng
+        self._chance = Independent(rng, probability)
+
+    def harm(self) -> int:
+        """Ask once for each packet: 0, or what stands for the bit that is turned."""
+        return 1 + self._rng.getrandbits(32) if self._chance.happens() else 0
+
+
 class GilbertElliott:
     """Loss in bursts: a chain of a good and a bad state that takes a step with every packet.
 

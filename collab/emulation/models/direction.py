@@ -1,7 +1,7 @@
 """One direction of a link: its parts in the order in which a packet meets them.
 
-Queue, radio, outage, active queue management, serialisation; then, on the air, loss, delay,
-reordering and duplication.  What is lost there has used its share of the rate.
+Queue, radio, outage, active queue management, serialisation; then, on the air, loss,
+corruption, delay, reordering and duplication.  What is lost there has used its share of the rate.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from collab.emulation.base import WAITING, Drop, Fate
 from collab.emulation.models.cell import FairMember, Waiting
-from collab.emulation.models.chance import Chance
+from collab.emulation.models.chance import Chance, Corruption
 from collab.emulation.models.delay import Delay
 from collab.emulation.models.outages import Gate
 from collab.emulation.models.queue import Backlog, CoDel
@@ -41,6 +41,7 @@ class Parts:
     radio: Radio | None = None
     gate: Gate | None = None
     loss: Chance | None = None
+    corrupt: Corruption | None = None
     reorder: Chance | None = None
     reorder_us: float = 0.0
     """What a reordered packet is held back, while later ones overtake it."""
@@ -118,6 +119,7 @@ class Direction:
             parts.radio.busy(left_us)
         if parts.loss is not None and parts.loss.happens():
             return _DROPPED["loss"]
+        harm = 0 if parts.corrupt is None else parts.corrupt.harm()
         at = left_us + self._draw(left_us)
         if parts.reorder is not None and parts.reorder.happens():
             at += parts.reorder_us
@@ -126,5 +128,5 @@ class Direction:
         else:
             self.arrived_us = at
         if parts.duplicate is not None and parts.duplicate.happens():
-            return Fate((at, at))
-        return Fate((at,))
+            return Fate((at, at), None, harm)
+        return Fate((at,), None, harm)

@@ -104,6 +104,7 @@ def test_netem_gets_a_profile_in_its_own_units():
             star({"a": replace(PLAIN, outage_every_s=9.0, outage_ms=1.0, idle_after_ms=1.0)}),
             ["a – base: idle_after_ms", "a – base: outages"],
         ),
+        (star({"a": replace(PLAIN, down=replace(WAY, corrupt=0.1))}), ["a – base: down.corrupt"]),
     ],
 )
 def test_what_netem_cannot_do_is_listed(network, missing):

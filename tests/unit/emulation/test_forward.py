@@ -13,7 +13,7 @@ from collab.emulation.network import Cell, Network, mesh, multi_cell, star
 from collab.emulation.profile import DirectionProfile, LinkProfile
 from collab.emulation.segments import HEADER_BYTES
 from collab.errors import ConfigError
-from tests.unit.emulation.packets import tcp, udp
+from tests.unit.emulation.packets import has_right_sums, tcp, udp
 
 
 def profile(delay_ms: float = 0.0, mbit_s: float | None = None, **more) -> LinkProfile:
@@ -165,6 +165,58 @@ def test_the_same_seed_gives_the_same_fates_and_another_does_not():
     assert fates(7) == fates(7)
     assert fates(7) != fates(8)
     assert 200 * 0.3 < len(fates(7)) < 200 * 0.95
+
+
+@pytest.mark.parametrize("share", ["fair", "fifo", None])
+def test_corrupted_packets_have_one_other_bit_and_are_counted_where_it_was_turned(share):
+    cell = Cell(up_mbit_s=100.0, down_mbit_s=100.0, share=share) if share else None
+
+    def carried(seed: int) -> tuple[Rig, list[bytes]]:
+        rig = Rig(star({"a": profile(corrupt=0.1), "b": profile()}, cell=cell), seed)
+        sent = [rig.send("a", "b", 1000.0 * i) for i in range(300)]
+        rig.times()
+        got = [packet for _, _, packet in rig.got]
+        assert all(map(has_right_sums, got))
+        turned = [different_bits(one[28:], other[28:]) for one, other in zip(sent, got, strict=True)]
+        counts = rig.forwarder.counts
+        assert sum(turned) == turned.count(1) == counts["a → base"].corrupted
+        assert counts["base → b"].corrupted == 0
+        return rig, got
+
+    rig, got = carried(1)
+    assert 15 <= rig.forwarder.counts["a → base"].corrupted <= 50
+    assert carried(1)[1] == got != carried(2)[1]
+
+
+def test_both_copies_of_a_packet_are_corrupted_alike():
+    rig = Rig(mesh(["a", "b"], {("a", "b"): profile(corrupt=1.0, duplicate=1.0)}))
+    sent = rig.send("a", "b", 0.0)
+    rig.times()
+    (_, _, first), (_, _, second) = rig.got
+    assert first == second != sent
+    assert rig.forwarder.counts["a → b"].corrupted == 1
+
+
+@pytest.mark.parametrize("share", ["fair", None])
+def test_segments_of_a_large_packet_are_corrupted_one_by_one_and_travel_on_together(share):
+    cell = Cell(up_mbit_s=1000.0, down_mbit_s=1000.0, share=share) if share else None
+    network = star({"a": profile(corrupt=0.3), "b": profile()}, cell=cell)
+    rig = Rig(network, offload=True)
+    rig.forwarder.take(0, tcp(rig.address("a"), rig.address("b"), bytes(4000), segment_bytes=100), 0.0)
+    rig.times()
+    packets = [packet[HEADER_BYTES:] for _, _, packet in rig.got]
+    assert all(has_right_sums(packet, partial=True) for packet in packets)
+    assert len(packets) == (40 if share else 1)
+    data = b"".join(packet[40:] for packet in packets)
+    segments = [data[at : at + 100] for at in range(0, 4000, 100)]
+    turned = [different_bits(segment, bytes(100)) for segment in segments]
+    assert len(data) == 4000
+    assert set(turned) == {0, 1}
+    assert sum(turned) == rig.forwarder.counts["a → base"].corrupted
+
+
+def different_bits(one: bytes, other: bytes) -> int:
+    return sum((a ^ b).bit_count() for a, b in zip(one, other, strict=True))
 
 
 def test_counters_say_what_became_of_each_packet():

@@ -46,6 +46,8 @@ def test_a_mapping_changes_a_base_field_by_field():
         ({"up": {"reorder": 2}}, "up.reorder: 2"),
         ({"up": {"reorder": 0.1}}, "up.reorder: nothing is held back; give reorder_ms"),
         ({"up": {"duplicate": 2}}, "up.duplicate: 2"),
+        ({"up": {"corrupt": 1.1}}, "up.corrupt: 1.1; give a number at least 0 and at most 1"),
+        ({"up": {"corrupt": math.nan}}, "up.corrupt: nan"),
         ({"up": {"loss": 0.9, "loss_burst": 2}}, "up.loss: 0.9 does not come of spells of 2 packets"),
         ({"up": {"loss": 0.1, "loss_burst": 0.5}}, "up.loss_burst: 0.5"),
         ({"up": {"loss_in_burst": 0}}, "up.loss_in_burst: 0"),

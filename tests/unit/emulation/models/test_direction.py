@@ -34,6 +34,7 @@ ANY = {
     "loss": 0.05,
     "loss_burst": 3.0,
     "duplicate": 0.05,
+    "corrupt": 0.05,
 }
 SHAKY = {"outage_every_s": 0.5, "outage_ms": 50.0, "promotion_ms": 30.0, "idle_after_ms": 100.0}
 
@@ -142,6 +143,16 @@ def test_duplicates_come_twice_and_losses_not_at_all():
     assert counts.count(0) / 4_000 == pytest.approx(0.1, abs=0.015)
     assert counts.count(2) / 4_000 == pytest.approx(0.9 * 0.2, abs=0.02)
     assert {fate.drop for fate in fates} == {None, "loss"}
+
+
+def test_packets_are_corrupted_as_often_as_was_asked_for_in_places_of_their_own():
+    plain, harmed = (flow(up(corrupt=share, loss=0.1), 4_000, 1_000.0) for share in (0.0, 0.2))
+    assert [fate.times_us for fate in harmed] == [fate.times_us for fate in plain]
+    harms = [fate.harm for fate in harmed if fate.harm]
+    assert len(harms) / 4_000 == pytest.approx(0.9 * 0.2, abs=0.02)
+    assert len(set(harms)) > 0.99 * len(harms)
+    assert not any(fate.harm for fate in harmed if fate.drop)
+    assert not any(fate.harm for fate in plain)
 
 
 def test_what_is_lost_on_the_air_has_used_its_share_of_the_rate():
