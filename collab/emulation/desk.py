@@ -82,8 +82,9 @@ class Desk:
         """All nodes' times; links are emulated, so they are known."""
         path, warnings = Path(self._settings.model), list[str]()
         graph = await asyncio.to_thread(open_model, path)
-        places = [address for entries in self._settings.endpoints.values() for address in entries[:1]]
-        names = await self._cluster.reach(places)
+        names = [NodeName(name) for name in self._settings.endpoints]
+        for name in names:
+            await self._cluster.links.connect_any(self._settings.endpoints[name], name)
         views = await self._cluster.describe(names)
         settings = Settings(
             codecs=order.codecs,

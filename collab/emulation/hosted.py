@@ -148,11 +148,19 @@ class HostedDesk(Hosted):
         await self.spawn()
         await self.line(START_S)
 
-    async def obey(self, order: Order, asked: Callable[[Asking], None] = lambda asking: None) -> Done:
-        """Have an order carried out, told of each request; raises what the process reports."""
+    async def obey(
+        self,
+        order: Order,
+        asked: Callable[[Asking], None] = lambda asking: None,
+        within_s: float = _ANSWER_S,
+    ) -> Done:
+        """Have an order carried out, told of each request, with so long between two of them.
+
+        Raises what the process reports, or `PeerUnreachable`.
+        """
         await self.write(msgspec.json.encode(order) + b"\n")
         while True:
-            answer = _ANSWERS.decode(await self.line(_ANSWER_S))
+            answer = _ANSWERS.decode(await self.line(within_s))
             if isinstance(answer, Asked):
                 asked(answer.asking)
             elif isinstance(answer, Failed):

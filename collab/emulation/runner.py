@@ -38,6 +38,7 @@ from collab.transport.aio import BaseExceptionGroup, TaskGroup
 
 _SETTLE_S: Final = 0.3
 """After the links' start, so that what was lost then is repaired before the first request."""
+_PATIENCE_S: Final = 30.0
 
 Progress = Callable[[str, int, int], None]
 """What is under way, the requests that have ended, and all of them."""
@@ -59,11 +60,10 @@ class Material:
 
 def check_emulated(scenario: Scenario, material: Material) -> None:
     """Refuse what can only be simulated, or is not of this model; raises `ConfigError`."""
-    check_scenario(scenario)
-    if scenario.nat:
+    network = check_scenario(scenario)
+    if len(network.behind_nat) == len(network.hosts):
         raise ConfigError(
-            "nat: nodes behind a NAT are not started by collab emulate yet; leave it out, or build the "
-            "network with collab.emulation.emulator"
+            "nat: every host is behind one; leave one out, through which the others can be reached"
         )
     if material.profile is not None:
         check_profile(scenario, material.profile)
@@ -126,8 +126,6 @@ class Emulation:
         return self._results(partial)
 
     async def _work(self) -> None:
-        self._progress("measuring what the emulator can carry", 0, 0)
-        ceiling = await asyncio.to_thread(measure_ceiling, self._backend)
         with tempfile.TemporaryDirectory(prefix="collab-emulate-", ignore_cleanup_errors=True) as name:
             self._progress("starting nodes", 0, 0)
             site = Site(
@@ -141,6 +139,8 @@ class Emulation:
             async with site:
                 choice = site.net.choice
                 assert choice is not None
+                self._progress("measuring what the emulator can carry", 0, 0)
+                ceiling = await asyncio.to_thread(measure_ceiling, choice.backend)
                 self._how = (
                     f"Emulated by the {choice.backend} back end ({choice.why}); on this machine one TCP "
                     f"stream gets {ceiling:,.0f} Mbit/s through it at most."
@@ -249,7 +249,10 @@ class Emulation:
             async with TaskGroup() as asking:
                 for desk, mine in zip(site.desks, turns, strict=True):
                     if not mine.idle:
-                        asking.create_task(desk.obey(Ask(mine, begin_s, repetition), asked))
+                        within_s = (
+                            _PATIENCE_S + mine.longest_pause_s + self._scenario.workload.deadline_ms / 1e3
+                        )
+                        asking.create_task(desk.obey(Ask(mine, begin_s, repetition), asked, within_s))
             happening.cancel()
 
     async def _happen(self, site: Site, begin_s: float) -> None:

@@ -32,6 +32,8 @@ from collab.security.certificates import certificate_pem
 from collab.transport.aio import TaskGroup
 
 PORT: Final = 7070
+_HERE: Final = "127.0.0.1"
+_RELAYS: Final = 2
 _OTHER_PORT: Final = 7071
 _BROKER_PORT: Final = 7072
 _KINDS: Final = {"coap+tcp": ("coap+tcp", "coaps+tcp"), "coap+udp": ("coap+udp", "coap+udp")}
@@ -98,8 +100,12 @@ class Site:
             await self.open_links()
             if self.scenario.cluster.broker:
                 await self._begin(await asyncio.to_thread(self._broker))
-            self.nodes = {name: self._node(name) for name in self.network.hosts}
-            await self._together(tuple(self.nodes.values()))
+            # Those behind a NAT join others, which have to be there.
+            for behind in (False, True):
+                names = [n for n in self.network.hosts if (n in self.network.behind_nat) == behind]
+                found = {name: self._node(name) for name in names}
+                await self._together(tuple(found.values()))
+                self.nodes |= found
             askers = dict.fromkeys(self.scenario.requesters)
             self.desks = [await asyncio.to_thread(self._desk, host) for host in askers]
             await self._together(self.desks)
@@ -157,6 +163,11 @@ class Site:
 
     def _node(self, name: str) -> HostedNode:
         cluster, address = self.scenario.cluster, self.net.address(name)
+        hidden = name in self.network.behind_nat
+        if hidden:
+            # For who asks on the same host.  Elsewhere another node is at this address, or nobody, which
+            # is noticed at once, and the next address is tried.
+            address = _HERE
         listen = [f"{address}:{PORT}"]
         if cluster.broker:
             scheme = "mqtts" if cluster.secured else "mqtt"
@@ -166,10 +177,17 @@ class Site:
         options = ["--insecure", "--insecure-network"]
         if cluster.secured:
             options = ["--identity", str(self._identities[name])]
+        if hidden:
+            options += ["--join", ",".join(f"{self.net.address(host)}:{PORT}" for host in self._relays())]
         stretch = self.scenario.machines[name].stretch
         if stretch != 1:
             options += ["--stretch", f"{stretch:g}"]
         return HostedNode(name, self.folder, self.net.inside(name), listen, options)
+
+    def _relays(self) -> list[str]:
+        """Hosts through which those behind a NAT can be reached: who asks first."""
+        places = dict.fromkeys((*self.scenario.requesters, *self.network.hosts))
+        return [host for host in places if host not in self.network.behind_nat][:_RELAYS]
 
     def _desk(self, host: str) -> HostedDesk:
         scenario = self.scenario

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -30,6 +31,13 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     def idle(self) -> bool:
         """Whether there is nothing to ask."""
         return not self.slots and not self.at
+
+    @property
+    def longest_pause_s(self) -> float:
+        """How long nothing may be asked, from the begin on."""
+        times = [0, *(at_us for _, at_us in self.at)]
+        gaps = (later - before for before, later in pairwise(times))
+        return max(self.think_ms / 1e3, *(gap / 1e6 for gap in gaps), 0.0)
 
 
 def deal(load: Workload, askers: int, seed: int) -> tuple[Turns, ...]:

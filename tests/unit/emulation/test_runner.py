@@ -26,9 +26,10 @@ def material():
     return Material(model, read_model(model), Path())
 
 
-def test_what_can_only_be_simulated_is_refused(material):
-    with pytest.raises(ConfigError, match=r"nat: nodes behind a NAT are not started"):
-        check_emulated(scenario(nat=["a"]), material)
+def test_what_cannot_be_emulated_is_refused(material):
+    check_emulated(scenario(nat=["a", "me"]), material)
+    with pytest.raises(ConfigError, match=r"nat: every host is behind one; leave one out"):
+        check_emulated(scenario(nat=["a", "me", "b"]), material)
     with pytest.raises(ConfigError, match=r"hosts: .*'nobody'|workload.requesters: there is no host"):
         check_emulated(
             scenario(workload={"kind": "closed", "requests": 3, "requesters": ["nobody"]}), material

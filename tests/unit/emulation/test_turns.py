@@ -31,6 +31,10 @@ def test_bursts_and_traces_go_around():
     first, second = deal(Bursts(size=3, every_s=2, requests=5), 2, 1)
     assert first.at == ((0, 0), (2, 0), (4, 2_000_000))
     assert second.at == ((1, 0), (3, 2_000_000))
+    assert (first.longest_pause_s, deal(Closed(requests=1, think_ms=5), 1, 1)[0].longest_pause_s) == (
+        2,
+        0.005,
+    )
     (only,) = deal(Arrivals(at_s=(0.5, 1)), 1, 1)
     assert only.at == ((0, 500_000), (1, 1_000_000))
 
