@@ -121,8 +121,9 @@ class HostedNode(Hosted):
         self.endpoints: tuple[str, ...] = ()
 
     async def start(self) -> None:
-        """Start and wait until it serves; raises `PeerUnreachable`."""
-        await self.spawn()
+        """Start, unless that has begun, and wait until it serves; raises `PeerUnreachable`."""
+        if self._process is None:
+            await self.spawn()
         self.endpoints = tuple(json.loads(await self.line(START_S))["endpoints"])
 
     async def do(self, verb: str) -> None:

@@ -231,9 +231,11 @@ class Site:
         if isinstance(happening, SetLink):
             await self._change(happening)
             return
-        if happening.verb in ("kill", "start"):
-            (self._down.add if happening.verb == "kill" else self._down.discard)(happening.host)
+        if happening.verb == "kill":
+            self._down.add(happening.host)
         await self.nodes[happening.host].do(happening.verb)
+        if happening.verb == "start":
+            self._down.discard(happening.host)
 
     async def _change(self, change: SetLink) -> None:
         async with self._turn:
