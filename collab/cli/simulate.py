@@ -45,7 +45,10 @@ def simulate(
     ] = None,
     json_: AsJson = False,
 ) -> None:
-    """Run a scenario's plans in virtual time, by the state machines of real nodes and clients."""
+    """Run a scenario's plans in virtual time, by the state machines of real nodes and clients.
+
+    Interrupted, it keeps what was done until then, marks it as partial, and ends with exit code 130.
+    """
     from collab.cli.output import emit, progress, say, show
     from collab.cli.scenarios import read_inputs, read_scenario
     from collab.emulation.sweeps import on_cores, on_dask, one_by_one, parse_sweep, points_of, run_points
@@ -74,6 +77,9 @@ def simulate(
         emit(document["points"][0]["summary"] if single else document)
     else:
         show(*(_table(point, result) for point, result in zip(points, results, strict=True)))
+    if any(result.partial for result in results):
+        say("interrupted: the figures are of what was done until then")
+        raise typer.Exit(_INTERRUPTED)
 
 
 def _processes(points: Sequence[Point], jobs: int) -> int:
@@ -94,6 +100,8 @@ def _requests(points: Sequence[Point]) -> int:
     )
 
 
+_INTERRUPTED = 130
+"""As shells count what SIGINT has ended."""
 _MANY = 5_000
 """Requests that are worth more than one process."""
 
@@ -129,4 +137,6 @@ def _table(point: Point, result: Results) -> Any:
     from collab.cli.scenario_tables import plans_table
 
     values = ", ".join(f"{name} {value}" for name, value in point.values.items())
+    if result.partial:
+        values += " (partial)"
     return plans_table(result, f"{result.scenario}: {values}")

@@ -63,15 +63,16 @@ class Credits:
         if node in self._accounts:
             self.doubted.add(node)
 
-    def free(self, node: NodeName, now_us: int) -> int:
-        """Credits left at an entry node."""
-        account = self._accounts[node]
-        left = account.granted - account.used
-        return left if left > 0 and account.expires_us > now_us else 0
-
     def free_at(self, now_us: int) -> Callable[[NodeName], int]:
-        """`free` at one time."""
-        return lambda node: self.free(node, now_us)
+        """Credits left at each entry node at a time."""
+        accounts = self._accounts
+
+        def free(node: NodeName) -> int:
+            account = accounts[node]
+            left = account.granted - account.used
+            return left if left > 0 and account.expires_us > now_us else 0
+
+        return free
 
     def take(self, node: NodeName) -> None:
         """Use a credit."""

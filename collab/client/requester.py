@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from collab.client.latency import LatencyWindow
 from collab.client.policy import PARK_US, RETRYABLE, Counters, RetryPolicy
 from collab.client.routing import Router, Way
 from collab.client.tries import Asked, Try
-from collab.client.wheel import Wheel
+from collab.client.wheel import Wheel, earliest
 from collab.client.wiring import wire
 from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, RequestId
 from collab.core.plan import Plan
@@ -87,7 +88,7 @@ class Requester:
 
     def available(self, now_us: int) -> int:
         """Requests that may be submitted now."""
-        return sum(self._credits.free(node, now_us) for node in self._router.enterable())
+        return sum(map(self._credits.free_at(now_us), self._router.enterable()))
 
     def needs_renewal(self, now_us: int) -> tuple[NodeName, ...]:
         """Entry nodes to ask for a lease: it ends soon, or they refused what it allows."""
@@ -258,8 +259,7 @@ class Requester:
     def next_wakeup_us(self) -> int | None:
         """When `tick` has something to do; None if never."""
         look_us = self._look_us if self._waiting else None
-        due = (self._deadlines.next_us(), self._graces.next_us(), self._hedges.next_us(), look_us)
-        return min((at for at in due if at is not None), default=None)
+        return earliest(self._deadlines.next_us(), self._graces.next_us(), self._hedges.next_us(), look_us)
 
     # --- attempts ------------------------------------------------------------
 
@@ -274,16 +274,15 @@ class Requester:
 
     def _first_way(self, now_us: int) -> Way | None:
         """Where a request starts; None if it has to wait for a credit that went with an entry node."""
-        before = len(self._waiting)
-        router = self._router
-        may_wait = before < self._credits.missing(router.lost, router.draining, now_us)
-        if before and may_wait and self.available(now_us) <= before:
+        before, router = len(self._waiting), self._router
+        missing = partial(self._credits.missing, router.lost, router.draining, now_us)
+        if before and self.available(now_us) <= before < missing():
             return None
         try:
             return router.pick(self._credits.free_at(now_us), now_us)
         except Overloaded:
             self._credits.short = True
-            if not may_wait:
+            if before >= missing():
                 raise
             return None
 

@@ -15,6 +15,9 @@ from collab.errors import NodeLost, Overloaded
 
 _KEPT: Final = 256
 """Ways that are kept worked out; there are more only with many replicated stages."""
+_STARTS: Final = 1 << 16
+"""Places at which a requester's turn through replicas may begin; of many times more than the replicas each
+comes about as often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,9 @@ class Router:
         self._chance = chance
         self._load: dict[NodeName, int] = {}
         self._ways: dict[Route, Way] = {}
-        self._turn = 0
         self._replicated = [len(stage.nodes) > 1 for stage in wiring.stages]
+        # Requesters that come in step must not begin at the same replica.
+        self._turn = chance.randrange(_STARTS) if any(self._replicated) else 0
 
     def pick(
         self,

@@ -61,3 +61,12 @@ class Wheel(Generic[T]):
         while self._order and self._order[0] not in self._slots:
             heapq.heappop(self._order)
         return self._order[0] * self._grain_us if self._order else None
+
+
+def earliest(*times_us: int | None) -> int | None:
+    """The first of some times; None where all are never."""
+    first: int | None = None
+    for at_us in times_us:
+        if at_us is not None and (first is None or at_us < first):
+            first = at_us
+    return first

@@ -9,6 +9,22 @@ from typing import Any
 
 from simpy import Environment
 from simpy.core import EmptySchedule
+from simpy.events import Event
+
+
+class _Call(Event):
+    """A call at a time: what `Environment.step` needs of an event, and no more."""
+
+    _ok = True
+
+    def __init__(self, clock: Clock, when_us: int, act: Callable[..., None], arguments: Any) -> None:
+        self.callbacks = [self._ring]
+        self._clock, self._when_us = clock, when_us
+        self._act, self._arguments = act, arguments
+
+    def _ring(self, _: Event) -> None:
+        self._clock.now_us = self._when_us
+        self._act(*self._arguments)
 
 
 class Clock:
@@ -17,17 +33,14 @@ class Clock:
     def __init__(self) -> None:
         self._environment = Environment()
         self._running = False
-
-    @property
-    def now_us(self) -> int:
-        """The time."""
-        return self._environment.now  # type: ignore[return-value]
+        self.now_us = 0
 
     def at(self, when_us: float, act: Callable[..., None], *arguments: Any) -> None:
         """Call ``act`` at a time, never before it; after what is under way if it has passed."""
-        wait = ceil(when_us) - self._environment.now
-        timeout = self._environment.timeout(wait if wait > 0 else 0)
-        timeout.callbacks.append(lambda _: act(*arguments))
+        now, when = self.now_us, ceil(when_us)
+        if when < now:
+            when = now
+        self._environment.schedule(_Call(self, when, act, arguments), delay=when - now)
 
     def run(self) -> None:
         """Let time pass until somebody calls `stop`, or nothing is left to happen."""

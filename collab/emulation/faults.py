@@ -97,7 +97,7 @@ class Faults:
             self._world.pipes[leg].cut = cut
 
     def _silence(self, pairs: list[tuple[str, str]], begin_us: float, end_us: float | None) -> None:
-        """Clients suspect a silent node; after ten seconds the link ends on both sides."""
+        """Both ends suspect each other; after ten seconds the link ends on both sides."""
         for one, other in pairs:
             round_us = 2 * self._delay_us(one, other)
             noticed_us = begin_us + SUSPECTED_US + round_us
@@ -111,9 +111,9 @@ class Faults:
                 self._clock.at(end_us + round_us, self._back, one, other)
 
     def _suspect(self, one: str, other: str) -> None:
-        for asker in self._world.askers:
-            if asker.name in (one, other):
-                asker.peer_lost(NodeName(other if asker.name == one else one))
+        self._world.suspected.add(frozenset((one, other)))
+        for end, peer in ((one, other), (other, one)):
+            self._world.processes[end].peer_suspected(NodeName(peer))
 
     def _part(self, one: str, other: str) -> None:
         self._world.reset(one, other)
@@ -129,6 +129,7 @@ class Faults:
     def _back(self, one: str, other: str) -> None:
         """The link is there again."""
         self._world.broken.discard(frozenset((one, other)))
+        self._world.suspected.discard(frozenset((one, other)))
         for asker in self._world.askers:
             if asker.name in (one, other):
                 asker.peer_back(NodeName(other if asker.name == one else one))

@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Protocol
 
 from collab.client.actions import Send
-from collab.core.ids import Digest, EdgeId, Epoch, NodeName
+from collab.core.ids import Digest, EdgeId, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.core.token import Hop, Token
+from collab.core.token import Fault, Hop, Priority, Token
 from collab.emulation.clock import Clock
-from collab.node.actions import Action, Compute, Computed
+from collab.emulation.workers import StageWorker
+from collab.errors import DeadlineExceeded
+from collab.link.suspicion import Health
+from collab.node.actions import Action, Compute, Computed, Drop, Work
 from collab.node.limits import SessionLimits
+from collab.node.queue import Job
 from collab.node.session import Session
 
 EPOCH = Epoch(1)
 _NEVER = float("inf")
-Passes = Callable[[Compute], frozenset[EdgeId]]
+Skips = Callable[[int], frozenset[EdgeId]]
+"""Edges from a stage, by its index, that a guard keeps values of one result from."""
 
 
 class DigestedPlan(Plan, frozen=True, kw_only=True):
@@ -40,9 +46,9 @@ class DigestedPlan(Plan, frozen=True, kw_only=True):
 
 
 class Transmit(Protocol):
-    """Hands a token to the link with a peer; False if there is none."""
+    """Hands a token to the link with a peer and says how that is; None if there is none."""
 
-    def __call__(self, source: NodeName, target: NodeName, token: Token) -> bool:
+    def __call__(self, source: NodeName, target: NodeName, token: Token) -> Health | None:
         """Send it."""
         ...
 
@@ -130,7 +136,7 @@ class SimulatedNode:
         loop: Loop,
         cores: int,
         transmit: Transmit,
-        skips: Passes,
+        skips: Skips,
         chance: Random,
         noise: float,
     ) -> None:
@@ -141,16 +147,24 @@ class SimulatedNode:
         self._clock, self._cores = clock, cores
         self._transmit, self._skips = transmit, skips
         self._chance, self._noise = chance, noise
+        self._out_edges = {stage: plan.edges_from(plan.stages[stage].id) for stage in times}
         self._start()
 
     def _start(self) -> None:
         """A fresh process that has loaded the plan."""
         now = self._clock.now_us
-        self.session = Session(self.name, SessionLimits())
+        self.session = Session(self.name, SessionLimits(), self._expected_us)
         self.session.restore(self._plan, EPOCH, now)
-        self._queue: deque[tuple[Compute, int]] = deque()
+        self._workers = {stage: StageWorker() for stage in self._times}
+        self._waiting: deque[int] = deque()
+        """Stages that could run and wait for a core."""
         self._busy = 0
         self._timer = Timer(self._clock, self.session.next_wakeup_us, self._tick)
+
+    def _expected_us(
+        self, plan: PlanName, epoch: Epoch, stage: int, priority: Priority, requester: NodeName
+    ) -> int | None:
+        return self._workers[stage].expected_us(priority, requester, self._clock.now_us)
 
     def kill(self) -> None:
         """The process is gone with all that it held."""
@@ -174,52 +188,80 @@ class SimulatedNode:
         if not self.down:
             self._perform(self.session.peer_lost(peer, self._clock.now_us))
 
+    def peer_suspected(self, peer: NodeName) -> None:
+        """A peer is silent; one that is frozen itself does not see that."""
+        if not (self.down or self.loop.frozen):
+            self._perform(self.session.peer_suspected(peer, self._clock.now_us))
+
     def _tick(self, now_us: int) -> None:
         self._perform(self.session.tick(now_us))
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Send):
-                if not self._transmit(self.name, action.peer, action.token):
+                health = self._transmit(self.name, action.peer, action.token)
+                if health is None:
                     self._perform(self.session.undeliverable(action.token, self._clock.now_us))
+                elif health is Health.SUSPECTED:
+                    self._perform(self.session.doubtful(action.token))
             elif isinstance(action, Compute):
-                self._queue.append((action, self._clock.now_us))
+                self._workers[action.stage].submit(action, self._clock.now_us)
+                self._queue_up(action.stage)
                 self._compute()
+            elif isinstance(action, Drop):
+                self._workers[action.work.stage].drop(action.work)
+            else:
+                self._workers = {stage: StageWorker() for stage in self._times}  # its one plan was unloaded
         self._timer.arm()
 
     # --- cores -------------------------------------------------------------------------
 
-    def _compute(self) -> None:
-        """Start what there are cores for; what was cancelled meanwhile is skipped."""
-        session = self.session
-        while self._queue and self._busy < self._cores:
-            action, queued_us = self._queue.popleft()
-            if not session.wanted(action.work):
-                continue
-            self._busy += 1
-            now, times = self._clock.now_us, self._times[action.stage]
-            factor = self._chance.lognormvariate(0.0, self._noise) if self._noise else 1.0
-            compute_us = times.compute_us * factor
-            done_us = now + times.decode_us + compute_us + times.encode_us
-            hop = Hop(
-                action.stage,
-                self.name,
-                now - queued_us,
-                round(times.decode_us),
-                round(compute_us),
-                round(times.encode_us),
-            )
-            self._clock.at(done_us, self._finished, session, action, hop)
+    def _queue_up(self, stage: int) -> None:
+        if self._workers[stage].ready and stage not in self._waiting:
+            self._waiting.append(stage)
 
-    def _finished(self, session: Session, action: Compute, hop: Hop) -> None:
+    def _compute(self) -> None:
+        """Let stages run, one job each, as far as there are cores."""
+        while self._waiting and self._busy < self._cores:
+            stage = self._waiting.popleft()
+            job = self._workers[stage].begin(self._clock.now_us)
+            if job is not None:
+                self._run(stage, job)
+
+    def _run(self, stage: int, job: Job) -> None:
+        now, times = self._clock.now_us, self._times[stage]
+        if now > job.deadline_us:
+            late = Fault(DeadlineExceeded.code, "the deadline passed while it waited for the stage")
+            self._done(stage, job.work, late)
+            return
+        self._busy += 1
+        factor = self._chance.lognormvariate(0.0, self._noise) if self._noise else 1.0
+        compute_us = times.compute_us * factor
+        hop = Hop(
+            *(stage, self.name, now - job.queued_us),
+            *(round(times.decode_us), round(compute_us), round(times.encode_us)),
+        )
+        done_us = now + times.decode_us + compute_us + times.encode_us
+        self._clock.at(done_us, self._ran, self.session, stage, job.work, hop)
+
+    def _ran(self, session: Session, stage: int, work: Work, hop: Hop) -> None:
         if session is not self.session or self.down:
             return
         self._busy -= 1
-        skipped = self._skips(action)
-        made = {edge: True for edge in action.out_edges if edge not in skipped}
-        self.loop.take(0.0, lambda: self._computed(session, action, Computed(made, skipped, hop)))
+        skipped = self._skips(stage)
+        made = {edge: True for edge in self._out_edges[stage] if edge not in skipped}
+        self._done(stage, work, Computed(made, skipped, hop))
         self._compute()
 
-    def _computed(self, session: Session, action: Compute, result: Computed) -> None:
-        if session is self.session and not self.down:
-            self._perform(session.computed(action.work, result, self._clock.now_us))
+    def _done(self, stage: int, work: Work, result: Computed | Fault) -> None:
+        """A stage is done with a job, and the event loop gets the result."""
+        self._workers[stage].end()
+        self._queue_up(stage)
+        self.loop.take(0.0, partial(self._computed, self.session, work, result))
+
+    def _computed(self, session: Session, work: Work, result: Computed | Fault) -> None:
+        if session is not self.session or self.down:
+            return
+        service_us = result.hop.total_us - result.hop.queue_us if isinstance(result, Computed) else None
+        self._workers[work.stage].finished(work, service_us)
+        self._perform(session.computed(work, result, self._clock.now_us))

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 
 from collab.client.actions import Answer
 from collab.core.plan import Plan
@@ -43,6 +44,8 @@ class Run:
 
     askings: tuple[Asking, ...]
     carried: tuple[Carried, ...]
+    partial: bool = False
+    """Whether it was interrupted; what was under way then is left out."""
 
 
 def prepare(scenario: Scenario, inputs: Inputs) -> tuple[Field, tuple[Placed, ...]]:
@@ -56,20 +59,23 @@ def prepare(scenario: Scenario, inputs: Inputs) -> tuple[Field, tuple[Placed, ..
 def simulate(scenario: Scenario, inputs: Inputs) -> Results:
     """Every plan and repetition, one after another; the same seed gives the same results.
 
+    An interrupt ends it, and what there is until then is marked as partial.
+
     Raises:
         ConfigError: the scenario is impossible.
     """
     known, placed = prepare(scenario, inputs)
-    runs = [
-        simulate_plan(known, plan, repetition, inputs.traces)
-        for repetition in range(scenario.repetitions)
-        for plan in placed
-    ]
+    runs: list[Run] = []
+    for repetition, plan in product(range(scenario.repetitions), placed):
+        runs.append(simulate_plan(known, plan, repetition, inputs.traces))
+        if runs[-1].partial:
+            break
     return gathered(scenario, placed, runs)
 
 
 def gathered(scenario: Scenario, placed: Sequence[Placed], runs: Sequence[Run]) -> Results:
-    """The results of all runs of a scenario."""
+    """The results of the runs of a scenario; partial where some are missing."""
+    missing = len(runs) < scenario.repetitions * len(placed)
     return Results(
         scenario=scenario.name,
         kind="simulated",
@@ -79,6 +85,7 @@ def gathered(scenario: Scenario, placed: Sequence[Placed], runs: Sequence[Run]) 
         askings=tuple(asking for run in runs for asking in run.askings),
         carried=tuple(entry for run in runs for entry in run.carried),
         marks=marks_of(scenario),
+        partial=missing or any(run.partial for run in runs),
     )
 
 
@@ -119,7 +126,10 @@ def simulate_plan(
     traces: Mapping[str, Trace],
     progress: Callable[[int], None] = lambda requests: None,
 ) -> Run:
-    """One plan in one repetition; ``progress`` is told of requests that are done."""
+    """One plan in one repetition; ``progress`` is told of requests that are done.
+
+    An interrupt, also one that ``progress`` raises, ends the run and is not passed on: see `Run.partial`.
+    """
     return _Runner(known, placed, repetition, traces, progress).run()
 
 
@@ -166,10 +176,14 @@ class _Runner:
                 self._ask()
         else:
             self._next()
-        with _seldom_collected():
-            self._clock.run()
-        self._progress(self._done)
-        return Run(tuple(self._askings), tuple(self._carried()))
+        partial = False
+        try:
+            with _seldom_collected():
+                self._clock.run()
+            self._progress(self._done)
+        except KeyboardInterrupt:
+            partial = True
+        return Run(tuple(self._askings), tuple(self._carried()), partial)
 
     # --- asking ------------------------------------------------------------------------
 
@@ -208,8 +222,6 @@ class _Runner:
 
     def _resolved(self, asker: Asker, number: int, start_us: int, outcome: Answer | str) -> None:
         self._done += 1
-        if self._done % _TOLD == 0:
-            self._progress(self._done)
         if number >= self._load.warmup:
             self._askings.append(self._noted(asker, number, start_us, outcome))
         if isinstance(self._load, Closed):
@@ -219,6 +231,8 @@ class _Runner:
             self._clock.at(self._clock.now_us + pause_us, self._ask)
         else:
             self._end()
+        if self._done % _TOLD == 0:
+            self._progress(self._done)
 
     def _noted(self, asker: Asker, number: int, start_us: int, outcome: Answer | str) -> Asking:
         answer = None if isinstance(outcome, str) else outcome

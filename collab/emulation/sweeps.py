@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from collab.errors import BackendError, ConfigError, PeerUnreachable, UsageError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from multiprocessing.synchronize import Event
 
 MAX_POINTS: Final = 10_000
 _MAX_VALUES: Final = 10_000
@@ -133,13 +135,16 @@ def _set(tree: Any, path: Sequence[str], value: Any) -> None:
 Done = Callable[[int, int], None]
 """Called with tasks that are done, and how many there are."""
 Map = Callable[[Sequence[Task], Inputs], Iterator["tuple[int, Run]"]]
-"""Works tasks off in any order: the number of each and what it gave."""
+"""Works tasks off in any order: the number of each and what it gave.  After an interrupt it gives what was
+done until then, and ends."""
 
 
 def run_points(
     points: Sequence[Point], inputs: Inputs, work: Map, done: Done = lambda number, total: None
 ) -> tuple[Results, ...]:
     """The results of every point; all scenarios are checked before the first runs.
+
+    After an interrupt, points of which a run is missing or partial are marked as partial.
 
     Raises:
         ConfigError: a scenario is impossible.
@@ -152,12 +157,13 @@ def run_points(
         for plan in range(len(point.scenario.plans))
     ]
     runs: dict[int, Run] = {}
-    for number, run in work(tasks, inputs):
-        runs[number] = run
-        done(len(runs), len(tasks))
+    with suppress(KeyboardInterrupt):
+        for number, run in work(tasks, inputs):
+            runs[number] = run
+            done(len(runs), len(tasks))
     grouped: list[list[Run]] = [[] for _ in points]
-    for number, task in enumerate(tasks):
-        grouped[task.point].append(runs[number])
+    for number, run in sorted(runs.items()):
+        grouped[tasks[number].point].append(run)
     return tuple(
         gathered(point.scenario, plans, group)
         for point, plans, group in zip(points, placed, grouped, strict=True)
@@ -183,30 +189,74 @@ def one_by_one(told: Callable[[int], None] = lambda requests: None) -> Map:
             run = run_task(task, inputs, tell)
             before += len(run.askings)
             yield number, run
+            if run.partial:
+                return
 
     return work
 
 
 def on_cores(count: int) -> Map:
-    """In so many processes of this machine."""
+    """In so many processes of this machine; an interrupt is this process's, which stops the others."""
 
     def work(tasks: Sequence[Task], inputs: Inputs) -> Iterator[tuple[int, Run]]:
         from concurrent.futures import ProcessPoolExecutor, as_completed
         from multiprocessing import get_context
 
         # Not forked: the parent may have threads.
-        with ProcessPoolExecutor(min(count, len(tasks)), mp_context=get_context("spawn")) as pool:
-            futures: dict[Future[Run], int] = {
-                pool.submit(run_task, task, inputs): number for number, task in enumerate(tasks)
-            }
+        context = get_context("spawn")
+        stop = context.Event()
+        with ProcessPoolExecutor(
+            min(count, len(tasks)), context, initializer=_obey, initargs=(stop,)
+        ) as pool:
+            with _interrupts_held():
+                futures: dict[Future[Run], int] = {
+                    pool.submit(_run_until_stopped, task, inputs): number for number, task in enumerate(tasks)
+                }
+            left = dict(futures)
             try:
                 for future in as_completed(futures):
-                    yield futures[future], future.result()
+                    yield left.pop(future), future.result()
+            except KeyboardInterrupt:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                for future, number in left.items():
+                    if not future.cancelled():
+                        yield number, future.result()
             except BaseException:
+                stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
     return work
+
+
+_stop: Event | None = None
+"""Of a process that works tasks off: set when it has to end."""
+
+
+def _obey(stop: Event) -> None:
+    global _stop
+    _stop = stop
+
+
+def _run_until_stopped(task: Task, inputs: Inputs) -> Run:
+    def look(_: int) -> None:
+        if _stop is not None and _stop.is_set():
+            raise KeyboardInterrupt
+
+    if _stop is not None and _stop.is_set():
+        return Run((), (), partial=True)
+    return run_task(task, inputs, look)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that are started meanwhile never see an interrupt of the terminal; this one sees it later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def on_dask(address: str) -> Map:
@@ -226,8 +276,11 @@ def on_dask(address: str) -> Map:
             futures = {
                 client.submit(run_task, task, shared, pure=False): number for number, task in enumerate(tasks)
             }
-            for future in distributed.as_completed(list(futures)):  # type: ignore[no-untyped-call]
-                yield futures[future], future.result()
+            try:
+                for future in distributed.as_completed(list(futures)):  # type: ignore[no-untyped-call]
+                    yield futures[future], future.result()
+            except KeyboardInterrupt:
+                client.cancel(list(futures))  # what is done has been given
 
     return work
 

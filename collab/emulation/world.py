@@ -7,7 +7,6 @@ from functools import partial
 from typing import Final
 
 from collab.client.policy import RetryPolicy
-from collab.client.wiring import entry
 from collab.core.ids import EdgeId, NodeName
 from collab.core.token import Kind, Token
 from collab.emulation.askers import Asker, Resolved
@@ -25,7 +24,7 @@ from collab.emulation.profile import LinkProfile
 from collab.emulation.streams import Stream
 from collab.emulation.traces import Trace
 from collab.errors import ConfigError
-from collab.node.actions import Compute
+from collab.link.suspicion import Health
 from collab.node.leases import Lease
 
 _Item = tuple[NodeName, NodeName, int, Token]
@@ -50,6 +49,10 @@ class World:
         self._escalated = placed.escalated
         self._doubt = stream(seed, "doubt")
         self._guards = {EdgeId(i): e.guard for i, e in enumerate(placed.plan.edges) if e.guard is not None}
+        self._guarded = [
+            [edge for edge in placed.plan.edges_from(stage.id) if edge in self._guards]
+            for stage in placed.plan.stages
+        ]
         self.pipes: dict[Leg, Pipe] = {}
         self._build_links(traces)
         self._streams: dict[tuple[str, str], Stream] = {}
@@ -57,6 +60,8 @@ class World:
         self._edges = edge_costs(placed.plan, field.base, self._stack)
         self.broken: set[frozenset[str]] = set()
         """Pairs of nodes and clients without a link."""
+        self.suspected: set[frozenset[str]] = set()
+        """Pairs whose link is open and silent."""
         self.nodes = {ref.name: self._node(ref.name) for ref in placed.plan.nodes}
         self.askers = self._askers(resolved)
         self.processes: dict[str, SimulatedNode | Asker] = {str(n): node for n, node in self.nodes.items()}
@@ -117,10 +122,6 @@ class World:
         scenario = self.field.scenario
         hosts = scenario.requesters
         most = getattr(scenario.workload, "concurrency", scenario.cluster.credits)
-        if len(hosts) > 1:
-            # Every entry node has credits for all of them.
-            entries = self.plan.stage(entry(self.plan)).nodes
-            most = max(1, scenario.cluster.credits // (len(hosts) * len(entries)))
         retry = RetryPolicy(max_attempts=scenario.cluster.attempts, hedge=scenario.cluster.hedge)
         return tuple(
             Asker(
@@ -146,10 +147,15 @@ class World:
 
     # --- links between processes -------------------------------------------------------
 
-    def transmit(self, source: NodeName, target: NodeName, token: Token) -> bool:
-        """Hand a token to the link of two processes; False if there is none."""
-        if self.broken and frozenset((source, target)) in self.broken:
-            return False
+    def transmit(self, source: NodeName, target: NodeName, token: Token) -> Health | None:
+        """Hand a token to the link of two processes; see `Transmit`."""
+        health = Health.ALIVE
+        if self.broken or self.suspected:
+            pair = frozenset((source, target))
+            if pair in self.broken:
+                return None
+            if pair in self.suspected:
+                health = Health.SUSPECTED
         edge = self._edges[token.edge]
         value = token.kind is Kind.VALUE
         size = edge.value_bytes if value else edge.plain_bytes
@@ -158,7 +164,7 @@ class World:
         first = self._stream(source, self._broker or target)
         send = partial(self._came, item) if first is None else partial(first.send, size, item)
         self.processes[source].loop.take(cost_us, send)
-        return True
+        return health
 
     def _half_us(self, size: int) -> float:
         return (self._stack.message_us + self._stack.byte_us * size) / 2
@@ -206,18 +212,18 @@ class World:
 
     # --- what nodes and clients ask for ------------------------------------------------
 
-    def _lend(self, node: NodeName, requester: NodeName, want: int) -> Lease | None:
+    def _lend(self, node: NodeName, requester: NodeName, want: int, short: bool) -> Lease | None:
         """Control calls take no time here."""
         process = self.nodes[node]
         if process.down or process.loop.frozen or frozenset((node, requester)) in self.broken:
             return None
         if any(self.pipes[leg].cut for leg in self.field.way(requester.strip("@"), node) or ()):
             return None
-        return process.session.lease(self.plan.name, EPOCH, requester, want, self.clock.now_us)
+        return process.session.lease(self.plan.name, EPOCH, requester, want, self.clock.now_us, short)
 
-    def _skips(self, action: Compute) -> frozenset[EdgeId]:
+    def _skips(self, stage: int) -> frozenset[EdgeId]:
         """Edges whose guard says no: one draw decides for all guards of a stage."""
-        guarded = [edge for edge in action.out_edges if edge in self._guards]
+        guarded = self._guarded[stage]
         if not guarded:
             return frozenset()
         unsure = self._doubt.random() < self._escalated

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
 
-from collab.client.wheel import Wheel
+from collab.client.wheel import Wheel, earliest
 from collab.core.ids import Epoch, NodeName, PlanName
 from collab.core.token import Key, Token
 from collab.node.deployments import LoadedPlan
@@ -170,8 +170,7 @@ class Attempts:
 
     def next_us(self) -> int | None:
         """When `expired` or `bury` have something to do."""
-        due = (self._deadlines.next_us(), self._graves.next_us())
-        return min((at for at in due if at is not None), default=None)
+        return earliest(self._deadlines.next_us(), self._graves.next_us())
 
     def _take_out(self, state: AttemptState) -> None:
         if state.shelf is Shelf.LIVE:

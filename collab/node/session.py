@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from collab.client.actions import Send
+from collab.client.wheel import earliest
 from collab.client.wiring import OUTSIDE, StageWiring
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
@@ -331,8 +332,7 @@ class Session:
 
     def next_wakeup_us(self) -> int | None:
         """When `tick` has something to do; None if never."""
-        due = (self._attempts.next_us(), self._flow.waits.next_us())
-        return min((at for at in due if at is not None), default=None)
+        return earliest(self._attempts.next_us(), self._flow.waits.next_us())
 
     # --- what tokens have to pass --------------------------------------------
 

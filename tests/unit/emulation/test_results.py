@@ -57,7 +57,7 @@ def test_percentiles_are_straight_between_ranks():
 
 def test_failed_and_late_requests_are_misses(results):
     two = summarise(results)["plans"][1]
-    assert two["errors"].keys() <= {"node_lost", "deadline"}
+    assert two["errors"].keys() <= {"node_lost", "deadline", "overloaded"}
     assert two["failed"] > 0
     assert two["deadline_misses"] >= two["failed"]
     assert two["requests"] == len(results.of("two"))

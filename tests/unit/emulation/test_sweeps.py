@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from collab.emulation.report import report
 from collab.emulation.simulator import Inputs, simulate
-from collab.emulation.sweeps import on_cores, on_dask, one_by_one, parse_sweep, points_of, run_points
+from collab.emulation.summary import summarise
+from collab.emulation.sweeps import Task, on_cores, on_dask, one_by_one, parse_sweep, points_of, run_points
 from collab.errors import ConfigError, PeerUnreachable, UsageError
 from tests.unit.emulation.scenarios import PROFILE, tree
 
@@ -50,6 +54,34 @@ def test_other_processes_give_what_this_one_gives(tracker):
     assert here == tuple(simulate(point.scenario, inputs) for point in points)
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert run_points(points, inputs, on_cores(2)) == here
+
+
+LONG = {"kind": "closed", "requests": 10**7}
+
+
+def test_an_interrupt_keeps_what_was_done_and_marks_what_is_missing():
+    points = points_of(tree(workload=LONG), [parse_sweep("workload.requests=2,10000000,3")])
+
+    def interrupt(requests):
+        if requests > 500:
+            raise KeyboardInterrupt
+
+    whole, begun, missing = run_points(points, Inputs(PROFILE), one_by_one(interrupt))
+    assert [(len(r.askings), r.partial) for r in (whole, missing)] == [(2, False), (0, True)]
+    assert begun.partial
+    assert 500 <= len(begun.askings) < 2000
+    assert summarise(missing)["plans"][0]["latency_ms"]["p50"] is None
+    assert "Stopped before its end" in report(missing)
+
+
+def test_an_interrupt_stops_other_processes_and_takes_what_they_have(tracker):
+    points = points_of(tree(workload=LONG), [parse_sweep("workload.requests=2,10000000")])
+    tasks = [Task(number, point.scenario, 0, 0) for number, point in enumerate(points)]
+    work: Any = on_cores(2)(tasks, Inputs(PROFILE))
+    number, whole = next(work)
+    assert (number, whole.partial, len(whole.askings)) == (0, False, 2)
+    rest = [work.throw(KeyboardInterrupt), *work]
+    assert [(number, run.partial) for number, run in rest] == [(1, True)]
 
 
 @pytest.mark.slow

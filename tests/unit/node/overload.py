@@ -13,8 +13,9 @@ from collab.client.actions import Answer, Resolve, Send
 from collab.client.policy import RetryPolicy
 from collab.client.requester import Requester
 from collab.core.token import Hop, Priority
+from collab.emulation.workers import StageWorker
 from collab.errors import Overloaded
-from collab.node.queue import Backlog, Job, JobQueue
+from collab.node.queue import Job
 from collab.node.session import Compute, Computed, Drop, Session
 from tests.unit.node.plans import chain
 
@@ -45,40 +46,27 @@ class Stage:
 
     def __init__(self, world: World, node: str) -> None:
         self.world, self.node = world, node
-        self.queue, self.backlog = JobQueue(), Backlog()
-        self.running: Job | None = None
-        self.since_us = 0
+        self.worker = StageWorker()
         self.most = 0
 
     def expected_us(
         self, plan: Any, epoch: Any, stage: int, priority: Priority, requester: Any
     ) -> int | None:
-        if not self.world.refuse:
-            return None
-        return self.backlog.expected_us(priority, requester, self.running, self.world.now_us - self.since_us)
+        return self.worker.expected_us(priority, requester, self.world.now_us) if self.world.refuse else None
 
     def submit(self, c: Compute) -> None:
-        job = Job(c.work, (), self.world.now_us, c.deadline_us, c.priority, c.requester)
-        self.backlog.add(job)
-        self.queue.push(job)
-        self.most = max(self.most, len(self.backlog))
+        self.worker.submit(c, self.world.now_us)
+        self.most = max(self.most, len(self.worker))
         self.kick(c.out_edges)
 
-    def drop(self, work: Any) -> None:
-        job = self.backlog.remove(work)
-        if job is not None:
-            job.drop()
-
     def kick(self, out_edges: Any) -> None:
-        if self.running is None and (job := self.queue.pop()) is not None:
-            self.running, self.since_us = job, self.world.now_us
+        if self.worker.ready and (job := self.worker.begin(self.world.now_us)) is not None:
             service_us = round(SERVICE_US * self.world.chance.uniform(0.8, 1.2))
             self.world.after(service_us, lambda: self.done(job, service_us, out_edges))
 
     def done(self, job: Job, service_us: int, out_edges: Any) -> None:
-        self.running = None
-        self.backlog.remove(job.work)
-        self.backlog.ran(service_us)
+        self.worker.end()
+        self.worker.finished(job.work, service_us)
         hop: Any = Hop(job.work.stage, self.node, compute_us=service_us)
         result = Computed(dict.fromkeys(out_edges, "made"), frozenset(), hop)
         session = self.world.sessions[self.node]
@@ -157,7 +145,7 @@ class World:
             elif isinstance(action, Compute):
                 self.stages[name].submit(action)
             elif isinstance(action, Drop):
-                self.stages[name].drop(action.work)
+                self.stages[name].worker.drop(action.work)
             elif isinstance(action, Resolve):
                 client = self.clients[name]
                 priority, start_us = client.asked.pop(action.request)
