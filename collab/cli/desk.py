@@ -10,8 +10,9 @@ import msgspec
 
 from collab.assembly import build_cluster, load_identity
 from collab.cli.logs import log_to_stderr
-from collab.emulation.desk import serve
-from collab.emulation.orders import DeskSettings
+from collab.emulation.desk import say, serve
+from collab.emulation.orders import DeskSettings, Failed
+from collab.errors import CollabError
 
 
 async def _run(settings: DeskSettings) -> None:
@@ -23,7 +24,10 @@ async def _run(settings: DeskSettings) -> None:
 def main() -> None:
     """Read the settings, and serve until standard input ends."""
     log_to_stderr(False)
-    asyncio.run(_run(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=DeskSettings)))
+    try:
+        asyncio.run(_run(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=DeskSettings)))
+    except CollabError as error:
+        say(Failed(error.code, str(error)))
 
 
 if __name__ == "__main__":

@@ -214,15 +214,16 @@ async def serve(settings: DeskSettings, cluster: Cluster) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=MAX_LINE)
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    desk = Desk(settings, cluster, _say)
+    desk = Desk(settings, cluster, say)
     try:
-        _say(Done())
+        say(Done())
         while line := await reader.readline():
-            _say(await desk.obey(_ORDERS.decode(line)))
+            say(await desk.obey(_ORDERS.decode(line)))
     finally:
         transport.close()
 
 
-def _say(answer: Answer) -> None:
+def say(answer: Answer) -> None:
+    """Write an answer to standard output."""
     sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
     sys.stdout.buffer.flush()

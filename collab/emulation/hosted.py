@@ -124,7 +124,10 @@ class HostedNode(Hosted):
         """Start, unless that has begun, and wait until it serves; raises `PeerUnreachable`."""
         if self._process is None:
             await self.spawn()
-        self.endpoints = tuple(json.loads(await self.line(START_S))["endpoints"])
+        event = json.loads(await self.line(START_S))
+        if "error" in event:
+            raise from_wire(event["error"]["code"], f"{self.what}: {event['error']['message']}")
+        self.endpoints = tuple(event["endpoints"])
 
     async def do(self, verb: str) -> None:
         """What befalls it."""
@@ -147,7 +150,9 @@ class HostedDesk(Hosted):
     async def start(self) -> None:
         """Start and wait until it takes orders."""
         await self.spawn()
-        await self.line(START_S)
+        answer = _ANSWERS.decode(await self.line(START_S))
+        if isinstance(answer, Failed):
+            raise from_wire(answer.code, f"{self.what}: {answer.message}")
 
     async def obey(
         self,
