@@ -52,6 +52,7 @@ def _register() -> None:
         demo,
         deploying,
         doctor,
+        emulate,
         ensemble,
         model,
         node,
@@ -69,7 +70,8 @@ def _register() -> None:
         module.register(app)
     for module in (controller, doctor):
         module.register(app)
-    simulate.register(app)
+    for module in (simulate, emulate):
+        module.register(app)
 
 
 def main() -> None:

@@ -56,12 +56,22 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 @contextmanager
 def progress(what: str, unit: str = "") -> Iterator[Advance]:
     """A progress bar on a terminal, nothing elsewhere."""
+    with phases(unit) as tell:
+        tell(what, 0, 0)
+        yield lambda done, total: tell(what, done, total)
+
+
+@contextmanager
+def phases(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """The same, told what is under way too."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda what, done, total: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, TimeRemainingColumn(), console=console(), transient=True) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        task = bars.add_task("", total=None)
+        yield lambda what, done, total: bars.update(
+            task, description=what, completed=done, total=total or None
+        )

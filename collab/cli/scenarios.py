@@ -9,7 +9,10 @@ from collab.cli.files import read_plan, read_profile, read_yaml
 from collab.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from collab.core.plan import Plan
+    from collab.core.profile import Profile
     from collab.emulation.network import Network
+    from collab.emulation.runner import Material
     from collab.emulation.scenario import Scenario
     from collab.emulation.simulator import Inputs
     from collab.emulation.traces import Trace
@@ -27,26 +30,51 @@ def read_scenario(path: Path) -> dict[str, Any]:
 
 def read_inputs(scenario: Scenario, folder: Path) -> Inputs:
     """The profile, plans and traces that a scenario names; raises `ConfigError` or `InputError`."""
-    from collab.core.profiles import check
     from collab.emulation.layout import network_of
-    from collab.emulation.scenario import PlanChoice
     from collab.emulation.simulator import Inputs
 
-    if isinstance(scenario.profile, str):
-        if not scenario.profile:
-            raise ConfigError(
-                "profile: it is missing; name a file that 'collab profile' made, or write its content there"
-            )
-        profile = read_profile(folder / scenario.profile)
-    else:
-        profile = scenario.profile
-        check(profile)
-    files = {c.file for c in scenario.plans if isinstance(c, PlanChoice) and c.file is not None}
-    return Inputs(
-        profile,
-        {name: read_plan(folder / name) for name in sorted(files)},
-        _traces(network_of(scenario), folder),
+    profile = _profile(scenario, folder)
+    if profile is None:
+        raise ConfigError(
+            "profile: it is missing; name a file that 'collab profile' made, or write its content there"
+        )
+    return Inputs(profile, _plans(scenario, folder), _traces(network_of(scenario), folder))
+
+
+def read_material(scenario: Scenario, folder: Path) -> Material:
+    """What the emulator needs: the model, and the profile, plans and traces that a scenario names.
+
+    Raises `ConfigError`, `InputError` or `ModelError`.
+    """
+    from collab.coordinator.planning import open_model
+    from collab.emulation.layout import network_of
+    from collab.emulation.runner import Material
+
+    if not scenario.model:
+        raise ConfigError("model: it is missing; name the .tflite file that the nodes run")
+    model = (folder / scenario.model).resolve()
+    graph = open_model(model)
+    traces = _traces(network_of(scenario), folder)
+    return Material(
+        model, graph, folder.resolve(), _profile(scenario, folder), _plans(scenario, folder), traces
     )
+
+
+def _profile(scenario: Scenario, folder: Path) -> Profile | None:
+    """The file that the scenario names, or its content there; None where it has neither."""
+    from collab.core.profiles import check
+
+    if isinstance(scenario.profile, str):
+        return read_profile(folder / scenario.profile) if scenario.profile else None
+    check(scenario.profile)
+    return scenario.profile
+
+
+def _plans(scenario: Scenario, folder: Path) -> dict[str, Plan]:
+    from collab.emulation.scenario import PlanChoice
+
+    files = {c.file for c in scenario.plans if isinstance(c, PlanChoice) and c.file is not None}
+    return {name: read_plan(folder / name) for name in sorted(files)}
 
 
 def _traces(network: Network, folder: Path) -> dict[str, Trace]:

@@ -134,26 +134,9 @@ def _write(out: Path, points: Sequence[Point], results: Sequence[Results]) -> No
 
 
 def _table(point: Point, result: Results) -> Any:
-    from collab.cli.output import table
-    from collab.emulation.summary import summarise
+    from collab.cli.scenario_tables import plans_table
 
-    rows = [
-        (
-            plan["plan"],
-            _shown(plan["predicted_ms"]),
-            *(_shown(plan["latency_ms"][name]) for name in ("p50", "p95", "p99")),
-            _shown(plan["throughput_rps"]),
-            plan["failed"],
-            plan["deadline_misses"],
-        )
-        for plan in summarise(result)["plans"]
-    ]
     values = ", ".join(f"{name} {value}" for name, value in point.values.items())
     if result.partial:
         values += " (partial)"
-    columns = ("plan", "predicted ms", "p50 ms", "p95 ms", "p99 ms", "answers/s", "failed", "missed")
-    return table(f"{result.scenario}: {values}", columns, rows)
-
-
-def _shown(value: float | None) -> object:
-    return "–" if value is None else value
+    return plans_table(result, f"{result.scenario}: {values}")

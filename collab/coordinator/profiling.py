@@ -70,6 +70,8 @@ class Settings:
     runs: int = 10
     """Of each stage in each round, fewer where they take over ``budget_ms``."""
     budget_ms: float = 20.0
+    links: bool = True
+    """Whether links are measured; where they are emulated they are known."""
 
 
 QUICK: Final = Settings(rounds=1, share=1.0, runs=4, budget_ms=6.0)
@@ -122,7 +124,7 @@ class Profiling:
         graph, settings = self._graph, self._settings
         await self._send_stages()
         trials = await self._try_codecs(inputs) if settings.codecs else CodecTrials(())
-        pairs = self._meter.pairs()
+        pairs = self._meter.pairs() if settings.links else []
         for kind in set(settings.transports) - {pair.kind for pair in pairs}:
             self._warn(f"no node listens by {kind}; no link of it is measured")
         self._total = (

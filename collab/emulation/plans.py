@@ -63,12 +63,23 @@ def host_device(scenario: Scenario, profile: Profile, name: str, host: Host) -> 
 
 
 class Field:
-    """A scenario as the planner sees it: profiles of hosts and of the ways between them."""
+    """A scenario as the planner sees it: profiles of hosts and of the ways between them.
 
-    def __init__(self, scenario: Scenario, network: Network, profile: Profile) -> None:
+    Hosts cost what the profile says of their devices, stretched; ``measured`` says it where
+    they themselves were measured.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        network: Network,
+        profile: Profile,
+        measured: Mapping[NodeName, DeviceProfile] | None = None,
+    ) -> None:
         self.scenario, self.network, self.base = scenario, network, profile
+        self.measured = measured is not None
         self.stack = StackCosts.of(scenario)
-        self.devices = {
+        self.devices = measured or {
             NodeName(name): host_device(scenario, profile, name, host)
             for name, host in scenario.machines.items()
         }

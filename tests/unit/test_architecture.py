@@ -27,7 +27,7 @@ PURE = (
     "collab.emulation.profiles",
     "collab.emulation.traces",
     *(f"collab.emulation.{name}" for name in ("arrivals", "compare", "layout", "results", "scenario")),
-    *(f"collab.emulation.{name}" for name in ("scenario_check", "summary", "ways")),
+    *(f"collab.emulation.{name}" for name in ("scenario_check", "summary", "timeline", "turns", "ways")),
     "collab.federated.aggregate",
     "collab.node.session",
     "collab.runtime.quarantine",
