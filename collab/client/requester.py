@@ -23,7 +23,7 @@ from collab.client.credits import Credits
 from collab.client.latency import LatencyWindow
 from collab.client.policy import PARK_US, RETRYABLE, Counters, RetryPolicy
 from collab.client.routing import Router, Way
-from collab.client.tries import Asked, Try
+from collab.client.tries import Asked, Try, late_if_begun
 from collab.client.wheel import Wheel, earliest
 from collab.client.wiring import wire
 from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, RequestId
@@ -31,7 +31,6 @@ from collab.core.plan import Plan
 from collab.core.token import Fault, Hop, Kind, Priority, Token
 from collab.errors import (
     Cancelled,
-    DeadlineExceeded,
     InputError,
     LinkLost,
     NodeLost,
@@ -63,7 +62,7 @@ class Requester:
         self._retry = retry
         self._wiring = wire(plan)
         self._router = Router(name, self._wiring, chance or Random(name))
-        self._credits = Credits(self._wiring.stages[self._wiring.entry].nodes)
+        self._credits = Credits(self._wiring.entry_stage.nodes)
         self._requests: dict[RequestId, Asked] = {}
         self._deadlines: Wheel[Asked] = Wheel(GRAIN_US)
         self._graces: Wheel[Try] = Wheel(GRAIN_US)
@@ -311,7 +310,7 @@ class Requester:
         if fault.code == LinkLost.code and fault.node in attempt.way.nodes:
             self._suspect(attempt, NodeName(fault.node), now_us, actions)
             return
-        refused = fault.code == Overloaded.code and fault.stage == self._wiring.stages[self._wiring.entry].id
+        refused = fault.code == Overloaded.code and fault.stage == self._wiring.entry_stage.id
         if refused:
             self._credits.doubt(attempt.entry)
         if refused and fault.granted is not None:
@@ -405,6 +404,7 @@ class Requester:
                     self._start(request, way, now_us, actions)
                     return
                 self._counters.unpaid += 1
+        fault = late_if_begun(fault, self._wiring.entry_stage.id)
         self._resolve(request, fault, None, now_us, actions)
 
     def _park(self, request: Asked, now_us: int) -> None:
@@ -468,10 +468,7 @@ class Requester:
     # --- the end -------------------------------------------------------------
 
     def _expire(self, request: Asked, now_us: int, actions: list[Action]) -> None:
-        budget_ms = (request.deadline_us - request.start_us) / 1000
-        after = f"; before that, {request.last_fault.message}" if request.last_fault is not None else ""
-        message = f"no answer from plan {self.plan.name!r} within {budget_ms:g} ms{after}"
-        self._resolve(request, Fault(DeadlineExceeded.code, message), None, now_us, actions)
+        self._resolve(request, request.too_late(self.plan.name), None, now_us, actions)
 
     def _resolve(
         self, request: Asked, outcome: Answer | Fault, by: Try | None, now_us: int, actions: list[Action]

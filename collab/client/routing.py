@@ -108,7 +108,7 @@ class Router:
 
     def enterable(self) -> Sequence[NodeName]:
         """Entry nodes that new attempts may go to, if they have credits."""
-        nodes = [n for n in self._wiring.stages[self._wiring.entry].nodes if n not in self.lost]
+        nodes = [n for n in self._wiring.entry_stage.nodes if n not in self.lost]
         return [n for n in nodes if n not in self.draining] or nodes
 
     def possible(self) -> bool:

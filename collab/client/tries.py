@@ -10,7 +10,7 @@ from collab.client.routing import Way
 from collab.client.wiring import Wiring
 from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, PlanName, RequestId
 from collab.core.token import Fault, Key, Kind, Priority, Token
-from collab.errors import LinkLost, NodeLost, PeerUnreachable
+from collab.errors import DeadlineExceeded, LinkLost, NodeLost, Overloaded, PeerUnreachable
 
 _UNREACHED: Final = frozenset((NodeLost.code, LinkLost.code, PeerUnreachable.code))
 
@@ -109,6 +109,22 @@ class Asked:
         met = self.last_fault is not None and self.last_fault.code in _UNREACHED
         return [attempt.way for attempt in self.tries.values()] if met else []
 
+    def too_late(self, plan: PlanName) -> Fault:
+        """Why it fails at its deadline."""
+        budget_ms = (self.deadline_us - self.start_us) / 1000
+        after = f"; before that, {self.last_fault.message}" if self.last_fault is not None else ""
+        return Fault(DeadlineExceeded.code, f"no answer from plan {plan!r} within {budget_ms:g} ms{after}")
+
     def live(self) -> list[Try]:
         """Attempts that hold a credit."""
         return [attempt for attempt in self.tries.values() if not attempt.over]
+
+
+def late_if_begun(fault: Fault, entry: str) -> Fault:
+    """What a request ends with: refused is only what its plan's entry stage has not let in.
+
+    One that a later stage had no time left for has cost others their turn, as one that is late.
+    """
+    if fault.code == Overloaded.code and fault.stage not in ("", entry):
+        return Fault(DeadlineExceeded.code, fault.message, fault.node, fault.stage)
+    return fault

@@ -69,6 +69,11 @@ class Wiring:
     races: bool
     """Whether a stage may still compute when a value has answered the request."""
 
+    @property
+    def entry_stage(self) -> StageWiring:
+        """The stage at which attempts are admitted."""
+        return self.stages[self.entry]
+
     def path(self, edge: EdgeId, requester: NodeName, route: Route) -> tuple[NodeName, ...]:
         """Who holds a token of an edge, from its producer to its consumer.
 

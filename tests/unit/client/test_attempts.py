@@ -113,7 +113,7 @@ def test_a_replica_with_too_much_to_do_is_not_asked_again_and_is_not_taken_for_f
     assert second.route[1] == other(first)
     actions = r.receive("a", failed(r, second, "overloaded", other(first), "s1"), 2)
     assert not values(actions)
-    assert resolved(actions).code == "overloaded"
+    assert resolved(actions).code == "deadline"
     routes = {only(submit(r, bytes([i]) * 16, now=3)).token.route[1] for i in range(6)}
     assert routes == {first, other(first)}
 
@@ -140,7 +140,7 @@ def test_an_overloaded_last_replica_is_not_tried_over_another_node():
     r = requester(chain("a", ("b", "c"), "d"))
     token = only(submit(r)).token
     actions = r.receive("a", failed(r, token, "overloaded", "d", "s2"), 1)
-    assert resolved(actions).code == "overloaded"
+    assert resolved(actions).code == "deadline"
 
 
 def test_what_the_requester_has_lost_itself_is_not_tried_over_another_node():
