@@ -89,6 +89,8 @@ class Desk:
         settings = Settings(
             codecs=order.codecs,
             rounds=2,
+            runs=4,
+            budget_ms=6.0,
             share=1.0,
             requester=NodeName(self._settings.host),
             seed=self._settings.seed,
