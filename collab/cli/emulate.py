@@ -15,6 +15,7 @@ from collab.cli.connect import AsJson
 from collab.errors import UsageError
 
 if TYPE_CHECKING:
+    from collab.core.profile import Profile
     from collab.emulation.ability import BackendName
     from collab.emulation.results import Results
     from collab.emulation.runner import Material
@@ -68,6 +69,7 @@ def _backend(text: str) -> BackendName:
 
 
 def _emulate(file: Path, out: Path | None, backend: BackendName, json_: bool) -> None:
+    from collab.cli.files import write_profile
     from collab.cli.output import emit, say, show
     from collab.cli.scenario_tables import plans_table
     from collab.cli.scenarios import read_material, read_scenario
@@ -86,10 +88,12 @@ def _emulate(file: Path, out: Path | None, backend: BackendName, json_: bool) ->
     check_machine(scenario, os.cpu_count() or 1, _free_bytes(), material.model.stat().st_size)
     if missing := machine_lacks():
         raise BackendError(missing)
-    results = asyncio.run(_run(scenario, material, backend))
+    results, measured = asyncio.run(_run(scenario, material, backend))
     if out is not None:
         write_results(out, results)
         _report(out, results)
+        if measured is not None:
+            write_profile(out / "profile.json", measured)
         say(f"written to {out}")
     if json_:
         emit(summarise(results))
@@ -110,7 +114,9 @@ def _free_bytes() -> int:
     return 0
 
 
-async def _run(scenario: Scenario, material: Material, backend: BackendName) -> Results:
+async def _run(
+    scenario: Scenario, material: Material, backend: BackendName
+) -> tuple[Results, Profile | None]:
     from collab.cli.output import phases
     from collab.emulation.runner import Emulation
 
@@ -118,7 +124,8 @@ async def _run(scenario: Scenario, material: Material, backend: BackendName) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     with phases("requests") as tell:
-        return await Emulation(scenario, material, backend, tell).run(stop)
+        emulation = Emulation(scenario, material, backend, tell)
+        return await emulation.run(stop), emulation.measured
 
 
 def _report(out: Path, results: Results) -> None:

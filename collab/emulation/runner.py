@@ -94,6 +94,8 @@ class Emulation:
         self._notes: list[str] = []
         self._late: list[EmulatorCounts] = []
         self._how = ""
+        self.measured: Profile | None = None
+        """What was measured on the hosts, where the scenario has no profile."""
         self._ended = self._total = 0
 
     async def run(self, stop: asyncio.Event) -> Results:
@@ -174,6 +176,7 @@ class Emulation:
         self._progress("profiling", 0, 0)
         done = await site.desks[0].obey(Measure(self._codecs()))
         assert done.profile is not None
+        self.measured = done.profile
         self._notes += done.warnings
         machines = self._scenario.machines
         measured = {

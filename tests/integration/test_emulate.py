@@ -98,7 +98,9 @@ def test_two_plans_over_lte_with_a_cut(tmp_path):
     assert dropped["phone → base"].get("loss", 0) > 0
     assert {tuple(a.path) for a in results.of("two")} == {("phone", "edge")}
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"requests.csv", "links.csv", "run.json", "summary.json", "report.html"}
+    assert names == {
+        *("requests.csv", "links.csv", "run.json", "summary.json", "report.html", "profile.json"),
+    }
     assert not left_behind(tmp_path)
 
 
