@@ -120,7 +120,8 @@ class Pipe:
                 None if at is None else self._offer(at, size)
                 for at, size in zip(train.times, train.sizes, strict=True)
             ]
-        self._lose(train, lost)
+        if lost:
+            self._lose(train, lost)
         then()
 
     def _carry_merged(self, train: Train, lost: list[int]) -> None:

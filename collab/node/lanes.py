@@ -33,7 +33,7 @@ class Lanes:
             for path, edge in zip(paths, wiring.edges, strict=True)
         )
         """None where the node has no part in an edge."""
-        self.nodes = frozenset(node for path in paths for node in path)
+        self.nodes: frozenset[NodeName] = frozenset().union(*paths)
         self.neighbours = frozenset(end for lane in self.by_edge if lane for end in lane if end is not None)
 
     def lane(self, edge: EdgeId) -> Lane | None:

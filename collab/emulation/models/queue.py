@@ -23,9 +23,10 @@ class Backlog:
 
     def room(self, now_us: float, size_bytes: int) -> bool:
         """Forget what has left by now; whether one more packet fits."""
-        leaving = self._leaving
+        leaving, sizes = self._leaving, self._sizes
         while leaving and leaving[0] <= now_us:
-            self.pop()
+            leaving.popleft()
+            self.waiting_bytes -= sizes.popleft()
         return len(leaving) < self._most_packets and self.waiting_bytes + size_bytes <= self._most_bytes
 
     def add(self, leaves_us: float, size_bytes: int) -> None:

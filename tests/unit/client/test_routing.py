@@ -142,3 +142,9 @@ def test_one_slow_replica_of_four_gets_a_small_share():
         share[node] += 1
     assert 0 < share["e"] < 60
     assert min(share[node] for node in "bcd") > 500
+
+
+def test_requesters_that_come_in_step_begin_at_different_replicas():
+    first = Counter(pick(router(FOUR, seed)).route[1] for seed in range(400))
+    assert set(first) == set("bcde")
+    assert all(70 <= count <= 130 for count in first.values())

@@ -58,6 +58,30 @@ def test_a_pipeline_answers_as_often_as_its_slowest_stage_allows():
     assert plan["throughput_rps"] == pytest.approx(1000 / 6, rel=0.03)
 
 
+def test_a_stage_runs_one_request_at_a_time_and_two_stages_of_a_host_share_its_cores():
+    hosts = {"me": {"device": "slow"}, "a": {"device": "fast", "cores": 2}}
+    load = {"kind": "closed", "requests": 300, "concurrency": 6, "warmup": 20}
+    rates = []
+    for cores, at, assign in ((2, [], ["a"]), (2, [2], ["a", "a"]), (1, [2], ["a", "a"])):
+        hosts["a"]["cores"] = cores
+        plan = {"name": "p", "at": at, "assign": assign}
+        results = run(hosts=hosts, topology=LOOPBACK, plans=[plan], workload=load)
+        rates.append(summarise(results)["plans"][0]["throughput_rps"])
+    # Five operators of 1 ms, cut before the third.
+    assert rates == pytest.approx([1000 / 5, 1000 / 3, 1000 / 5], rel=0.03)
+
+
+def test_at_twice_the_capacity_what_is_late_is_refused_at_once_and_the_rest_is_answered():
+    load = {"kind": "poisson", "rate": 2000 / 6, "duration_s": 8, "deadline_ms": 90, "warmup": 500}
+    results = run(topology=LOOPBACK, workload=load)
+    (plan,) = summarise(results)["plans"]
+    assert plan["throughput_rps"] >= 0.9 * 1000 / 6
+    refused = [asking.latency_ms for asking in results.askings if asking.outcome == "overloaded"]
+    assert len(refused) > 0.4 * len(results.askings)
+    assert sum(ms <= 20 for ms in refused) >= 0.98 * len(refused)
+    assert plan["errors"].get("deadline", 0) < 0.05 * len(results.askings)
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another():
     changes = {
         "topology": {"shape": "star", "profile": {"profile": "lte", "up": {"loss": 0.02}}},
@@ -123,6 +147,19 @@ def test_a_lost_replica_costs_a_retry_and_no_answer(fault, retried):
     if retried:
         assert {asking.path for asking in meanwhile} == {("b",)}
     assert ("a",) in {asking.path for asking in after}
+
+
+def test_a_cut_between_two_nodes_that_the_client_reaches_costs_a_retry_and_no_deadline():
+    results = run(
+        hosts={"me": {"device": "slow"}, **{name: {"device": "fast"} for name in "abc"}},
+        plans=[{"name": "p", "at": [2], "assign": ["a", "b+c"]}],
+        workload={"kind": "poisson", "rate": 20, "duration_s": 8, "deadline_ms": 5000},
+        faults=[{"cut": ["a", "b"], "at_s": 1, "for_s": 2}],
+    )
+    assert all(asking.answered for asking in results.askings)
+    assert any(asking.attempts > 1 for asking in results.askings)
+    assert max(asking.latency_ms for asking in results.askings if asking.start_ms < 2900) < 1000
+    assert ("a", "b") in {asking.path for asking in results.askings if asking.start_ms > 5000}
 
 
 def test_a_chain_without_replicas_fails_while_a_node_is_gone_and_says_so():

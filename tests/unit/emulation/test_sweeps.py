@@ -59,7 +59,7 @@ def test_other_processes_give_what_this_one_gives(tracker):
 LONG = {"kind": "closed", "requests": 10**7}
 
 
-def test_an_interrupt_keeps_what_was_done_and_marks_what_is_missing():
+def test_an_interrupt_keeps_what_was_done_and_marks_what_is_missing(drawing):
     points = points_of(tree(workload=LONG), [parse_sweep("workload.requests=2,10000000,3")])
 
     def interrupt(requests):
