@@ -11,7 +11,6 @@ from collab.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from collab.core.plan import Plan
     from collab.core.profile import Profile
-    from collab.emulation.network import Network
     from collab.emulation.runner import Material
     from collab.emulation.scenario import Scenario
     from collab.emulation.simulator import Inputs
@@ -30,7 +29,6 @@ def read_scenario(path: Path) -> dict[str, Any]:
 
 def read_inputs(scenario: Scenario, folder: Path) -> Inputs:
     """The profile, plans and traces that a scenario names; raises `ConfigError` or `InputError`."""
-    from collab.emulation.layout import network_of
     from collab.emulation.simulator import Inputs
 
     profile = _profile(scenario, folder)
@@ -38,7 +36,7 @@ def read_inputs(scenario: Scenario, folder: Path) -> Inputs:
         raise ConfigError(
             "profile: it is missing; name a file that 'collab profile' made, or write its content there"
         )
-    return Inputs(profile, _plans(scenario, folder), _traces(network_of(scenario), folder))
+    return Inputs(profile, _plans(scenario, folder), _traces(scenario, folder))
 
 
 def read_material(scenario: Scenario, folder: Path) -> Material:
@@ -47,14 +45,13 @@ def read_material(scenario: Scenario, folder: Path) -> Material:
     Raises `ConfigError`, `InputError` or `ModelError`.
     """
     from collab.coordinator.planning import open_model
-    from collab.emulation.layout import network_of
     from collab.emulation.runner import Material
 
     if not scenario.model:
         raise ConfigError("model: it is missing; name the .tflite file that the nodes run")
     model = (folder / scenario.model).resolve()
     graph = open_model(model)
-    traces = _traces(network_of(scenario), folder)
+    traces = _traces(scenario, folder)
     return Material(
         model, graph, folder.resolve(), _profile(scenario, folder), _plans(scenario, folder), traces
     )
@@ -77,12 +74,17 @@ def _plans(scenario: Scenario, folder: Path) -> dict[str, Plan]:
     return {name: read_plan(folder / name) for name in sorted(files)}
 
 
-def _traces(network: Network, folder: Path) -> dict[str, Trace]:
+def _traces(scenario: Scenario, folder: Path) -> dict[str, Trace]:
+    """Those of links as they are at first, and as they become."""
+    from collab.emulation.layout import changes_of, network_of
     from collab.emulation.traces import read_trace
 
     found: dict[str, Trace] = {}
-    for link in network.links:
-        parts = (("up", link.profile.up), ("down", link.profile.down))
+    network = network_of(scenario)
+    profiles = [link.profile for link in network.links]
+    profiles += [change.profile for change in changes_of(scenario, network)]
+    for profile in profiles:
+        parts = (("up", profile.up), ("down", profile.down))
         for direction, part in parts:
             name = part.trace
             if name is None or name in found:

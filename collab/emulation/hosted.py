@@ -24,6 +24,8 @@ START_S: Final = 90.0
 """Many start at once, on slow devices too."""
 _ANSWER_S: Final = 600.0
 _STOP_S: Final = 10.0
+_LAST_S: Final = 1.0
+"""Between the end of what a process says and its own."""
 _ANSWERS: Final = msgspec.json.Decoder[Answer](Answer)
 
 
@@ -71,8 +73,21 @@ class Hosted:
                 async with timeout(within_s):
                     line = await self._process.stdout.readline()
         if not line:
-            raise PeerUnreachable(f"{self.what} says nothing: {await self.last_words()}")
+            raise PeerUnreachable(f"{self.what} {await self._fate()}: {await self.last_words()}")
         return line
+
+    async def _fate(self) -> str:
+        """What became of a process that says nothing."""
+        code = None
+        if self._process is not None:
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                async with timeout(_LAST_S):
+                    code = await self._process.wait()
+        if code is None:
+            return "says nothing"
+        if code == -signal.SIGKILL:
+            return "was killed, as with less memory_mb than it needs"
+        return f"ended with {code}"
 
     async def last_words(self) -> str:
         """The end of its log."""

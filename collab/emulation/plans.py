@@ -19,6 +19,7 @@ from collab.emulation.costs import StackCosts
 from collab.emulation.expected import link_entries
 from collab.emulation.network import Leg, Network
 from collab.emulation.scenario import Host, PlanChoice, Scenario
+from collab.emulation.traces import Trace
 from collab.emulation.ways import Ways
 from collab.errors import ConfigError, PlanError
 from collab.planner.chain import chain
@@ -75,6 +76,8 @@ class Field:
         network: Network,
         profile: Profile,
         measured: Mapping[NodeName, DeviceProfile] | None = None,
+        *,
+        traces: Mapping[str, Trace],
     ) -> None:
         self.scenario, self.network, self.base = scenario, network, profile
         self.measured = measured is not None
@@ -88,7 +91,9 @@ class Field:
         for link in network.links:
             like = entries.get(id(link.profile))
             if like is None:
-                like = entries[id(link.profile)] = link_entries(link.profile, NodeName("a"), NodeName("b"))
+                like = entries[id(link.profile)] = link_entries(
+                    link.profile, NodeName("a"), NodeName("b"), traces
+                )
             up, down = like
             cell = network.cells.get(link.cell) if link.cell is not None else None
             if cell is not None:

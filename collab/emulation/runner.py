@@ -172,7 +172,7 @@ class Emulation:
     async def _field(self, site: Site) -> Field:
         """What the planner goes by: the scenario's profile, or times measured on the hosts."""
         if self._material.profile is not None:
-            return Field(self._scenario, self._network, self._material.profile)
+            return Field(self._scenario, self._network, self._material.profile, traces=self._material.traces)
         self._progress("profiling", 0, 0)
         done = await site.desks[0].obey(Measure(self._codecs()))
         assert done.profile is not None
@@ -187,7 +187,7 @@ class Emulation:
             )
             for device in done.profile.devices
         }
-        return Field(self._scenario, self._network, done.profile, measured)
+        return Field(self._scenario, self._network, done.profile, measured, traces=self._material.traces)
 
     def _codecs(self) -> tuple[str, ...]:
         """All that plans may choose from."""

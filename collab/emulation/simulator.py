@@ -52,7 +52,7 @@ def prepare(scenario: Scenario, inputs: Inputs) -> tuple[Field, tuple[Placed, ..
     """Check a scenario and make its plans; raises `ConfigError`."""
     network = check_scenario(scenario)
     check_profile(scenario, inputs.profile)
-    known = Field(scenario, network, inputs.profile)
+    known = Field(scenario, network, inputs.profile, traces=inputs.traces)
     return known, placed_plans(known, inputs.plans)
 
 

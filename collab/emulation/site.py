@@ -259,7 +259,7 @@ class Site:
             if name in self._down:
                 await node.start()
             elif node.ended:
-                found.append(f"node {name} ended by itself: {await node.last_words()}")
+                found.append(f"node {name} ended by itself, as with less memory than it needs")
                 await node.end()
                 await node.start()
         self._down.clear()

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from collab.cli import main
 from collab.core.profile import to_json
+from collab.emulation.folders import read_results
 from collab.errors import ConfigError, InputError
 from tests.unit.emulation.scenarios import PROFILE, tree
 
@@ -44,6 +45,24 @@ def test_a_sweep_prints_every_point(invoke):
     medians = [point["summary"]["plans"][0]["latency_ms"]["p50"] for point in found["points"]]
     assert values == [1, 2, 3]
     assert medians == sorted(medians)
+
+
+def test_links_that_follow_traces_are_simulated(invoke, tmp_path, drawing):
+    (tmp_path / "slow.csv").write_text("0,1\n10,1\n")
+    (tmp_path / "fast.csv").write_text("0,8\n10,8\n")
+    links = [
+        {
+            "from": "me",
+            "to": "a",
+            "profile": {"up": {"trace": "slow.csv"}},
+            "schedule": [{"at_s": 1.5, "profile": {"up": {"trace": "fast.csv"}}}],
+        }
+    ]
+    load = {"kind": "trace", "at_s": [0.0, 3.0]}
+    invoke("--out", str(tmp_path / "out"), links=links, workload=load)
+    slow, fast = (asking.latency_ms for asking in read_results(tmp_path / "out").askings)
+    # A thousand bytes and what is around them, at 1 and at 8 Mbit/s.
+    assert slow - fast == pytest.approx(7, abs=1)
 
 
 def test_mistakes_in_files_are_said_in_one_line(invoke, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import msgspec
@@ -46,7 +47,7 @@ async def test_what_the_process_reports_is_raised(tmp_path):
         await desk.start()
         with pytest.raises(Overloaded, match="no credits; ask later"):
             await desk.obey(Close())
-        with pytest.raises(PeerUnreachable, match="requester me says nothing: that was all"):
+        with pytest.raises(PeerUnreachable, match="requester me ended with 0: that was all"):
             await desk.obey(Close())
     finally:
         await desk.end()
@@ -70,6 +71,17 @@ async def test_a_process_that_is_silent_does_not_hold_the_run(tmp_path):
     try:
         with pytest.raises(PeerUnreachable, match="node a says nothing: its log is empty"):
             await process.line(0.05)
+    finally:
+        await process.end()
+
+
+async def test_a_process_that_was_killed_may_have_had_too_little_memory(tmp_path):
+    process = Hosted("node a", tmp_path, (sys.executable, "-I", "-S", "-c", "input()"))
+    await process.spawn()
+    try:
+        process.send(signal.SIGKILL)
+        with pytest.raises(PeerUnreachable, match="node a was killed, as with less memory_mb than it needs"):
+            await process.line(10)
     finally:
         await process.end()
 

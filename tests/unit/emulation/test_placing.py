@@ -38,7 +38,7 @@ def profile_of(graph):
 
 def made(digits, *plans, files=None, measured=None, **changes):
     given = scenario(plans=list(plans), **changes)
-    field = Field(given, check_scenario(given), profile_of(digits.graph), measured)
+    field = Field(given, check_scenario(given), profile_of(digits.graph), measured, traces={})
     placed = placed_plans(field, files or {})
     refs = {NodeName(n): NodeRef(name=NodeName(n), endpoints=(f"grpc://{n}:1",)) for n in given.machines}
     real = [
