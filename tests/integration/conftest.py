@@ -15,16 +15,6 @@ from tests.integration.processes import NO_CONFIG, NodeProcess, running
 __all__ = ["grpc_runtime"]
 
 
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What real processes do depends on what else the machine does: once more, and the report says so."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.flaky(reruns=1))
-
-
 @pytest.fixture(autouse=True)
 def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the user has set must not reach the commands under test."""

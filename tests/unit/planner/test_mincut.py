@@ -276,6 +276,7 @@ def test_tensors_that_are_not_all_are_refused():
         dag_cut(fewer, "a", "b")
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(("ops", "limit_s"), [(239, 1.0), (5000, 20.0)])
 def test_large_graphs_are_quick(ops, limit_s):
     rng = random.Random(1)

@@ -19,6 +19,8 @@ from collab.runtime.function import Functions
 from collab.runtime.litert import LiteRT
 from collab.runtime.stretched import Stretched, wait_until
 
+pytestmark = pytest.mark.timed
+
 X = TensorSpec("x", (2,), "float32")
 ZEROS = np.zeros(2, np.float32)
 
@@ -51,7 +53,7 @@ def test_a_run_waits_the_rest_of_the_factor_of_its_cpu_time(monkeypatch):
     for _ in range(9):
         stage.run([ZEROS])
     # Whoever interrupts between the two looks at the clock only makes it less.
-    assert 0.0119 < max(asked) < 0.0130
+    assert 0.0095 < max(asked) < 0.0130
 
 
 def test_the_wait_keeps_no_core_busy():
