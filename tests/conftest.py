@@ -1,4 +1,4 @@
-"""What all tests share: plug-ins that catch leaks and blocking calls, heavy suites on demand, second tries."""
+"""What all tests share: plug-ins for leaks, blocking calls, heavy suites on demand and second tries."""
 
 from __future__ import annotations
 
