@@ -53,6 +53,9 @@ def emulate(
     json_: AsJson = False,
 ) -> None:
     """Run a scenario's plans on real nodes over emulated links, or compare two runs."""
+    from collab.cli.scenarios import require_libraries
+
+    require_libraries()
     if what[0] == "compare" and len(what) == 3:
         _compare(Path(what[1]), Path(what[2]), out, json_)
         return

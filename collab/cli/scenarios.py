@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from collab.cli.files import read_plan, read_profile, read_yaml
-from collab.errors import ConfigError, InputError
+from collab.errors import BackendError, ConfigError, InputError
 
 if TYPE_CHECKING:
     from collab.core.plan import Plan
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from collab.emulation.traces import Trace
 
 _MAX_SCENARIO_BYTES: Final = 16 << 20
+_LIBRARIES: Final = ("matplotlib", "pyroute2", "simpy")
+
+
+def require_libraries() -> None:
+    """Raise `BackendError` where the ``emulation`` extra is not installed."""
+    missing = [name for name in _LIBRARIES if find_spec(name) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise BackendError(
+            f"scenarios need {names}: install the emulation extra (pip install 'collab[emulation]')"
+        )
 
 
 def read_scenario(path: Path) -> dict[str, Any]:

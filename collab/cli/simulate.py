@@ -50,7 +50,9 @@ def simulate(
     Interrupted, it keeps what was done until then, marks it as partial, and ends with exit code 130.
     """
     from collab.cli.output import emit, progress, say, show
-    from collab.cli.scenarios import read_inputs, read_scenario
+    from collab.cli.scenarios import read_inputs, read_scenario, require_libraries
+
+    require_libraries()
     from collab.emulation.sweeps import on_cores, on_dask, one_by_one, parse_sweep, points_of, run_points
 
     if seeds < 1:

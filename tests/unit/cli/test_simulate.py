@@ -8,10 +8,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from collab.cli import main
+from collab.cli import main, scenarios
 from collab.core.profile import to_json
 from collab.emulation.folders import read_results
-from collab.errors import ConfigError, InputError
+from collab.errors import BackendError, ConfigError, InputError
 from tests.unit.emulation.scenarios import PROFILE, tree
 
 
@@ -37,6 +37,17 @@ def test_a_scenario_is_run_and_a_folder_written(invoke, tmp_path, drawing):
     assert found["plans"][0]["requests"] == 3
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"requests.csv", "links.csv", "run.json", "summary.json", "report.html"}
+
+
+@pytest.mark.parametrize("command", ["simulate", "emulate"])
+def test_without_the_libraries_they_are_named(command, monkeypatch, tmp_path):
+    main._register()
+    monkeypatch.setattr(scenarios, "find_spec", lambda name: None if name == "simpy" else name)
+    found = CliRunner().invoke(main.app, [command, str(tmp_path / "s.yaml")])
+    assert isinstance(found.exception, BackendError)
+    assert str(found.exception) == (
+        "scenarios need simpy: install the emulation extra (pip install 'collab[emulation]')"
+    )
 
 
 def test_a_sweep_prints_every_point(invoke):
