@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from collab.emulation.network import star
 from collab.emulation.overload import HostTimes, overloaded
 from collab.emulation.profile import DirectionProfile, LinkProfile
 from collab.emulation.profiles import profile_named
+from tests.realtime import FIRST
 
 ALLOWED_MS, ALLOWED_SHARE = 0.5, 0.03
 """A round trip may be off by the greater of the two."""
@@ -51,14 +51,6 @@ USER_SHARE = 1448 / 1500
 CONFIDENT = statistics.NormalDist().inv_cdf(0.995)
 """Half the width of a 99 % interval in standard errors."""
 
-CHRT = ("chrt", "--fifo", "1")
-FIRST = (
-    CHRT
-    if shutil.which("chrt")
-    and not subprocess.run([*CHRT, "true"], capture_output=True, check=False).returncode
-    else ()
-)
-"""Tools that measure a link come before other work on the machine, where that is allowed."""
 NICE = ("nice", "-n", "-10")
 """Two tools and the emulator at their ceiling would leave nothing to others."""
 

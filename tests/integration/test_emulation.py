@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,25 +31,18 @@ from collab.errors import BackendError, ConfigError
 from collab.security.broker import mosquitto_config
 from tests.integration.processes import ROOT, NodeProcess, environment, running
 from tests.mosquitto import program
+from tests.realtime import FIRST
 from tests.shaped import Shape, ShapedNetwork
 
 LACKS = machine_lacks()
 pytestmark = [
     pytest.mark.skipif(LACKS is not None, reason=f"this machine cannot emulate: {LACKS}"),
     pytest.mark.timeout(120),
+    pytest.mark.timed,
 ]
 
 LATE_MS = 4.0
 """By how much a busy machine may be late with the quickest of many packets."""
-
-CHRT = ("chrt", "--fifo", "1")
-FIRST = (
-    CHRT
-    if shutil.which("chrt")
-    and not subprocess.run([*CHRT, "true"], capture_output=True, check=False).returncode
-    else ()
-)
-"""A tool that measures a rate must not wait for other work on the machine, where that is allowed."""
 
 ECHO = """
 import socket
