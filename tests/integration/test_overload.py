@@ -12,12 +12,12 @@ from random import Random
 import pytest
 
 from collab.assembly import build_cluster
-from collab.client.runner import PlanClient, Result
+from collab.client.runner import PlanClient
 from collab.coordinator.deploy import deploy
 from collab.core.token import Priority
 from collab.errors import CollabError, Overloaded
-from collab.transport.aio import timeout
 from tests.integration.deployments import endpoints
+from tests.integration.load import Load, under_load
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, command, running
 
@@ -29,54 +29,6 @@ ASKED = 150
 WITHIN_S = 30.0
 
 
-class Loop:
-    """Four requests at a time without end, each answer compared with the whole model's."""
-
-    def __init__(self, client: PlanClient, reference: Reference) -> None:
-        self._client = client
-        self._reference = reference
-        self._changed = asyncio.Event()
-        self.results: list[Result] = []
-        self.errors: list[CollabError] = []
-        self.stopping = False
-
-    async def __aenter__(self) -> Loop:
-        self._workers = [asyncio.ensure_future(self._work(number)) for number in range(4)]
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self.stopping = True
-        async with timeout(WITHIN_S):
-            await asyncio.gather(*self._workers)
-
-    async def _work(self, index: int) -> None:
-        while not self.stopping:
-            index = (index + 1) % len(self._reference.requests)
-            try:
-                result = await self._client.run(self._reference.requests[index], WITHIN_S)
-                assert self._reference.same(index, result.outputs)
-                self.results.append(result)
-            except CollabError as error:
-                self.errors.append(error)
-                await asyncio.sleep(0.001)  # what fails at once must not starve the loop
-            self._changed.set()
-
-    async def answers(self, more: int) -> list[Result]:
-        """Wait for so many more."""
-        seen = len(self.results)
-        async with timeout(WITHIN_S):
-            while len(self.results) < seen + more:
-                self._changed.clear()
-                await self._changed.wait()
-        return self.results[seen:]
-
-    async def uses(self, node: str) -> None:
-        """Wait until an answer goes over a node."""
-        async with timeout(WITHIN_S):
-            while not any(node in result.path for result in await self.answers(1)):
-                pass
-
-
 async def test_replicas_that_drain_under_load_cost_no_answer_and_are_used_again(
     tmp_path: Path, digits: Reference
 ):
@@ -85,16 +37,19 @@ async def test_replicas_that_drain_under_load_cost_no_answer_and_are_used_again(
         async with build_cluster() as cluster:
             await deploy(cluster, plan, blobs)
             client = await cluster.open(plan, 4)
-            async with Loop(client, digits) as load:
+            async with under_load(Load(client, digits, WITHIN_S), 4) as load:
                 for leaving in nodes[1:]:
-                    await load.uses(leaving.name)
+                    await load.uses(leaving.name, WITHIN_S)
                     leaving.send(signal.SIGTERM)
                     assert await asyncio.to_thread(leaving.wait) == 0
                     assert leaving.events[-1]["unfinished"] == 0
-                    assert not any(leaving.name in result.path for result in await load.answers(20))
+                    load.got.paths.clear()
+                    await load.answers(20)
+                    assert not any(leaving.name in path for path in load.got.paths)
                     await asyncio.to_thread(leaving.start)
-                await load.uses(nodes[2].name)
-            assert not load.errors, Counter(map(str, load.errors))
+                await load.uses(nodes[2].name, WITHIN_S)
+            assert not load.got.errors, load.got.first_errors
+            assert load.got.wrong == load.got.lost == 0
             # Untold, each request that goes there costs one; a false suspicion costs the four under way.
             assert client.counters["retries"] <= 4
             await cluster.release(client)
