@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from collab.coordinator.alternatives import predicted, with_alternatives
-from collab.coordinator.planning import build_chain, per_link
+from collab.coordinator.planning import build_solved, per_link
 from collab.core.codecs import NAMES, RAW, parse_codec
 from collab.core.ids import NodeName, PlanName
 from collab.core.plan import NodeRef, Plan
@@ -20,7 +20,6 @@ from collab.core.profile import DeviceProfile, Profile
 from collab.errors import CutError, PlanError, UsageError
 from collab.graph import Graph, reorder
 from collab.planner.alternatives import Standbys, standbys
-from collab.planner.chain import Assignment
 from collab.planner.chains import Chain, Costs, Move, Option, Solution, Wants
 from collab.planner.evaluate import Evaluator
 from collab.planner.explain import used_by
@@ -288,17 +287,14 @@ def plan_of(chosen: Chosen, path: Path, graph: Graph, refs: Sequence[NodeRef], o
     threads = {device.name: device.threads for device in chosen.profile.devices}
 
     def build(chain: Chain) -> Plan:
-        plan, _ = build_chain(
+        plan, _ = build_solved(
             options.name,
             path,
             graph,
-            chain.cuts,
-            Assignment(tuple(stage.nodes for stage in chain.stages)),
+            chain,
             [known.get(name, NodeRef(name=name)) for name in used_by(chain)],
+            threads,
             signature=options.signature,
-            threads=[stage.threads or threads[stage.nodes[0]] for stage in chain.stages],
-            codecs=[move.codec for move in chain.moves],
-            transports=[move.transport for move in chain.moves],
             credits=options.credits,
             return_by_chain=options.return_by_chain,
             codec_error=chosen.wants.codec_error,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from collab.codec.tensors import Array
 from collab.coordinator.cluster import NodeView
 from collab.core.codecs import parse_codec
-from collab.core.ids import Digest, PlanName, StageId
+from collab.core.ids import Digest, NodeName, PlanName, StageId
 from collab.core.plan import ModelRef, NodeRef, Plan, StageSpec, Tolerance
 from collab.errors import ModelError, UsageError
 from collab.graph import Graph, StageModel, cuts, read_model, split, with_shapes
 from collab.link.links import is_kind
 from collab.planner.chain import Assignment, chain
+from collab.planner.chains import Chain
 from collab.planner.even import even_cuts
 from collab.runtime.base import Backend
 from collab.runtime.litert import LiteRT
@@ -84,6 +85,41 @@ def build_chain(
         codec_error=codec_error,
     )
     return plan, {Digest(model.sha256): model.data for model in models}
+
+
+def build_solved(
+    name: PlanName,
+    path: Path,
+    graph: Graph,
+    solved: Chain,
+    nodes: Sequence[NodeRef],
+    threads: Mapping[NodeName, int],
+    *,
+    signature: str | None = None,
+    credits: int = 64,
+    return_by_chain: bool = False,
+    codec_error: float | None = None,
+) -> tuple[Plan, dict[Digest, bytes]]:
+    """As `build_chain`, of a chain as the planner gives it.
+
+    ``threads`` are those of devices, for stages for which the planner chose none; 1 where they
+    are not listed.
+    """
+    return build_chain(
+        name,
+        path,
+        graph,
+        solved.cuts,
+        Assignment(tuple(stage.nodes for stage in solved.stages)),
+        nodes,
+        signature=signature,
+        threads=[stage.threads or threads.get(stage.nodes[0], 1) for stage in solved.stages],
+        codecs=[move.codec for move in solved.moves],
+        transports=[move.transport for move in solved.moves],
+        credits=credits,
+        return_by_chain=return_by_chain,
+        codec_error=codec_error,
+    )
 
 
 def lossy_tolerance(codecs: Sequence[str], codec_error: float | None) -> Tolerance:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from collab.coordinator.deploy import Blobs
-from collab.coordinator.planning import build_chain, open_model
+from collab.coordinator.planning import build_solved, open_model
 from collab.core.ids import REQUESTER
 from collab.core.plan import NodeRef, Plan, Tolerance
 from collab.core.profile import Profile
 from collab.core.validate import validate
 from collab.errors import ModelError, PlanError
-from collab.planner.chain import Assignment
 from collab.planner.chains import Chain, Objective, Wants
 from collab.planner.prediction import chain_of
 
@@ -56,17 +55,14 @@ def rebuilder(plan: Plan, profile: Profile, folder: Path) -> Build:
     threads = {device.name: device.threads for device in profile.devices}
 
     def build(chain: Chain, refs: Sequence[NodeRef]) -> tuple[Plan, Blobs]:
-        made, blobs = build_chain(
+        made, blobs = build_solved(
             plan.name,
             path,
             graph,
-            chain.cuts,
-            Assignment(tuple(stage.nodes for stage in chain.stages)),
+            chain,
             refs,
+            threads,
             signature=model.signature,
-            threads=[choice.threads or threads[choice.nodes[0]] for choice in chain.stages],
-            codecs=[move.codec for move in chain.moves],
-            transports=[move.transport for move in chain.moves],
             credits=plan.credits,
             return_by_chain=by_chain,
             codec_error=plan.codec_error,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from collab.coordinator.ensembles import member
-from collab.coordinator.planning import build_chain
+from collab.coordinator.planning import build_solved
 from collab.core.ids import NodeName, PlanName
 from collab.core.plan import NodeRef, Plan
 from collab.emulation.devices import Limits, untrustworthy_stages
@@ -52,17 +52,13 @@ def real_plan(
         return made.replace(nodes=tuple(nodes), alternatives=())
     if isinstance(choice, PlanChoice) and choice.ensemble is not None:
         return _ensemble(made, choice.ensemble, path, graph, nodes, transport)
-    chain = chain_of(made)
-    plan, _ = build_chain(
+    plan, _ = build_solved(
         PlanName(made.name),
         path,
         graph,
-        chain.cuts,
-        Assignment(tuple(stage.nodes for stage in chain.stages)),
+        chain_of(made),
         nodes,
-        threads=[stage.threads or 1 for stage in chain.stages],
-        codecs=[move.codec for move in chain.moves],
-        transports=[move.transport for move in chain.moves],
+        {},
         credits=made.credits,
         codec_error=made.codec_error,
     )
