@@ -404,8 +404,7 @@ class Requester:
                     self._start(request, way, now_us, actions)
                     return
                 self._counters.unpaid += 1
-        fault = late_if_begun(fault, self._wiring.entry_stage.id)
-        self._resolve(request, fault, None, now_us, actions)
+        self._resolve(request, late_if_begun(fault, self._wiring.entry_stage.id), None, now_us, actions)
 
     def _park(self, request: Asked, now_us: int) -> None:
         """Let a request wait until a credit is free; one that waits already keeps its place."""
