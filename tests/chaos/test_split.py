@@ -22,6 +22,7 @@ ACQUAINTED = 300
 """Answers after which links know what is usual."""
 USED_S = 30.0
 ROUNDS = 10
+LOOKS = 20
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +60,25 @@ async def finish(world: World, client: ClientProcess) -> dict[str, Any]:
     return report
 
 
-async def freeze(world: World, client: ClientProcess, victim: str) -> None:
-    """Stop a node until the load goes on without it."""
+async def retries(client: ClientProcess) -> int:
+    return int((await client.ask("report"))["counters"]["retries"])
+
+
+async def freeze(world: World, client: ClientProcess, victim: str) -> bool:
+    """Stop a node until the load goes on without it; whether something that it held was tried again."""
     node = world.nodes[victim]
+    before = await retries(client)
     node.send(signal.SIGSTOP)
     try:
+        for _ in range(LOOKS):
+            # One request may hang while others are answered, until the node is suspected.
+            await client.ask("answers", more=10 * CONCURRENCY)
+            if retried := await retries(client) > before:
+                break
         await client.ask("answers", more=20 * CONCURRENCY)
         paths = (await client.ask("paths"))[-10 * CONCURRENCY :]
         assert not any(victim in path for path in paths)
+        return retried
     finally:
         node.send(signal.SIGCONT)
 
@@ -105,9 +117,8 @@ async def test_what_a_frozen_node_held_is_answered_by_another_and_what_it_does_l
         before = await client.ask("dropped", node=victim)
         for _ in range(ROUNDS):
             await client.ask("uses", node=victim, within_s=USED_S)
-            await freeze(world, client, victim)
             # It may have had nothing to do at that moment.
-            if (await client.ask("report"))["counters"]["retries"] > 0:
+            if await freeze(world, client, victim):
                 break
         report = await finish(world, client)
         assert report["counters"]["retries"] > 0
