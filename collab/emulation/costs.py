@@ -35,6 +35,10 @@ class StackCosts:
     idle_us: float = 0.0
     """More of it between processes that have long done nothing; half at each end, too."""
 
+    def half_us(self, size_bytes: int) -> float:
+        """Of one end, without a pause before."""
+        return (self.message_us + self.byte_us * size_bytes) / 2
+
     @staticmethod
     def of(scenario: Scenario) -> StackCosts:
         """As calibrated, or as the scenario says."""
@@ -83,16 +87,21 @@ FRAMING: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeCost:
-    """One edge of a plan on the wire."""
+class MessageCost:
+    """One message on the wire and in the event loops of both ends."""
 
-    value_bytes: int
-    """Of a message with its value."""
-    plain_bytes: int
-    """Of a message without one."""
-    encode_us: float
-    """At the requester; a stage's is in its `StageTime`."""
-    decode_us: float
+    bytes: int
+    send_us: float
+    receive_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeCost:
+    """Messages of one edge of a plan; what a stage takes to encode and decode is in its `StageTime`."""
+
+    value: MessageCost
+    plain: MessageCost
+    """Without a value."""
 
 
 def edge_costs(plan: Plan, profile: Profile, stack: StackCosts) -> tuple[EdgeCost, ...]:
@@ -114,11 +123,10 @@ def edge_costs(plan: Plan, profile: Profile, stack: StackCosts) -> tuple[EdgeCos
             times = evaluator.codec_ms(profile.requester, at, edge.codec)
             encode_ms = times[0] if edge.source == REQUESTER else 0.0
             decode_ms = times[1] if edge.target == REQUESTER else 0.0
-        costs.append(
-            EdgeCost(
-                int(raw / ratio) + stack.header_bytes, stack.header_bytes, encode_ms * 1e3, decode_ms * 1e3
-            )
-        )
+        size, plain_us = int(raw / ratio) + stack.header_bytes, stack.half_us(stack.header_bytes)
+        half_us = stack.half_us(size)
+        value = MessageCost(size, half_us + encode_ms * 1e3, half_us + decode_ms * 1e3)
+        costs.append(EdgeCost(value, MessageCost(stack.header_bytes, plain_us, plain_us)))
     return tuple(costs)
 
 

@@ -14,7 +14,7 @@ from collab.emulation.assembled import AssembledLinks
 from collab.emulation.base import stream
 from collab.emulation.build import shape_of
 from collab.emulation.clock import Clock
-from collab.emulation.costs import FRAMING, StackCosts, edge_costs, run_spread, stage_times
+from collab.emulation.costs import FRAMING, MessageCost, StackCosts, edge_costs, run_spread, stage_times
 from collab.emulation.machines import EPOCH, DigestedPlan, Loop, SimulatedNode
 from collab.emulation.models.direction import Direction
 from collab.emulation.network import Leg, NetworkLink
@@ -27,8 +27,9 @@ from collab.errors import ConfigError
 from collab.link.suspicion import Health
 from collab.node.leases import Lease
 
-_Item = tuple[NodeName, NodeName, int, Token]
-"""Who sends it, who gets it, its size and what it is."""
+_Item = tuple[NodeName, NodeName, MessageCost, Token]
+"""Who sends it, who gets it, what it costs and what it is."""
+_VALUE: Final = Kind.VALUE
 _BROKER_US: Final = 30.0
 """What a message costs in the broker."""
 
@@ -157,17 +158,12 @@ class World:
             if pair in self.suspected:
                 health = Health.SUSPECTED
         edge = self._edges[token.edge]
-        value = token.kind is Kind.VALUE
-        size = edge.value_bytes if value else edge.plain_bytes
-        item = (source, target, size, token)
-        cost_us = self._half_us(size) + (edge.encode_us if value else 0.0)
+        cost = edge.value if token.kind is _VALUE else edge.plain
+        item = (source, target, cost, token)
         first = self._stream(source, self._broker or target)
-        send = partial(self._came, item) if first is None else partial(first.send, size, item)
-        self.processes[source].loop.take(cost_us, send)
+        send = partial(self._came, item) if first is None else partial(first.send, cost.bytes, item)
+        self.processes[source].loop.take(cost.send_us, send)
         return health
-
-    def _half_us(self, size: int) -> float:
-        return (self._stack.message_us + self._stack.byte_us * size) / 2
 
     def _stream(self, source: str, target: str) -> Stream | None:
         """The connection of two processes, or with the broker; None within one host."""
@@ -196,13 +192,12 @@ class World:
         """The broker hands a message on."""
         onward = self._stream(self._broker, item[1])
         assert onward is not None
-        self.clock.at(self.clock.now_us + _BROKER_US, onward.send, item[2], item)
+        self.clock.at(self.clock.now_us + _BROKER_US, onward.send, item[2].bytes, item)
 
     def _came(self, item: _Item) -> None:
-        source, target, size, token = item
+        source, target, cost, token = item
         process = self.processes[target]
-        decode_us = self._edges[token.edge].decode_us if token.kind is Kind.VALUE else 0.0
-        process.loop.take(self._half_us(size) + decode_us, partial(process.receive, source, token))
+        process.loop.take(cost.receive_us, partial(process.receive, source, token))
 
     def reset(self, one: str, other: str) -> None:
         """What is under way between two processes is gone."""
