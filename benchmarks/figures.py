@@ -36,14 +36,19 @@ class Figure:
         return self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """The options that every benchmark has."""
+def arguments(description: str | None, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """The options that every benchmark has; of one with parts some can be named."""
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=shape)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, within a minute")
     parser.add_argument("--full", action="store_true", help="rebuild what is cached")
-    return parser.parse_args()
+    if parts:
+        parser.add_argument("parts", nargs="*", metavar="PART", help=f"only these of {', '.join(parts)}")
+    options = parser.parse_args()
+    if unknown := set(getattr(options, "parts", ())).difference(parts):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; use {', '.join(parts)}")
+    return options
 
 
 def machine() -> dict[str, Any]:
@@ -89,11 +94,11 @@ def report(figures: Sequence[Figure], options: argparse.Namespace, where: dict[s
 Measure = Callable[[argparse.Namespace], Coroutine[Any, Any, list[Figure]]]
 
 
-def run(measure: Measure, description: str | None) -> None:
+def run(measure: Measure, description: str | None, parts: Sequence[str] = ()) -> None:
     """Parse the options, measure, report; exit status 0 even where a target is missed."""
     import asyncio
 
-    options = arguments(description)
+    options = arguments(description, parts)
     where = machine()
     figures = asyncio.run(measure(options))
     report(figures, options, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Final
 
@@ -12,6 +13,8 @@ from collab.core.plan import Edge, FireAny, FireQuorum, Plan, StageSpec
 from collab.core.validate import order
 
 _MAX_TRIED: Final = 512
+_SETS: Final = 1024
+"""Of nodes that are kept."""
 
 OUTSIDE: Final = -1
 """Stands for the requester where a stage's index is expected."""
@@ -39,6 +42,8 @@ class StageWiring:
     """Values that let it fire; `all` needs every one, `any` needs one."""
     wait_us: int
     """How long after the first value it still waits for more than ``need``."""
+    members: frozenset[NodeName]
+    """The nodes, to look one up among very many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Wiring:
     def names_all(self, route: Route) -> bool:
         """Whether a route names one of its nodes for every stage."""
         return len(route) == len(self.stages) and all(
-            node in stage.nodes for node, stage in zip(route, self.stages, strict=True)
+            node in stage.members for node, stage in zip(route, self.stages, strict=True)
         )
 
     def survives(self, requester: NodeName, route: Route, lost: Collection[NodeName]) -> bool:
@@ -146,7 +151,15 @@ def _stage(index: int, spec: StageSpec, into: Sequence[EdgeId], out_of: Sequence
         need = 1
     elif isinstance(spec.fires, FireQuorum):
         need, wait_us = spec.fires.k, round(spec.fires.wait_ms * 1000)
-    return StageWiring(index, spec.id, spec.nodes, tuple(into), tuple(out_of), need, wait_us)
+    return StageWiring(
+        *(index, spec.id, spec.nodes, tuple(into), tuple(out_of), need, wait_us), _members(spec.nodes)
+    )
+
+
+@lru_cache(maxsize=_SETS)
+def _members(nodes: tuple[NodeName, ...]) -> frozenset[NodeName]:
+    """One set for all that know the same plan."""
+    return frozenset(nodes)
 
 
 def _races(plan: Plan, ordered: Sequence[StageWiring], output: EdgeId) -> bool:

@@ -41,8 +41,11 @@ class Backend(ABC):
         """Another profile for what is sent from now on; raises ConfigError and changes nothing."""
 
     @abstractmethod
-    def restart(self) -> None:
-        """Count time, packets and random numbers from 0 again, with the profiles of now."""
+    def restart(self, seed: int | None = None) -> None:
+        """Count time, packets and random numbers from 0 again, with the profiles of now.
+
+        ``seed`` is that of random numbers from then on; None keeps the one before.
+        """
 
     @abstractmethod
     def counts(self) -> EmulatorCounts:

@@ -196,9 +196,12 @@ class EmulatedNetwork:
         """Give a link the profile again that it had, or was given, last."""
         self._ask(Change(one, other, self.network.link(one, other).profile))
 
-    def restart(self) -> None:
-        """Count time, packets and random numbers from 0 again; links keep the profiles of now."""
-        self._ask(Restart())
+    def restart(self, seed: int | None = None) -> None:
+        """Count time, packets and random numbers from 0 again, with another seed if one is given.
+
+        Links keep the profiles of now.
+        """
+        self._ask(Restart(seed))
 
     def counts(self) -> EmulatorCounts:
         """What has happened since the start, or since `restart`."""

@@ -69,7 +69,7 @@ def _performed(backend: Backend, line: bytes) -> Answer:
         if isinstance(command, Change):
             backend.change(command.one, command.other, command.profile)
         elif isinstance(command, Restart):
-            backend.restart()
+            backend.restart(command.seed)
         else:
             return Answer(counts=msgspec.Raw(msgspec.json.encode(backend.counts())))
     except CollabError as error:

@@ -210,8 +210,8 @@ class Netem(Backend):
         """What the queueing discipline is told."""
         return netem_parameters(profile, self._mtu)
 
-    def restart(self) -> None:
-        """See `Backend.restart`."""
+    def restart(self, seed: int | None = None) -> None:
+        """See `Backend.restart`; the kernel's chances have no seed."""
         self._begun_s = time.perf_counter()
         self._zero = self._read()
 

@@ -219,7 +219,7 @@ class Emulation:
         credits = self._credits(site, plan)
         for desk in site.desks:
             await desk.obey(Open(str(file), credits))
-        await site.restart_counts()
+        await site.restart_links(self._seed(repetition))
         before = HostTimes.now()
         await self._ask(site, repetition, lambda asking: self._asked(asking, what))
         after, counts = HostTimes.now(), await site.counts()

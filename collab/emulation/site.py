@@ -241,10 +241,10 @@ class Site:
         async with self._turn:
             await _whole(partial(self.net.change, change.one, change.other, change.profile))
 
-    async def restart_counts(self) -> None:
-        """Time, packets and chances of the links begin anew."""
+    async def restart_links(self, seed: int) -> None:
+        """Time, counts and chances of the links begin anew."""
         async with self._turn:
-            await _whole(self.net.restart)
+            await _whole(partial(self.net.restart, seed))
 
     async def counts(self) -> EmulatorCounts:
         """What links carried, and how late the emulator was."""

@@ -131,8 +131,10 @@ class Userspace(Backend):
         for leg, model in self._links.models().items():
             self._forwarder.replace(leg, model)
 
-    def restart(self) -> None:
+    def restart(self, seed: int | None = None) -> None:
         """See `Backend.restart`; packets under way are lost."""
+        if seed is not None:
+            self._seed = seed
         self._new()
 
     def counts(self) -> EmulatorCounts:

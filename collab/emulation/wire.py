@@ -39,6 +39,9 @@ class Change(msgspec.Struct, frozen=True, tag=True):
 class Restart(msgspec.Struct, frozen=True, tag=True):
     """Begin anew at time 0: models as at the start, with the profiles that they have now, counters at 0."""
 
+    seed: int | None = None
+    """Another one from then on."""
+
 
 class Count(msgspec.Struct, frozen=True, tag=True):
     """Ask for the counters."""

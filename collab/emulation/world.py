@@ -14,7 +14,7 @@ from collab.emulation.assembled import AssembledLinks
 from collab.emulation.base import stream
 from collab.emulation.build import shape_of
 from collab.emulation.clock import Clock
-from collab.emulation.costs import FRAMING, StackCosts, edge_costs, stage_times
+from collab.emulation.costs import FRAMING, MessageCost, StackCosts, edge_costs, run_spread, stage_times
 from collab.emulation.machines import EPOCH, DigestedPlan, Loop, SimulatedNode
 from collab.emulation.models.direction import Direction
 from collab.emulation.network import Leg, NetworkLink
@@ -27,8 +27,9 @@ from collab.errors import ConfigError
 from collab.link.suspicion import Health
 from collab.node.leases import Lease
 
-_Item = tuple[NodeName, NodeName, int, Token]
-"""Who sends it, who gets it, its size and what it is."""
+_Item = tuple[NodeName, NodeName, MessageCost, Token]
+"""Who sends it, who gets it, what it costs and what it is."""
+_VALUE: Final = Kind.VALUE
 _BROKER_US: Final = 30.0
 """What a message costs in the broker."""
 
@@ -45,7 +46,8 @@ class World:
         self._machines = scenario.machines
         self._stack: StackCosts = field.stack
         self._framing = FRAMING[scenario.cluster.transport]
-        self._broker = scenario.cluster.broker
+        # Its process; a node may be on the same host.
+        self._broker = f"{scenario.cluster.broker}/" if scenario.cluster.broker else ""
         self._escalated = placed.escalated
         self._doubt = stream(seed, "doubt")
         self._guards = {EdgeId(i): e.guard for i, e in enumerate(placed.plan.edges) if e.guard is not None}
@@ -114,8 +116,7 @@ class World:
             cores=host.cores,
             transmit=self.transmit,
             skips=self._skips,
-            chance=stream(self.seed, "compute", name),
-            noise=self.field.scenario.noise,
+            longer=run_spread(field.devices[name], field.scenario.noise, stream(self.seed, "compute", name)),
         )
 
     def _askers(self, resolved: Resolved) -> tuple[Asker, ...]:
@@ -143,7 +144,7 @@ class World:
     def _loop(self, host: str) -> Loop:
         """Every process has one of its own; a quota slows it down."""
         cpu = self._machines[host].cpu
-        return Loop(self.clock, max(1.0, 1.0 / cpu) if cpu is not None else 1.0)
+        return Loop(self.clock, max(1.0, 1.0 / cpu) if cpu is not None else 1.0, self._stack.idle_us / 2)
 
     # --- links between processes -------------------------------------------------------
 
@@ -157,17 +158,12 @@ class World:
             if pair in self.suspected:
                 health = Health.SUSPECTED
         edge = self._edges[token.edge]
-        value = token.kind is Kind.VALUE
-        size = edge.value_bytes if value else edge.plain_bytes
-        item = (source, target, size, token)
-        cost_us = self._half_us(size) + (edge.encode_us if value else 0.0)
+        cost = edge.value if token.kind is _VALUE else edge.plain
+        item = (source, target, cost, token)
         first = self._stream(source, self._broker or target)
-        send = partial(self._came, item) if first is None else partial(first.send, size, item)
-        self.processes[source].loop.take(cost_us, send)
+        send = partial(self._came, item) if first is None else partial(first.send, cost.bytes, item)
+        self.processes[source].loop.take(cost.send_us, send)
         return health
-
-    def _half_us(self, size: int) -> float:
-        return (self._stack.message_us + self._stack.byte_us * size) / 2
 
     def _stream(self, source: str, target: str) -> Stream | None:
         """The connection of two processes, or with the broker; None within one host."""
@@ -178,7 +174,7 @@ class World:
         near, far = source.strip("@/"), target.strip("@/")
         if near == far and not self._broker:
             return None
-        deliver = self._relay if self._broker and target == self._broker else self._came
+        deliver = self._relay if target == self._broker else self._came
         made = Stream(self.clock, self._path(near, far), self._path(far, near), self._framing, deliver)
         self._streams[key] = made
         return made
@@ -194,15 +190,14 @@ class World:
 
     def _relay(self, item: _Item) -> None:
         """The broker hands a message on."""
-        onward = self._stream(f"{self._broker}/", item[1])
+        onward = self._stream(self._broker, item[1])
         assert onward is not None
-        self.clock.at(self.clock.now_us + _BROKER_US, onward.send, item[2], item)
+        self.clock.at(self.clock.now_us + _BROKER_US, onward.send, item[2].bytes, item)
 
     def _came(self, item: _Item) -> None:
-        source, target, size, token = item
+        source, target, cost, token = item
         process = self.processes[target]
-        decode_us = self._edges[token.edge].decode_us if token.kind is Kind.VALUE else 0.0
-        process.loop.take(self._half_us(size) + decode_us, partial(process.receive, source, token))
+        process.loop.take(cost.receive_us, partial(process.receive, source, token))
 
     def reset(self, one: str, other: str) -> None:
         """What is under way between two processes is gone."""

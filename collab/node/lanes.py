@@ -65,6 +65,8 @@ class Lanes:
 
 def _lane(path: tuple[NodeName, ...], node: NodeName, from_outside: bool, to_outside: bool) -> Lane | None:
     """The requester's end of a path is not this node, even if a client has a node's name."""
+    if node not in path:
+        return None
     start = 1 if from_outside else 0
     stop = len(path) - 1 if to_outside else len(path)
     if node not in path[start:stop]:

@@ -123,3 +123,9 @@ async def test_sums_of_memory_bound_every_stage(graph: Graph):
     for piece in pieces(graph):
         bound = sum(costs.op_bytes[piece.start : piece.stop]) + costs.stage_bytes
         assert bound >= 2000 * (piece.stop - piece.start) + OVERHEAD_BYTES
+
+
+async def test_the_spread_of_runs_around_their_median_is_noted(graph: Graph):
+    costs, _, _ = await measure(graph, lambda rng: (rng.choice([1.0, 1.0, 1.0, 1.5]),) * 2)
+    spread = dict(costs.run_quantiles)
+    assert [spread[share] for share in (0.1, 0.5, 0.9)] == pytest.approx([1.0, 1.0, 1.5])

@@ -282,3 +282,17 @@ def test_what_is_old_is_listed_and_what_has_no_date_is_not():
         "link phone → a (grpc): measured 2.0 days ago",
     )
     assert aged(dated, now, timedelta(days=3)) == ()
+
+
+@pytest.mark.parametrize(
+    ("spread", "says"),
+    [
+        (((0.0, 1.0), (0.5, 1.0)), "shares"),
+        (((0.0, 1.0), (0.7, 1.1), (0.6, 1.2), (1.0, 2.0)), "shares"),
+        (((0.0, 1.0), (1.0, 0.9)), "factors"),
+        (((0.0, -1.0), (1.0, 0.9)), r"\[0\]\[1\]"),
+    ],
+)
+def test_a_spread_of_runs_that_cannot_be_is_named(spread, says):
+    with pytest.raises(PlanError, match=rf"devices\[0\]\.run_quantiles.*{says}"):
+        check(profile(devices=(device("a", run_quantiles=spread), device("b"))))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import pytest
+
 from collab.client.policy import RetryPolicy
 from collab.core.token import Kind
 from collab.emulation.askers import Asker
 from collab.emulation.clock import Clock
-from collab.emulation.machines import EPOCH, Loop, SimulatedNode, StageTime
+from collab.emulation.machines import COOLING_US, EPOCH, Loop, SimulatedNode, StageTime
 from collab.link.suspicion import Health
 from collab.node.leases import Lease
 from tests.unit.node.cases import token
@@ -36,8 +38,7 @@ class Node:
             cores=1,
             transmit=self._transmit,
             skips=self._skips,
-            chance=Random(1),
-            noise=0,
+            longer=None,
         )
         self.node.session.lease("p", EPOCH, "r", 64, 0)
 
@@ -109,3 +110,16 @@ def test_a_client_that_was_short_of_credits_leases_again_soon_and_says_so():
     clock.run()
     assert resolved == [(2, "overloaded")]
     assert leases == [(0, 8, False), (200_000, 8, True)]
+
+
+def test_a_loop_takes_longer_for_what_comes_after_a_pause_and_no_longer_for_what_comes_at_once():
+    clock, done = Clock(), []
+    loop = Loop(clock, idle_us=1_000)
+    clock.at(50_000, loop.take, 100, lambda: done.append(clock.now_us))
+    clock.at(50_000, loop.take, 100, lambda: done.append(clock.now_us))
+    clock.at(51_200 + COOLING_US, loop.take, 100, lambda: done.append(clock.now_us))
+    clock.run()
+    after = done[2] - 51_200 - COOLING_US
+    # A long pause, none, and one after which two thirds are due.
+    assert done[:2] == pytest.approx([51_100, 51_200], abs=2)
+    assert after == pytest.approx(100 + 632, abs=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from collab.core.ids import NodeName, StageId
 from collab.core.plan import ModelRef, NodeRef, StageSpec
@@ -195,6 +196,45 @@ def test_a_broker_adds_its_own_way():
     hosts = {n: {"device": "fast"} for n in ("me", "a", "b", "hub")}
     brokered = run(hosts=hosts, topology=None, links=links, cluster={"transport": "mqtt", "broker": "hub"})
     assert brokered.askings[0].latency_ms > direct.askings[0].latency_ms + 3 * 5
+
+
+def test_a_broker_may_be_on_the_host_of_a_node():
+    hosts = {n: {"device": "fast"} for n in ("me", "a", "b")}
+    for broker, moves in (("a", 4), ("me", 4), ("b", 4)):
+        results = run(hosts=hosts, cluster={"transport": "mqtt", "broker": broker})
+        # Of six ways to and from the broker two are within its host.
+        assert latencies(results.askings) == pytest.approx([moves * 5 + 12 + 5] * 3, abs=6)
+
+
+def test_messages_after_a_pause_cost_more_and_the_planner_knows_it():
+    load = {"kind": "closed", "requests": 3, "think_ms": 100}
+    plain = {"message_us": 500, "ns_per_byte": 0, "header_bytes": 0}
+    quick, cold = (run(workload=load, stack=stack) for stack in (plain, plain | {"idle_us": 1000}))
+    assert cold.askings[2].latency_ms - quick.askings[2].latency_ms == pytest.approx(3 * 1.0, rel=0.3)
+    more = (cold.plans[0].predicted_ms or 0) - (quick.plans[0].predicted_ms or 0)
+    assert more == pytest.approx(3 * 1.0)
+
+
+def test_runs_spread_as_they_were_measured_unless_the_scenario_says_how():
+    wide = ((0.0, 0.5), (0.5, 1.0), (0.9, 1.5), (1.0, 3.0))
+    profile = replace(PROFILE, devices=tuple(replace(d, run_quantiles=wide) for d in PROFILE.devices))
+    load = {"kind": "closed", "requests": 2_000}
+    found = [
+        sorted(asking.hops[0].compute_ms for asking in simulate(given, Inputs(profile)).askings)
+        for given in (scenario(workload=load), scenario(workload=load, noise=0.0))
+    ]
+    assert [found[0][i] for i in (0, 1_000, 1_800)] == pytest.approx([1.0, 2.0, 3.0], rel=0.1)
+    assert set(found[1]) == {2.0}
+
+
+def test_hosts_of_a_group_cost_what_was_measured_on_each():
+    devices = tuple(replace(PROFILE.devices[0], name=name) for name in ("me", "w-0", "w-1"))
+    plan = {"name": "p", "at": [], "assign": ["w"]}
+    given = scenario(hosts={"me": {}, "w": {"count": 2}}, plans=[plan])
+    results = simulate(given, Inputs(replace(PROFILE, devices=devices)))
+    assert {asking.path for asking in results.askings} <= {("w-0",), ("w-1",)}
+    with pytest.raises(ConfigError, match=r"hosts\.w\.device: the profile has no device 'w'"):
+        simulate(given, Inputs(replace(PROFILE, devices=devices[:2])))
 
 
 def test_hosts_of_a_cell_share_its_rate_fairly_or_in_turn():
