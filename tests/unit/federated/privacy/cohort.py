@@ -54,9 +54,9 @@ def client(
     terms: Terms, name: str, vector: np.ndarray, *, basis: bytes = BASIS, seed: int = 0
 ) -> SecureClient:
     chances = random.Random(f"{name} {seed}")
-    return SecureClient(
-        name, terms, vector, basis=basis, sign=sign_as(name), verify=verify, random=chances.randbytes
-    )
+    made = SecureClient(name, terms, basis=basis, sign=sign_as(name), verify=verify, random=chances.randbytes)
+    made.contribute(vector)
+    return made
 
 
 class Cohort:

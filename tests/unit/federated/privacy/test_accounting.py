@@ -55,7 +55,7 @@ def test_the_round_that_would_overspend_is_refused_and_leaves_the_budget_as_it_w
 def test_a_release_without_noise_is_refused_by_any_limit():
     bare = Release(noise_multiplier=0.0)
     assert not BUDGET.allows(bare)
-    assert Budget(epsilon=math.inf, delta=1e-5).charged(bare).spent() == math.inf
+    assert Budget(epsilon=None, delta=1e-5).charged(bare).spent() == math.inf
 
 
 def test_a_chance_to_be_left_out_saves_budget_and_being_replaced_costs_twice_the_noise():
@@ -64,9 +64,7 @@ def test_a_chance_to_be_left_out_saves_budget_and_being_replaced_costs_twice_the
         for kind in ("poisson", "fixed")
     )
     none = Release(noise_multiplier=1.0)
-    costs = {
-        r.sampling: spend(Budget(epsilon=1e9, delta=1e-5), r, 10).spent() for r in (poisson, fixed, none)
-    }
+    costs = {r.sampling: Budget(None, 1e-5, ((r, 10),)).spent() for r in (poisson, fixed, none)}
     assert costs["poisson"] < costs["fixed"] < costs["none"]
 
 
@@ -85,19 +83,21 @@ def test_costs_of_different_rounds_add_up():
 
 
 def test_a_budget_survives_being_stored():
-    budget = spend(BUDGET, CENTRAL, 3)
-    stored = msgspec.json.encode(budget)
-    assert msgspec.json.decode(stored, type=Budget) == budget
+    for budget in (BUDGET, Budget(epsilon=None, delta=1e-5)):
+        spent = spend(budget, CENTRAL, 3)
+        assert msgspec.json.decode(msgspec.json.encode(spent), type=Budget) == spent
 
 
 def test_noise_for_a_number_of_rounds_is_just_enough():
     multiplier = noise_for(BUDGET, CENTRAL, 20)
     enough = Release(noise_multiplier=multiplier)
-    spent = spend(BUDGET, enough, 20)
+    spent = Budget(8.0, 1e-5, ((enough, 20),))
     assert 7.9 < spent.spent() <= 8
     assert not spent.allows(enough)
     with pytest.raises(ConfigError, match="plan fewer rounds"):
         noise_for(Budget(epsilon=1e-3, delta=1e-9), CENTRAL, 100_000)
+    with pytest.raises(ConfigError, match="give a limit"):
+        noise_for(Budget(epsilon=None, delta=1e-9), CENTRAL, 10)
 
 
 @pytest.mark.parametrize(

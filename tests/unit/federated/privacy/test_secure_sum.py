@@ -141,7 +141,7 @@ def test_the_server_never_holds_or_logs_a_single_vector(caplog):
             masked = [message.vector[:32] for message in cohort.said.values()]
     outcome = cohort.server.outcome
     assert (outcome.total == cohort.total(outcome.survivors)).all()
-    assert kept == [0] * 22 + [1] + [0] * 28
+    assert kept == [0] * 22 + [1] + [0] * 24
     assert not caplog.records
     # The search would find them: what it looks for is in the clients' memory.
     assert pieces[0] in held([inputs])
@@ -426,6 +426,18 @@ def test_whatever_a_server_says_only_our_errors_leave_and_no_secret_twice(said):
     assert len(revealed) <= 1
     for answer in revealed:
         assert not answer.seeds.keys() & answer.keys.keys()
+
+
+def test_the_input_may_come_as_late_as_the_inbox():
+    cohort, sent = until(2)
+    one = cohort.clients["client-00"]
+    vector, one._vector = one._vector, None
+    with pytest.raises(ValueError, match="no input yet"):
+        one.answer(sent["client-00"])
+    with pytest.raises(ValueError, match="another length"):
+        one.contribute(vector[1:])
+    one.contribute(vector)
+    assert isinstance(one.answer(sent["client-00"]), Masked)
 
 
 def test_the_seed_of_a_mask_is_committed_to_and_not_shown():
