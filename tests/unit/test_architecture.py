@@ -29,6 +29,8 @@ PURE = (
     *(f"collab.emulation.{name}" for name in ("arrivals", "compare", "layout", "results", "scenario")),
     *(f"collab.emulation.{name}" for name in ("scenario_check", "summary", "timeline", "turns", "ways")),
     "collab.federated.aggregate",
+    *(f"collab.federated.privacy.{name}" for name in ("private_mean", "secure_client", "secure_server")),
+    "collab.federated.privacy.accounting",
     "collab.node.session",
     "collab.runtime.quarantine",
 )

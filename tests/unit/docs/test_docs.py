@@ -22,6 +22,7 @@ from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
+from collab.federated.privacy import accounting, messages
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
@@ -166,6 +167,9 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "an emulated network: hosts, links": f"{emulator.MAX_HOSTS}, {emulator.MAX_LINKS:,}",
         "a simulated network: hosts, links": f"{network.MAX_PLACES:,}, {network.MAX_LINKS:,}",
         "packets under way in the emulator": f"{MAX_HELD:,}",
+        "a secure sum: clients, numbers of a vector, a signature": f"3 to {messages.MAX_CLIENTS}, "
+        f"{messages.MAX_LENGTH:,}, {messages.MAX_SIGNATURE_BYTES:,} bytes",
+        "rounds that a privacy budget counts": f"{accounting.MAX_ROUNDS:,}",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
     }
     assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}
