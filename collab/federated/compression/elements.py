@@ -92,7 +92,7 @@ def read(form: str, data: memoryview, channels: int, dtype: str, name: str) -> F
 def planes(array: NDArray[Any]) -> bytes:
     """First bytes of all elements, then all second ones, and so on: exponents beside exponents."""
     columns: Bytes = array.reshape(-1).view(np.uint8).reshape(-1, array.dtype.itemsize)
-    return columns.T.tobytes()
+    return bytes(np.ascontiguousarray(columns.T).data)
 
 
 def from_planes(data: memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:

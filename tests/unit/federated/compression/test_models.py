@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from collab.errors import Conflict, LimitExceeded, ProtocolError, TensorError
 from collab.federated.compression.models import decode_model, encode_model, fingerprint
 from collab.federated.compression.settings import Compression
+from collab.federated.update import Parameters
 
 
 def model(seed=1, scale=0.1):
@@ -79,7 +80,7 @@ def test_a_change_of_a_version_that_is_not_here_is_a_conflict():
     st.integers(0),
 )
 def test_foreign_bytes_give_our_errors_alone(how, changed, garbage, changes, cut):
-    base = {"w": np.ones((3, 5), np.float32), "b": np.ones(2)}
+    base: Parameters = {"w": np.ones((3, 5), np.float32), "b": np.ones(2)}
     good = bytearray(encode_model({k: v * 2 for k, v in base.items()}, how, base if changed else None).data)
     for at, byte in changes:
         good[at % len(good)] = byte
