@@ -22,6 +22,11 @@ from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
+from collab.federated.aggregate.combine import BLOCK_BYTES
+from collab.federated.aggregate.fixed import MAX_VALUE, MAX_WEIGHT
+from collab.federated.aggregate.partial import MAX_TERMS
+from collab.federated.compression.message import DEFAULT_MOST_BYTES, MAX_TENSORS
+from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
 from collab.federated.privacy import accounting, messages
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
@@ -171,6 +176,12 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         f"{messages.MAX_LENGTH:,}, {messages.MAX_SIGNATURE_BYTES:,} bytes",
         "rounds that a privacy budget counts": f"{accounting.MAX_ROUNDS:,}",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
+        "a message of federated learning: tensors, all of them as they come out": f"{MAX_TENSORS:,}, "
+        f"{DEFAULT_MOST_BYTES >> 20} MiB",
+        "an update: metrics, characters of a name": f"{MAX_METRICS}, {MAX_NAME}",
+        "a round's sum: an element of an update, weights together, updates of a gateway's sum": ""
+        f"{MAX_VALUE:,.0f}, {MAX_WEIGHT:,}, {MAX_TERMS:,}",
+        "of a spool, that a robust rule holds at a time": f"{BLOCK_BYTES >> 20} MiB",
     }
     assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}
     assert f"{retry.max_requests:,} requests under way" in text
