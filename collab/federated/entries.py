@@ -34,6 +34,10 @@ class Asked(Frozen, frozen=True, kw_only=True, tag="asked"):
     round: int
     attempt: int
     clients: tuple[str, ...]
+    wanted: int
+    """Updates that close the round."""
+    quorum: int
+    """Updates without which it makes no model."""
 
 
 class Counted(Frozen, frozen=True, kw_only=True, tag="counted"):
@@ -89,6 +93,7 @@ class Closed(Frozen, frozen=True, kw_only=True, tag="closed"):
     present: int
     seconds: float
     """Since it was opened, in this incarnation of the server."""
+    extensions: int = 0
 
 
 class Made(Frozen, frozen=True, kw_only=True, tag="made"):
