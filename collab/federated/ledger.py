@@ -23,6 +23,7 @@ from collab.federated.entries import (
     Let,
     Made,
     Recorded,
+    Restarted,
     Resumed,
     Skipped,
     Started,
@@ -41,6 +42,9 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     task: Digest = Digest("")
     model: Digest = Digest("")
     """The newest weights."""
+    model_bytes: int = 0
+    update_bytes: int = 0
+    """Of the last update."""
     state: Digest | None = None
     control: Digest | None = None
     made: int = 0
@@ -115,7 +119,8 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     # --- entries ----------------------------------------------------------------
 
     def _started(self, entry: Started) -> None:
-        self.run, self.task, self.model = entry.run, entry.task, entry.model
+        self.run, self.task = entry.run, entry.task
+        self.model, self.model_bytes = entry.model, entry.model_bytes
 
     def _resumed(self, entry: Resumed) -> None:
         self.resumed += 1
@@ -133,6 +138,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         del self.asked[entry.client]
         self.counted.append(entry)
         self.last_counted[entry.client] = (entry.order.round, entry.order.attempt)
+        self.update_bytes = entry.up_bytes or self.update_bytes
         self.misses.pop(entry.client, None)
 
     def _dropped(self, entry: Dropped) -> None:
@@ -153,24 +159,51 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
 
     def _closed(self, entry: Closed) -> None:
         self.closing, self.present = entry, entry.present
+        if entry.drop_open:
+            self._drop_open(entry.at_deadline)
         self.gathered, self.gathered_dropped = self.counted, self.dropped
         self._next_round()
 
     def _skipped(self, entry: Skipped) -> None:
-        left_out = self.dropped
-        extensions = self.extensions
-        self._next_round()
+        if self.closing is None:
+            if entry.drop_open:
+                self._drop_open(missed=True)
+            counted, dropped, extensions = self.counted, self.dropped, self.extensions
+            self._next_round()
+        else:
+            counted, dropped, extensions = self.gathered, self.gathered_dropped, self.closing.extensions
+            self.closing, self.gathered, self.gathered_dropped = None, [], []
         self.made, self.present = entry.round, entry.present
+        unused = (LeftOut(client=u.client, kind="skipped", reason=entry.reason) for u in counted)
         self.unrecorded = RoundRecord(
             round=entry.round,
             outcome="skipped",
             model=self.model,
             seconds=entry.seconds,
-            left_out=_left_out(left_out),
+            down_bytes=sum(u.down_bytes for u in counted) + sum(d.down_bytes for d in dropped),
+            up_bytes=sum(u.up_bytes for u in counted) + sum(d.up_bytes for d in dropped),
+            left_out=(*unused, *_left_out(dropped)),
             present=entry.present,
             reason=entry.reason,
             extensions=extensions,
         )
+
+    def _restarted(self, entry: Restarted) -> None:
+        attempt = self.attempt + 1
+        if self.closing is not None:
+            self.closing, self.gathered, self.gathered_dropped = None, [], []
+            self.round = entry.round
+        self.asked, self.counted, self.dropped, self.tried = {}, [], [], set()
+        self.opened, self.attempt = False, attempt
+
+    def _drop_open(self, missed: bool) -> None:
+        reason = "no update by the deadline" if missed else "enough others were faster"
+        for client, order in self.asked.items():
+            if missed:
+                self.misses[client] = self.misses.get(client, 0) + 1
+            if len(self.dropped) < MAX_LEFT_OUT:
+                self.dropped.append(Dropped(client=client, order=order, kind="late", reason=reason))
+        self.asked = {}
 
     def _next_round(self) -> None:
         self.round += 1
@@ -192,7 +225,9 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
             aggregation_s=entry.seconds,
             loss=sum((u.loss or 0.0) * u.samples for u in told) / weight if weight else None,
             samples=sum(update.samples for update in took),
-            down_bytes=sum(u.down_bytes for u in took) + sum(d.down_bytes for d in self.gathered_dropped),
+            down_bytes=sum(u.down_bytes for u in took)
+            + sum(d.down_bytes for d in self.gathered_dropped)
+            + closed.open_bytes,
             up_bytes=sum(u.up_bytes for u in took) + sum(d.up_bytes for d in self.gathered_dropped),
             took_part=tuple(_took_part(update) for update in took),
             left_out=_left_out(self.gathered_dropped),
@@ -200,7 +235,8 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
             metrics=entry.metrics,
             extensions=closed.extensions,
         )
-        self.model, self.state, self.control = entry.model, entry.state, entry.control
+        self.model, self.model_bytes = entry.model, entry.model_bytes
+        self.state, self.control = entry.state, entry.control
         self.made = entry.round
         self.models += 1
         self.closing, self.gathered, self.gathered_dropped = None, [], []
@@ -229,6 +265,7 @@ _APPLY: Final[dict[type, Callable[..., None]]] = {
     Dropped: Ledger._dropped,
     Extended: Ledger._extended,
     Skipped: Ledger._skipped,
+    Restarted: Ledger._restarted,
     Closed: Ledger._closed,
     Made: Ledger._made,
     Recorded: Ledger._recorded,

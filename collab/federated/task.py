@@ -157,6 +157,8 @@ def check_task(task: Task) -> None:
     _check_training(task.training)
     _check_cohort(task)
     _check_round(task.round)
+    if task.mode == "async" and task.round.on_lack == "skip":
+        raise ConfigError("round.on_lack: skip is for mode sync; use extend or fail")
     _whole("buffered.buffer", task.buffered.buffer, 1, MAX_CLIENTS)
     _whole("buffered.concurrency", task.buffered.concurrency, 1, MAX_CLIENTS)
     _whole("buffered.max_staleness", task.buffered.max_staleness, 0, MAX_ROUNDS)
