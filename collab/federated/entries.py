@@ -39,6 +39,8 @@ class Asked(Frozen, frozen=True, kw_only=True, tag="asked"):
     """Updates that close the round."""
     quorum: int
     """Updates without which it makes no model."""
+    present: int = 0
+    """Clients that were connected."""
 
 
 class Counted(Frozen, frozen=True, kw_only=True, tag="counted"):

@@ -165,9 +165,8 @@ class Rounds:
             return []
         left = self._answer_by(flight) - now
         training = replace(self._task.training, seed=self._seed(client, flight.order))
-        work = Work(
-            self.ledger.model, training, max(left, 0.0), self.ledger.control, self.ledger.last_order(client)
-        )
+        model, control = self.ledger.starts[flight.order.round]
+        work = Work(model, training, max(left, 0.0), control, self.ledger.last_order(client))
         return [Offer(client, flight.order, work)]
 
     def _answer_by(self, flight: Flight) -> float:
@@ -188,12 +187,11 @@ class Rounds:
         return self._send(event.client, flight)
 
     def _send(self, client: str, flight: Flight) -> Actions:
-        if flight.order.round != self.ledger.made + 1:
-            return self._drop(client, flight.order, "failed", "came back without the model of its round")
         capabilities = self._present.get(client)
         if capabilities is None or not flight.step("send"):
             return []
-        return [Send(client, flight.order, self.ledger.model, self.ledger.control, capabilities.holds)]
+        model, control = self.ledger.starts[flight.order.round]
+        return [Send(client, flight.order, model, control, capabilities.holds)]
 
     def _sent(self, event: events.Sent, now: float) -> Actions:
         if (flight := self._flights.get(event.client, event.order)) is not None:

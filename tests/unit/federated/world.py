@@ -98,6 +98,12 @@ class Client:
         self.blobs[digest] = data
         self.take(part.Finished(order, digest, len(data)))
 
+    @property
+    def state(self) -> bytes:
+        """Its residual; if it was not told what became of its last update, as the next offer would tell."""
+        staged = self.staged.get(self.standing.order) if self.standing is not None else None
+        return (self.residual if staged is None else staged).tobytes()
+
     def restart(self) -> None:
         """The client's process dies and begins anew with what it kept."""
         self.machine = part.Participant(self.standing)
