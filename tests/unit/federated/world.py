@@ -1,4 +1,4 @@
-"""A server and clients of a federated run in virtual time: real machines, journal and weights; toy training."""
+"""A federated run in virtual time: real machines, journal and weights; toy training."""
 
 from __future__ import annotations
 
