@@ -139,14 +139,19 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         self.tried |= set(entry.clients)
 
     def _counted(self, entry: Counted) -> None:
+        if not self.is_open(entry.client, entry.order):
+            return  # its round ended while this was being written
         del self.asked[entry.client]
-        self.counted.append(entry)
+        staleness = self.round - entry.order.round
+        self.counted.append(msgspec.structs.replace(entry, staleness=staleness))
         self.tried.discard(entry.client)
         self.last_counted[entry.client] = (entry.order.round, entry.order.attempt)
         self.update_bytes = entry.up_bytes or self.update_bytes
         self.misses.pop(entry.client, None)
 
     def _dropped(self, entry: Dropped) -> None:
+        if not self.is_open(entry.client, entry.order):
+            return
         del self.asked[entry.client]
         if len(self.dropped) < MAX_LEFT_OUT:
             self.dropped.append(entry)
