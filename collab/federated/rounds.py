@@ -79,6 +79,8 @@ class Rounds:
         self._pending: dict[int, entries.Entry] = {}
         self._step = 0
         self._deciding = False
+        self._ending = False
+        """The last entry is on its way."""
         self._over = False
         self._closed_at = 0.0
         self._waiting: float | None = None
@@ -113,7 +115,7 @@ class Rounds:
 
     def handle(self, event: events.Event, now: float) -> Actions:
         """Take one event; what is to be done, in order."""
-        if self._over:
+        if self._over or (self._ending and not isinstance(event, events.Persisted)):
             return []
         actions = _HANDLERS[type(event)](self, event, now)
         return [*actions, *self._advance(now)]
@@ -228,6 +230,7 @@ class Rounds:
         self._step += 1
         self._pending[self._step] = entry
         self._deciding = self._deciding or isinstance(entry, _DECISIONS)
+        self._ending = self._ending or isinstance(entry, entries.Finished)
         return [Persist(self._step, entry, compact=isinstance(entry, entries.Recorded))]
 
     def _persisted(self, event: events.Persisted, now: float) -> Actions:
@@ -236,10 +239,6 @@ class Rounds:
             return []
         if isinstance(entry, _DECISIONS):
             self._deciding = False
-        about_order = isinstance(entry, entries.Counted | entries.Dropped)
-        if about_order and not self.ledger.is_open(entry.client, entry.order):
-            # Its round ended while it was being written, and is read like that after a crash, too.
-            return _FOLLOWS[type(entry)](self, entry, now)
         ends = isinstance(entry, _ENDS)
         open_before = dict(self.ledger.asked) if ends else {}
         self.ledger.apply(entry)
