@@ -59,7 +59,6 @@ class Rounds:
         ledger: What the journal told; a new one for a new run.
         spent: Asked with the number of models made before a round opens: why there may be no more
             (a privacy budget), or nothing.
-        secure: Whether updates are masked, so that clients agree on keys before they train.
     """
 
     def __init__(
@@ -68,13 +67,12 @@ class Rounds:
         ledger: Ledger | None = None,
         *,
         spent: Callable[[int], str] = lambda models: "",
-        secure: bool = False,
     ) -> None:
         self.ledger = ledger if ledger is not None else Ledger()
         self._task = task
         self._spent = spent
         self._spent_at, self._reason_spent = -1, ""
-        self._secure = secure
+        self._secure = task.secure_aggregation
         self._clients = Dispatch(task, self.ledger)
         self._pending: dict[int, entries.Entry] = {}
         self._step = 0
@@ -91,7 +89,7 @@ class Rounds:
         self._evaluating: Evaluating | None = None
         self._agree_until: float | None = None
         self._keys: Literal["", "agreeing", "agreed"] = ""
-        self._clients.holds_back = secure
+        self._clients.holds_back = task.secure_aggregation
 
     # --- outside ------------------------------------------------------------------
 
@@ -107,7 +105,7 @@ class Rounds:
         """
         if self.ledger.finished is not None:
             self._over = True
-            return [self._finish(self.ledger.finished)]
+            return [*self._last_record(), self._finish(self.ledger.finished)]
         if not self.ledger.run:
             return self._persist(entries.Started(run=run, task=task, model=model, model_bytes=model_bytes))
         self._expected = self.ledger.present
@@ -260,14 +258,17 @@ class Rounds:
         ledger = self.ledger
         under_way = ledger.opened or ledger.closing is not None
         if self._secure and under_way and ledger.unrecorded is None:
-            return self._persist(
+            return self._last_record() + self._persist(
                 entries.Restarted(round=ledger.closing.round if ledger.closing else ledger.round)
             )
         self._clients.flights.follow(ledger.asked, self._clients.expiry(now))
         if ledger.opened or self._clients.is_async:
             self._clients.gather_from(now)
         self._closed_at = now
-        return self._aggregate() if ledger.closing is not None else []
+        return [*self._last_record(), *self._aggregate()]
+
+    def _last_record(self) -> Actions:
+        return [Record(self.ledger.recorded)] if self.ledger.recorded is not None else []
 
     def _after_restart(self, entry: entries.Restarted, now: float) -> Actions:
         self._forget_keys()

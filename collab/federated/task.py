@@ -10,6 +10,8 @@ import msgspec
 from collab.core.plan import Frozen
 from collab.errors import ConfigError
 from collab.federated.aggregate.settings import Aggregation
+from collab.federated.combinations import Feature, check_combination, features
+from collab.federated.compression.settings import Compression
 from collab.federated.gate import GateSettings
 from collab.federated.task_fields import converted
 from collab.federated.update import LocalTraining
@@ -121,7 +123,7 @@ class QuarantineRules(Frozen, frozen=True, kw_only=True):
     """How long; null: until it is released by hand."""
 
 
-class Differential(Frozen, frozen=True, kw_only=True):
+class Privacy(Frozen, frozen=True, kw_only=True):
     """Differential privacy of each client: updates are clipped, and noise is added."""
 
     clip: float
@@ -137,12 +139,13 @@ class Differential(Frozen, frozen=True, kw_only=True):
     delta: float = 1e-5
 
 
-class Privacy(Frozen, frozen=True, kw_only=True):
-    """What nobody is to learn of a single client."""
+class Encodings(Frozen, frozen=True, kw_only=True):
+    """How weights are written."""
 
-    differential: Union[Differential, None] = None
-    secure_aggregation: bool = False
-    """Updates are masked, and only their sum can be read (Bonawitz et al., CCS 2017)."""
+    up: Compression = Compression()
+    """Updates."""
+    down: Compression = Compression()
+    """The model."""
 
 
 class Task(Frozen, frozen=True, kw_only=True):
@@ -163,7 +166,10 @@ class Task(Frozen, frozen=True, kw_only=True):
     buffered: Buffered = Buffered()
     aggregation: Aggregation = Aggregation()
     gate: GateSettings = GateSettings()
-    privacy: Privacy = Privacy()
+    compression: Encodings = Encodings()
+    privacy: Union[Privacy, None] = None
+    secure_aggregation: bool = False
+    """Updates are masked, and only their sum can be read (Bonawitz et al., CCS 2017)."""
     evaluation: Evaluation = Evaluation()
     quarantine: QuarantineRules = QuarantineRules()
     seed: int = 0
@@ -189,7 +195,9 @@ def check_task(task: Task) -> None:
     if task.mode == "async" and task.round.on_lack == "skip":
         raise ConfigError("round.on_lack: skip is for mode sync; use extend or fail")
     _check_aggregation(task)
-    _check_privacy(task)
+    _check_combination(task)
+    if task.privacy is not None:
+        _check_privacy(task.privacy)
     _whole("buffered.buffer", task.buffered.buffer, 1, MAX_CLIENTS)
     _whole("buffered.concurrency", task.buffered.concurrency, 1, MAX_CLIENTS)
     _whole("buffered.max_staleness", task.buffered.max_staleness, 0, MAX_ROUNDS)
@@ -266,23 +274,26 @@ def _check_aggregation(task: Task) -> None:
         )
 
 
-def _check_privacy(task: Task) -> None:
-    private = task.privacy.differential
-    if private is not None:
-        for name in ("clip", "noise_multiplier", "epsilon"):
-            value = getattr(private, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"privacy.differential.{name}: {value:g}; give more than 0")
-        if not 0 < private.delta < 1:
-            raise ConfigError(f"privacy.differential.delta: {private.delta:g}; give a number from 0 to 1")
-    if not task.privacy.secure_aggregation:
-        return
-    if task.mode == "async":
-        raise ConfigError("privacy.secure_aggregation: masks are of one round; use mode: sync")
-    if task.round.late.policy == "discount":
-        raise ConfigError(
-            "privacy.secure_aggregation: a late mask cannot be removed; use round.late.policy: drop"
-        )
+def _check_combination(task: Task) -> None:
+    others = {
+        Feature.LATE: task.mode == "sync" and task.round.late.policy == "discount",
+        Feature.ASYNC: task.mode == "async",
+        Feature.CENTRAL_DP: task.privacy is not None and task.privacy.place == "central",
+        Feature.LOCAL_DP: task.privacy is not None and task.privacy.place == "local",
+        Feature.SECURE: task.secure_aggregation,
+    }
+    up, down = task.compression.up.check("compression.up"), task.compression.down.check("compression.down")
+    asked = features(task.aggregation, task.gate, up, down, (f for f, wanted in others.items() if wanted))
+    check_combination(asked)
+
+
+def _check_privacy(private: Privacy) -> None:
+    for name in ("clip", "noise_multiplier", "epsilon"):
+        value = getattr(private, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"privacy.{name}: {value:g}; give more than 0")
+    if not 0 < private.delta < 1:
+        raise ConfigError(f"privacy.delta: {private.delta:g}; give a number over 0, under 1")
 
 
 def _whole(where: str, value: int, least: int, most: int) -> None:

@@ -27,7 +27,7 @@ TASKS = [
     task(cohort={"select": "available", "count": 2}, round={"late": {"policy": "discount"}}),
     task(mode="async", buffered={"buffer": 2, "concurrency": 3, "max_staleness": 1}),
     task(round={"on_lack": "fail", "quorum": 1.0}, quarantine={"rounds": 1}),
-    task(privacy={"secure_aggregation": True}, round={"on_lack": "skip", "quorum": 0.6}),
+    task(secure_aggregation=True, round={"on_lack": "skip", "quorum": 0.6}),
 ]
 
 
@@ -52,7 +52,7 @@ class Monkey:
         self.take(self.begin())
 
     def server(self):
-        return Rounds(self.task, self.journal.read(), secure=self.task.privacy.secure_aggregation)
+        return Rounds(self.task, self.journal.read())
 
     def begin(self):
         return self.rounds.begin("run", Digest("0" * 64), Digest("1" * 64), 8, 0.0)

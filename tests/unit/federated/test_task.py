@@ -36,12 +36,13 @@ LEAST = {"name": "toy", "model": "m.tflite", "rounds": 2}
         ({"evaluation": {"every": 0}, "target": {"value": 0.9}}, ["target", "evaluation.every"]),
         ({"aggregation": {"rule": "fedbuff"}}, ["aggregation.rule", "async"]),
         ({"aggregation": {"combine": "krum", "byzantine": 2}}, ["round.least: 1", "7 updates"]),
-        ({"privacy": {"secure_aggregation": True}, "mode": "async"}, ["privacy.secure_aggregation", "sync"]),
-        (
-            {"privacy": {"differential": {"clip": 0.0, "noise_multiplier": 1.0}}},
-            ["privacy.differential.clip"],
-        ),
-        ({"privacy": {"differential": {"clip": 1.0}}}, ["privacy.differential", "noise_multiplier"]),
+        ({"secure_aggregation": True, "mode": "async"}, ["secure_aggregation", "mode: async"]),
+        ({"aggregation": {"rule": "scaffold"}, "mode": "async"}, ["aggregation.rule", "mode: async"]),
+        ({"compression": {"up": {"top": 2.0}}}, ["compression.up.top"]),
+        ({"compression": {"up": {"element": "int8"}}}, ["compression.up.element", "elements"]),
+        ({"privacy": {"clip": 0.0, "noise_multiplier": 1.0, "place": "local"}}, ["privacy.clip: 0"]),
+        ({"privacy": {"clip": 1.0, "noise_multiplier": 1.0}}, ["privacy.place", "weighting"]),
+        ({"privacy": {"clip": 1.0}}, ["privacy", "noise_multiplier"]),
     ],
 )
 def test_what_is_wrong_is_named_with_the_remedy(change, words):
