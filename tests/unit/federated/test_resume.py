@@ -9,13 +9,13 @@ from tests.unit.federated.world import World
 
 MODES = {
     "sync": task(),
-    "quorum": task(cohort={"select": "random", "count": 2, "over_selection": 1.5}, rounds=4),
+    "quorum": task(cohort={"select": "random", "count": 2, "over_selection": 1.5}),
     "discount": task(
         cohort={"select": "random", "count": 2, "over_selection": 2},
         round={"late": {"policy": "discount"}},
-        rounds=4,
+        rounds=3,
     ),
-    "async": task(mode="async", buffered={"buffer": 2, "concurrency": 3}, rounds=5),
+    "async": task(mode="async", buffered={"buffer": 2, "concurrency": 3}, rounds=4),
 }
 
 
