@@ -22,11 +22,14 @@ from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
+from collab.federated import evaluating, task
 from collab.federated.aggregate.combine import BLOCK_BYTES
 from collab.federated.aggregate.fixed import MAX_VALUE, MAX_WEIGHT
 from collab.federated.aggregate.partial import MAX_TERMS
 from collab.federated.compression.message import DEFAULT_MOST_BYTES, MAX_TENSORS
 from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
+from collab.federated.ledger import MAX_LEFT_OUT
+from collab.federated.orders import MAX_HELD_MODELS
 from collab.federated.privacy import accounting, messages
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
@@ -175,6 +178,10 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "a secure sum: clients, numbers of a vector, a signature": f"3 to {messages.MAX_CLIENTS}, "
         f"{messages.MAX_LENGTH:,}, {messages.MAX_SIGNATURE_BYTES:,} bytes",
         "rounds that a privacy budget counts": f"{accounting.MAX_ROUNDS:,}",
+        "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
+        f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
+        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {evaluating.MAX_METRICS}",
+        "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
         "a message of federated learning: tensors, all of them as they come out": f"{MAX_TENSORS:,}, "
         f"{DEFAULT_MOST_BYTES >> 20} MiB",
