@@ -41,6 +41,7 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "Lease": _CLIENT,
     "PutRevocations": frozenset({"operator", "controller"}),
     "TakeReports": frozenset({"operator", "controller"}),
+    "PutBlob": frozenset({"operator", "node"}),
     **dict.fromkeys(TRAINING_VERBS, frozenset({"operator", "controller", "node"})),
 }
 """Roles that may call a verb; verbs that are not listed are the operator's."""
