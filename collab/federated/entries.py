@@ -22,6 +22,7 @@ class Started(Frozen, frozen=True, kw_only=True, tag="started"):
     """Of the task file: another one cannot resume the run."""
     model: Digest
     """The initial weights."""
+    model_bytes: int = 0
 
 
 class Resumed(Frozen, frozen=True, kw_only=True, tag="resumed"):
@@ -34,6 +35,10 @@ class Asked(Frozen, frozen=True, kw_only=True, tag="asked"):
     round: int
     attempt: int
     clients: tuple[str, ...]
+    wanted: int
+    """Updates that close the round."""
+    quorum: int
+    """Updates without which it makes no model."""
 
 
 class Counted(Frozen, frozen=True, kw_only=True, tag="counted"):
@@ -80,6 +85,14 @@ class Skipped(Frozen, frozen=True, kw_only=True, tag="skipped"):
     present: int
     """Clients that were connected."""
     seconds: float
+    drop_open: bool = False
+    """Orders that are open are late and over."""
+
+
+class Restarted(Frozen, frozen=True, kw_only=True, tag="restarted"):
+    """The round that was under way begins anew: its masks were lost with the server that knew them."""
+
+    round: int
 
 
 class Closed(Frozen, frozen=True, kw_only=True, tag="closed"):
@@ -89,6 +102,13 @@ class Closed(Frozen, frozen=True, kw_only=True, tag="closed"):
     present: int
     seconds: float
     """Since it was opened, in this incarnation of the server."""
+    extensions: int = 0
+    drop_open: bool = False
+    """Orders that are open are late and over."""
+    at_deadline: bool = False
+    """Not since all that were wanted had come."""
+    open_bytes: int = 0
+    """Sent for orders that are open."""
 
 
 class Made(Frozen, frozen=True, kw_only=True, tag="made"):
@@ -132,6 +152,7 @@ Entry = Union[
     Dropped,
     Extended,
     Skipped,
+    Restarted,
     Closed,
     Made,
     Recorded,

@@ -26,7 +26,7 @@ class LeftOut(Frozen, frozen=True, kw_only=True):
     """A client that was asked and whose update is not in the round's model."""
 
     client: str
-    kind: Literal["declined", "failed", "refused", "late"]
+    kind: Literal["declined", "failed", "refused", "late", "skipped"]
     reason: str
     field: str = ""
 
