@@ -1,64 +1,67 @@
-"""What server and clients of a round give each other as blobs: weights one way, updates the other."""
+"""The exact forms of weights and arrays: what digests name, and what is kept on disks."""
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from collab.codec.wire import Buffer, frame, unframe
-from collab.errors import LimitExceeded, ProtocolError
-from collab.federated.update import Parameters, Update
-from collab.federated.weights import decode_weights, encode_weights
+from collab.codec.wire import Buffer
+from collab.errors import IntegrityError
+from collab.federated.compression.models import decode_model, encode_model
+from collab.federated.compression.settings import Compression
+from collab.federated.update import Parameters
 
-MAX_METRICS: Final = 64
+_PLAIN: Final = Compression(pack=False)
+"""Packed bytes would depend on the packer's release."""
+_KINDS: Final = ("<f2", "<f4", "<f8", "<i8")
 
-
-class _Header(msgspec.Struct, frozen=True):
-    round: int
-    client: str
-    samples: int
-    metrics: dict[str, float]
-    delta_bytes: int
-    """Before those of the control variate's change."""
+Arrays = Mapping[str, NDArray[Any]]
 
 
-def pack_update(update: Update, encoding: bytes, residual: Parameters) -> tuple[bytes, Parameters]:
-    """An update as bytes, and what its encoding left out, for the next one."""
-    delta = encode_weights(update.delta)
-    control = encode_weights(update.control) if update.control else b""
-    header = _Header(update.round, update.client, update.samples, dict(update.metrics), len(delta))
-    return b"".join(frame(msgspec.msgpack.encode(header), (delta, control))), residual
+def plain_weights(weights: Parameters) -> bytes:
+    """Weights as they are; their SHA-256 names a model on server and clients alike."""
+    return encode_model(weights, _PLAIN).data
 
 
-def unpack_update(data: Buffer) -> Update:
-    """The update in bytes that a client made; raises `ProtocolError` or `LimitExceeded`."""
-    head, body = unframe(data)
-    try:
-        header = msgspec.msgpack.decode(head, type=_Header)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ProtocolError("update: the header cannot be read") from error
-    if len(header.metrics) > MAX_METRICS or not all(map(math.isfinite, header.metrics.values())):
-        raise LimitExceeded("update: too many metrics, or one that is not finite")
-    if not 0 <= header.delta_bytes <= len(body):
-        raise ProtocolError("update: cut off")
-    delta, control = body[: header.delta_bytes], body[header.delta_bytes :]
-    return Update(
-        round=header.round,
-        client=header.client,
-        samples=header.samples,
-        delta=decode_weights(delta),
-        control=decode_weights(control) if len(control) else {},
-        metrics=header.metrics,
+def read_weights(data: Buffer) -> Parameters:
+    """The weights again; raises `ProtocolError`, `TensorError` or `LimitExceeded`."""
+    return decode_model(data)
+
+
+class _Array(msgspec.Struct, array_like=True, frozen=True):
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+def pack_arrays(arrays: Arrays) -> bytes:
+    """Any arrays, such as a server optimizer's state; equal ones have equal bytes."""
+    return msgspec.msgpack.encode(
+        [
+            _Array(
+                name, (kind := array.dtype.newbyteorder("<").str), array.shape, array.astype(kind).tobytes()
+            )
+            for name, array in arrays.items()
+        ]
     )
 
 
-def pack_weights(weights: Buffer, base: Buffer | None, encoding: bytes) -> bytes:
-    """Weights in their exact form as what travels, perhaps as a difference to others that a client has."""
-    return bytes(weights)
-
-
-def unpack_weights(data: Buffer, base: Buffer | None) -> bytes:
-    """The exact form again; raises `ProtocolError` or `LimitExceeded`."""
-    return bytes(data)
+def unpack_arrays(data: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays again; raises `IntegrityError`."""
+    try:
+        found = msgspec.msgpack.decode(data, type=list[_Array])
+    except msgspec.DecodeError as error:
+        raise IntegrityError(f"arrays: cannot be read: {error}") from error
+    out = {}
+    for one in found:
+        size = math.prod(one.shape)
+        if one.kind not in _KINDS or size * np.dtype(one.kind).itemsize != len(one.data):
+            raise IntegrityError(f"arrays: {one.name[:80]!r} is not what it says")
+        out[one.name] = np.frombuffer(one.data, one.kind).reshape(one.shape)
+    return out

@@ -15,6 +15,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest
 from collab.errors import BackendError, CollabError, NotLoaded, Refused, StoreError
 from collab.federated import participant as machine
+from collab.federated.compression.settings import ABILITIES
 from collab.federated.orders import MAX_HELD_MODELS, OrderId
 from collab.node.store import Store
 from collab.node.training_config import TrainingConfig
@@ -22,6 +23,7 @@ from collab.node.training_files import Made, TrainingFiles
 from collab.node.training_offer import Ask
 from collab.node.training_policy import Look, look, refusal
 from collab.node.training_thread import Guard, TrainingThread, energy_meter
+from collab.node.verbs import Caller
 from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, evaluate, restore, train
 
 log = logging.getLogger("collab.training")
@@ -137,11 +139,26 @@ class NodeTraining:
         """Whether a blob is the update that was made last."""
         return self._errand is not None and self._errand.update == sha256
 
+    def check(self, caller: Caller, verb: str) -> None:
+        """Refuse who may not have this node train; raises `Refused`.
+
+        Another node may, as a gateway, where the settings name it; others where they name nobody.
+        """
+        named = self.config.servers
+        own = caller.name.partition("~")[0]
+        if own in named or (caller.role != "node" and not named):
+            return
+        log.warning("%s of %s (%s) is refused", verb, caller.name, caller.role)
+        raise Refused(
+            f"{verb}: {own!r} may not have {self._name!r} train; "
+            f"name it in training.servers there, which has {', '.join(named) or 'nobody'}"
+        )
+
     # --- verbs -----------------------------------------------------------------
 
     async def describe(self, run: str, trainable: Digest | None) -> pb.DescribeTrainingReply:
         """What this node can do in a run."""
-        reply = pb.DescribeTrainingReply(refusal=await self._refusal())
+        reply = pb.DescribeTrainingReply(refusal=await self._refusal(), encodings=sorted(ABILITIES))
         if not self.config.data:
             return reply
         reply.trainer = self.config.trainer

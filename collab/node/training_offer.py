@@ -10,7 +10,8 @@ import msgspec
 
 from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest, check_digest, check_name
-from collab.errors import LimitExceeded, ProtocolError
+from collab.errors import ConfigError, LimitExceeded, ProtocolError
+from collab.federated.compression.settings import Compression
 from collab.federated.orders import OrderId, Work
 from collab.federated.update import LocalTraining
 
@@ -28,8 +29,8 @@ class Ask:
     evaluate: bool
     trainable: Digest
     work: Work
-    encoding: bytes
-    """How to encode the update, as JSON."""
+    encoding: Compression
+    """Of the update."""
 
     @property
     def blobs(self) -> tuple[Digest, ...]:
@@ -55,8 +56,9 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
         )
     try:
         training = msgspec.json.decode(request.training or b"{}", type=LocalTraining)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProtocolError(f"OfferTraining.training: {error}") from error
+        encoding = msgspec.json.decode(request.encoding or b"{}", type=Compression).check("encoding")
+    except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
+        raise ProtocolError(f"OfferTraining: training or encoding: {error}") from error
     _check(training)
     control = check_digest(request.control, "OfferTraining.control:") if request.control else None
     work = Work(
@@ -67,7 +69,7 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
         counted=order_of(request.counted) if request.HasField("counted") else None,
     )
     trainable = check_digest(request.trainable, "OfferTraining.trainable:")
-    return Ask(order_of(request.order), request.order.evaluate, trainable, work, request.encoding)
+    return Ask(order_of(request.order), request.order.evaluate, trainable, work, encoding)
 
 
 def _check(training: LocalTraining) -> None:

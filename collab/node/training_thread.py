@@ -49,6 +49,11 @@ class Guard:
         """That were begun."""
 
     @property
+    def stopped(self) -> bool:
+        """Whether training has to end, or ended so."""
+        return self._stopped_s is not None
+
+    @property
     def hangs(self) -> bool:
         """Whether it was told to end long ago."""
         return self._stopped_s is not None and self._clock() - self._stopped_s > _STUCK_S

@@ -511,20 +511,22 @@ class DescribeTrainingRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., trainable: _Optional[str] = ...) -> None: ...
 
 class DescribeTrainingReply(_message.Message):
-    __slots__ = ("trainer", "samples", "step_s", "refusal", "holds", "ready")
+    __slots__ = ("trainer", "samples", "step_s", "refusal", "holds", "ready", "encodings")
     TRAINER_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     STEP_S_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     HOLDS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
+    ENCODINGS_FIELD_NUMBER: _ClassVar[int]
     trainer: str
     samples: int
     step_s: float
     refusal: str
     holds: _containers.RepeatedScalarFieldContainer[str]
     ready: bool
-    def __init__(self, trainer: _Optional[str] = ..., samples: _Optional[int] = ..., step_s: _Optional[float] = ..., refusal: _Optional[str] = ..., holds: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ...) -> None: ...
+    encodings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, trainer: _Optional[str] = ..., samples: _Optional[int] = ..., step_s: _Optional[float] = ..., refusal: _Optional[str] = ..., holds: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., encodings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TrainingOrder(_message.Message):
     __slots__ = ("run", "round", "attempt", "evaluate")
@@ -559,12 +561,14 @@ class OfferTrainingRequest(_message.Message):
     def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ...) -> None: ...
 
 class OfferTrainingReply(_message.Message):
-    __slots__ = ("state", "lacks")
+    __slots__ = ("state", "lacks", "holds")
     STATE_FIELD_NUMBER: _ClassVar[int]
     LACKS_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
     state: TrainingState
     lacks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, state: _Optional[_Union[TrainingState, _Mapping]] = ..., lacks: _Optional[_Iterable[str]] = ...) -> None: ...
+    holds: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, state: _Optional[_Union[TrainingState, _Mapping]] = ..., lacks: _Optional[_Iterable[str]] = ..., holds: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TrainingState(_message.Message):
     __slots__ = ("state", "reason", "steps", "update", "update_bytes", "samples", "seconds", "metrics")
