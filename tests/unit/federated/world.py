@@ -1,4 +1,4 @@
-"""A server and clients of a federated run in virtual time: real machines, journal and weights; toy training."""
+"""A federated run in virtual time: real machines, journal and weights; toy training."""
 
 from __future__ import annotations
 
@@ -97,6 +97,12 @@ class Client:
         digest = digest_of(data)
         self.blobs[digest] = data
         self.take(part.Finished(order, digest, len(data)))
+
+    @property
+    def state(self) -> bytes:
+        """Its residual; if it was not told what became of its last update, as the next offer would tell."""
+        staged = self.staged.get(self.standing.order) if self.standing is not None else None
+        return (self.residual if staged is None else staged).tobytes()
 
     def restart(self) -> None:
         """The client's process dies and begins anew with what it kept."""
