@@ -73,6 +73,8 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     gathered_dropped: list[Dropped] = []
     unrecorded: RoundRecord | None = None
     """The record of the last round while its evaluation is open."""
+    recorded: RoundRecord | None = None
+    """The last record; it may not have been written before a crash."""
     quarantine: dict[str, int] = {}
     """Clients that are left out until a round; -1: until they are released."""
     refusals: dict[str, int] = {}
@@ -252,7 +254,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         self.closing, self.gathered, self.gathered_dropped = None, [], []
 
     def _recorded(self, entry: Recorded) -> None:
-        self.unrecorded = None
+        self.unrecorded, self.recorded = None, entry.record
         self.resumed = 0
         live = {order.round for order in self.asked.values()}
         self.starts = {round_: start for round_, start in self.starts.items() if round_ in live}

@@ -59,7 +59,6 @@ class Rounds:
         ledger: What the journal told; a new one for a new run.
         spent: Asked with the number of models made before a round opens: why there may be no more
             (a privacy budget), or nothing.
-        secure: Whether updates are masked, so that clients agree on keys before they train.
     """
 
     def __init__(
@@ -68,17 +67,18 @@ class Rounds:
         ledger: Ledger | None = None,
         *,
         spent: Callable[[int], str] = lambda models: "",
-        secure: bool = False,
     ) -> None:
         self.ledger = ledger if ledger is not None else Ledger()
         self._task = task
         self._spent = spent
         self._spent_at, self._reason_spent = -1, ""
-        self._secure = secure
+        self._secure = task.secure_aggregation
         self._clients = Dispatch(task, self.ledger)
         self._pending: dict[int, entries.Entry] = {}
         self._step = 0
         self._deciding = False
+        self._ending = False
+        """The last entry is on its way."""
         self._over = False
         self._closed_at = 0.0
         self._waiting: float | None = None
@@ -89,7 +89,7 @@ class Rounds:
         self._evaluating: Evaluating | None = None
         self._agree_until: float | None = None
         self._keys: Literal["", "agreeing", "agreed"] = ""
-        self._clients.holds_back = secure
+        self._clients.holds_back = task.secure_aggregation
 
     # --- outside ------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class Rounds:
         """
         if self.ledger.finished is not None:
             self._over = True
-            return [self._finish(self.ledger.finished)]
+            return [*self._last_record(), self._finish(self.ledger.finished)]
         if not self.ledger.run:
             return self._persist(entries.Started(run=run, task=task, model=model, model_bytes=model_bytes))
         self._expected = self.ledger.present
@@ -113,7 +113,7 @@ class Rounds:
 
     def handle(self, event: events.Event, now: float) -> Actions:
         """Take one event; what is to be done, in order."""
-        if self._over:
+        if self._over or (self._ending and not isinstance(event, events.Persisted)):
             return []
         actions = _HANDLERS[type(event)](self, event, now)
         return [*actions, *self._advance(now)]
@@ -228,6 +228,7 @@ class Rounds:
         self._step += 1
         self._pending[self._step] = entry
         self._deciding = self._deciding or isinstance(entry, _DECISIONS)
+        self._ending = self._ending or isinstance(entry, entries.Finished)
         return [Persist(self._step, entry, compact=isinstance(entry, entries.Recorded))]
 
     def _persisted(self, event: events.Persisted, now: float) -> Actions:
@@ -236,10 +237,6 @@ class Rounds:
             return []
         if isinstance(entry, _DECISIONS):
             self._deciding = False
-        about_order = isinstance(entry, entries.Counted | entries.Dropped)
-        if about_order and not self.ledger.is_open(entry.client, entry.order):
-            # Its round ended while it was being written, and is read like that after a crash, too.
-            return _FOLLOWS[type(entry)](self, entry, now)
         ends = isinstance(entry, _ENDS)
         open_before = dict(self.ledger.asked) if ends else {}
         self.ledger.apply(entry)
@@ -261,14 +258,17 @@ class Rounds:
         ledger = self.ledger
         under_way = ledger.opened or ledger.closing is not None
         if self._secure and under_way and ledger.unrecorded is None:
-            return self._persist(
+            return self._last_record() + self._persist(
                 entries.Restarted(round=ledger.closing.round if ledger.closing else ledger.round)
             )
         self._clients.flights.follow(ledger.asked, self._clients.expiry(now))
         if ledger.opened or self._clients.is_async:
             self._clients.gather_from(now)
         self._closed_at = now
-        return self._aggregate() if ledger.closing is not None else []
+        return [*self._last_record(), *self._aggregate()]
+
+    def _last_record(self) -> Actions:
+        return [Record(self.ledger.recorded)] if self.ledger.recorded is not None else []
 
     def _after_restart(self, entry: entries.Restarted, now: float) -> Actions:
         self._forget_keys()
