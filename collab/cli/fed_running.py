@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import io
 import secrets
 import signal
@@ -162,7 +161,6 @@ def summary(folder: RunFolder, task: Task, finish: Finish) -> dict[str, Any]:
         "reason": finish.reason,
         "rounds": finish.rounds,
         "model": finish.model,
-        "weights_sha256": hashlib.sha256(data).hexdigest(),
         "evaluation": dict(last.evaluation) if last is not None else {},
         "down_bytes": sum(record.down_bytes for record in records),
         "up_bytes": sum(record.up_bytes for record in records),
