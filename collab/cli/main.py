@@ -62,8 +62,10 @@ def _register() -> None:
         reports,
         running,
         simulate,
+        trainable,
     )
 
+    trainable.register(model.app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
