@@ -80,7 +80,6 @@ def stepper(tf: Any, model: Any) -> Callable[[Any, Any], Any]:
     """A compiled step of plain gradient descent."""
     variables = [variable.value for variable in model.trainable_variables]
 
-    @tf.function
     def step(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
@@ -89,7 +88,8 @@ def stepper(tf: Any, model: Any) -> Callable[[Any, Any], Any]:
             variable.assign_sub(RATE * gradient)
         return loss
 
-    return step
+    compiled: Callable[[Any, Any], Any] = tf.function(step)
+    return compiled
 
 
 def examples(name: str, count: int) -> Examples:
