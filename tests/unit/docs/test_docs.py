@@ -182,7 +182,8 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "rounds that a privacy budget counts": f"{accounting.MAX_ROUNDS:,}",
         "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
         f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
-        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {evaluating.MAX_METRICS}",
+        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; "
+        f"{evaluating.MAX_METRICS}",
         "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
         "a message of federated learning: tensors, all of them as they come out": f"{MAX_TENSORS:,}, "
