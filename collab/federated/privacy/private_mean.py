@@ -126,5 +126,6 @@ def locally_private(
     out = {}
     for name, array in clip(delta, bound).delta.items():
         added = rounded_noise(noise, noise_multiplier * bound / step, array.size)
-        out[name] = (np.trunc(array / step) + added.reshape(array.shape)) * step
+        steps = np.trunc(array / step).astype(np.int64) + added.reshape(array.shape)
+        out[name] = steps.astype(np.float64) * step
     return out

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import msgspec
 import pytest
 
 from collab.errors import ConfigError, Refused
-from collab.federated.privacy import accounting
 from collab.federated.privacy.accounting import Budget, Release, noise_for
 
 BUDGET = Budget(epsilon=8.0, delta=1e-5)
@@ -123,6 +123,6 @@ def test_a_missing_accountant_is_named_with_its_extra(monkeypatch):
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(accounting.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ConfigError, match=r"install collab\[privacy\]"):
         BUDGET.charged(CENTRAL)

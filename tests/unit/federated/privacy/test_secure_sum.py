@@ -6,7 +6,8 @@ import gc
 import hashlib
 import logging
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from collab.federated.privacy.fixed_point import Encoding
 from collab.federated.privacy.messages import (
     Agreement,
     Agreements,
+    FromServer,
     Inbox,
     Keys,
     Masked,
@@ -70,10 +72,12 @@ def test_the_weighted_mean_of_updates_has_the_bits_of_the_plain_one():
     cohort = Cohort(terms(length=fixed_point.vector_length(shapes)), inputs)
     outcome = cohort.run({2: ["client-03", "client-07"]}).outcome
     total = fixed_point.decode_sum(encoding, shapes, outcome.total, len(outcome.survivors))
-    plain = sum(inputs[name].view(np.int64) for name in outcome.survivors)
+    plain = np.add.reduce([inputs[name].view(np.int64) for name in outcome.survivors])
     assert total.numbers.tolist() == plain[:-1].tolist()
-    assert total.samples == sum(updates[name][1] for name in outcome.survivors)
-    exact = sum(updates[n][0]["kernel"].astype(np.float64) * updates[n][1] for n in outcome.survivors)
+    samples = [updates[name][1] for name in outcome.survivors]
+    assert total.samples == sum(samples)
+    kernels = [updates[name][0]["kernel"].astype(np.float64) for name in outcome.survivors]
+    exact = np.tensordot(samples, kernels, 1)
     np.testing.assert_allclose(total.mean()["kernel"], exact / total.samples, atol=encoding.step)
 
 
@@ -261,7 +265,7 @@ def test_what_a_client_may_not_send_is_refused_by_its_name_and_changes_nothing()
 # --- a server that lies --------------------------------------------------------
 
 
-def until(phases: int, agreed=None) -> tuple[Cohort, dict[str, object]]:
+def until(phases: int, agreed=None) -> tuple[Cohort, dict[str, Any]]:
     """A cohort, and what the server has sent last, before the clients see it."""
     agreed = agreed or terms()
     cohort = Cohort(agreed, vectors(agreed))
@@ -279,7 +283,7 @@ def without(mapping: dict, *gone: str) -> dict:
 SEVEN, SIX = names(7), names(6)
 
 
-def lies() -> dict[str, tuple[int, object]]:
+def lies() -> dict[str, tuple[int, Callable[[Any], FromServer]]]:
     def roster(change):
         return 1, lambda sent: Roster(change(dict(sent.keys)))
 
@@ -360,6 +364,21 @@ def test_clients_that_were_told_different_terms_do_not_meet():
         told.answer(Roster({**sent["client-00"].keys, "client-00": mine}))
     with pytest.raises(Refused, match="other weights"):
         client(agreed, "client-00", cohort.inputs["client-00"], basis=bytes(32))
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_phase_with_fewer_clients_than_the_threshold_ends_the_session_at_the_server(number):
+    agreed = terms()
+    cohort = Cohort(agreed, vectors(agreed))
+    for _ in range(number):
+        cohort.phase()
+    for name in names(6):
+        cohort.server.receive(name, cohort.said[name])
+    with pytest.raises(Refused, match=r"6 clients sent .*, fewer than the threshold 7; nothing of the sum"):
+        cohort.server.close()
+    assert cohort.server.expects is None
+    assert cohort.server.outcome is None
+    assert not cohort.server._total.size
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def test_wrong_shares_are_found_and_their_places_named():
     shares = shamir.split(secret, 6, places, random.Random(3).randbytes)
     shares[1], shares[10] = shares[2], share(5)
     found = shamir.recover(shares, 6, lambda value: value == secret)
-    assert found == (secret, {1, 10})
+    assert found.secret == secret
+    assert found.wrong == {1, 10}
 
 
 def test_too_few_and_too_many_wrong_shares_are_refused():
