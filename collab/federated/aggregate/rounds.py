@@ -118,7 +118,7 @@ class RoundAggregator:
         before = controls(self._model, self._state)
         moved = changes.mean(by=max(self._clients, changes.terms))
         return {
-            f"{_CONTROL}{name}": (before[name] + moved[name]).astype(weight.dtype)
+            f"{_CONTROL}{name}": np.asarray((before[name] + moved[name]).astype(weight.dtype))
             for name, weight in self._model.items()
         }
 

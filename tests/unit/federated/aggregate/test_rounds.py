@@ -164,6 +164,7 @@ def test_state_is_kept_as_a_model_is(rule):
     straight.finish()
     kept = decode_model(encode_model(straight.state()).data)
     assert kept.keys() == straight.state().keys()
+    assert all(isinstance(array, np.ndarray) for array in straight.state().values())
     assert all(kept[name].tobytes() == array.tobytes() for name, array in straight.state().items())
 
 
