@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -90,7 +91,7 @@ def trained(model: Parameters, data: Data, seed: int) -> dict[str, Floats]:
         at["out_bias"] -= RATE * error.sum(axis=0)
         at["hidden"] -= RATE * (images[batch].T @ back)
         at["hidden_bias"] -= RATE * back.sum(axis=0)
-    return {name: array - model[name] for name, array in at.items()}
+    return {name: (array - model[name]).astype(np.float32) for name, array in at.items()}
 
 
 def learned(way: str, parts: list[Data], test: Data, rounds: int) -> tuple[float, float, float]:
@@ -166,9 +167,7 @@ def speeds(quick: bool) -> list[Figure]:
             continue
         data = encode_update(update, up, None, rng).data
         write, read = timed(
-            lambda up=up: encode_update(update, up, None, rng),
-            lambda data=data: decode_update(data),
-            repeats=repeats,
+            partial(encode_update, update, up, None, rng), partial(decode_update, data), repeats=repeats
         )
         how = f"{megabytes:.1f} MB of float32, feedback made"
         figures += [
