@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import figures
 from benchmarks.figures import Figure
@@ -43,7 +44,7 @@ class Cost:
 
 def plain_task(clients: int, cohort: int, rounds: int, mode: str = "sync") -> Task:
     """Train on ``cohort`` of ``clients``; 100 of them evaluate."""
-    chosen = {
+    chosen: dict[str, Any] = {
         "sync": {"cohort": {"select": "random", "count": cohort}},
         "async": {"mode": "async", "buffered": {"buffer": cohort, "concurrency": cohort}},
     }[mode]
