@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from collab.core.ids import Digest
+from collab.errors import ConfigError
 from collab.federated import actions as do
 from collab.federated import events as on
 from collab.federated.ledger import Ledger
@@ -331,6 +332,12 @@ def test_a_finished_run_that_is_resumed_is_finished():
     assert world.finish == first
 
 
+def test_a_run_is_not_resumed_with_another_task():
+    rounds, _, _ = driven()
+    with pytest.raises(ConfigError, match="task: it has changed"):
+        Rounds(task(), rounds.ledger).begin("run", Digest("f" * 64), Digest("1" * 64), 8, 0.0)
+
+
 def test_evaluation_is_due_every_few_rounds_and_at_the_end():
     world = World(task(rounds=5, evaluation={"every": 2, "count": 2}), NAMES).run()
     assert [evaluate.round for evaluate in world.evaluated] == [2, 4, 5]
@@ -341,7 +348,7 @@ def test_evaluation_is_due_every_few_rounds_and_at_the_end():
 # --- single events -------------------------------------------------------------------
 
 
-def driven(**fields):
+def driven(clients=(Capabilities(samples=9),) * 4, **fields):
     """A server whose entries are durable at once, its clients here; and all its actions."""
     rounds = Rounds(task(**fields), Ledger())
     done = []
@@ -353,8 +360,8 @@ def driven(**fields):
                 take(rounds.handle(on.Persisted(action.step), 0.0))
 
     take(rounds.begin("run", Digest("0" * 64), Digest("1" * 64), 8, 0.0))
-    for name in NAMES:
-        take(rounds.handle(on.Joined(name, Capabilities(samples=9)), 0.0))
+    for name, capabilities in zip(NAMES, clients, strict=False):
+        take(rounds.handle(on.Joined(name, capabilities), 0.0))
     return rounds, done, take
 
 
@@ -460,3 +467,32 @@ def test_a_secure_round_begins_anew_when_the_server_that_knew_its_keys_is_gone()
         if isinstance(action, do.Persist):
             resumed.handle(on.Persisted(action.step), 0.0)
     assert (resumed.ledger.counted, resumed.ledger.asked, resumed.ledger.attempt) == ([], {}, 1)
+
+
+def selecting(*steps_s):
+    """A server that asks whom it can expect to be in time, and clients with these times of a step."""
+    rate = {"down_bytes_s": 1e6, "up_bytes_s": 1e6}
+    clients = [Capabilities(samples=320, step_s=step_s, **rate) for step_s in steps_s]
+    return driven(clients, cohort={"select": "deadline", "count": 3}, round={"deadline_s": 10})
+
+
+def test_those_that_would_miss_the_deadline_are_not_asked():
+    _, done, _ = selecting(0.1, 5.0, None, 0.7)
+    assert {action.client for action in done if isinstance(action, do.Offer)} == {"c0", "c2", "c3"}
+
+
+def test_if_all_are_too_slow_it_says_so_and_fails_by_its_own_fault():
+    rounds, done, take = selecting(5.0, 5.0, 5.0, 5.0)
+    assert not any(isinstance(action, do.Offer) for action in done)
+    assert rounds.wake_at == 60.0
+    take(rounds.handle(on.Tick(), 60.0))
+    assert isinstance(done[-1], do.Finish)
+    assert "4 too slow for round.deadline_s 10" in done[-1].reason
+    assert done[-1].exit_code == 1
+
+
+def test_a_client_may_take_as_long_as_its_round_can_last():
+    _, done, _ = driven(round={"deadline_s": 10, "extensions": 3})
+    assert {action.work.deadline_s for action in done if isinstance(action, do.Offer)} == {40.0}
+    _, done, _ = driven(round={"deadline_s": 10, "on_lack": "skip"})
+    assert {action.work.deadline_s for action in done if isinstance(action, do.Offer)} == {10.0}

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import get_args
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from collab.federated.rounds import Rounds
 from collab.federated.task import Task
 from tests.unit.federated.disks import Killed, MemoryDisk
 
+ACTIONS = get_args(Action)
 INITIAL = np.linspace(-1, 1, 5)
 
 
@@ -215,7 +217,7 @@ class World:
     def _work(self) -> None:
         while self._queue and self.finish is None:
             item = self._queue.popleft()
-            if isinstance(item, do.Action.__args__):
+            if isinstance(item, ACTIONS):
                 self._perform(item)
             else:
                 self._queue.extendleft(reversed(self.rounds.handle(item, self.now)))
