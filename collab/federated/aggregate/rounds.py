@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab.codec.wire import Buffer
-from collab.errors import ConfigError, TensorError
+from collab.errors import ConfigError, LimitExceeded, TensorError
 from collab.federated.aggregate import server, transforms
 from collab.federated.aggregate.combine import Combiner, Mean, Robust, Spool
-from collab.federated.aggregate.fixed import WEIGHT_UNIT, FixedSum, shapes_of
+from collab.federated.aggregate.fixed import MAX_WEIGHT, WEIGHT_UNIT, FixedSum, shapes_of
 from collab.federated.aggregate.partial import decode_partial, encode_partial
 from collab.federated.aggregate.server import State
 from collab.federated.aggregate.settings import Aggregation
@@ -70,10 +70,19 @@ class RoundAggregator:
         """What came so far, for `merge` at another aggregator; raises `ConfigError` if it is no mean."""
         return encode_partial(self._sums())
 
-    def merge(self, partial: Buffer) -> None:
-        """Take what came at a gateway; raises `ProtocolError`, `TensorError` or `LimitExceeded`."""
+    def merge(self, partial: Buffer, most_weight: float = MAX_WEIGHT) -> None:
+        """Take what came at a gateway.
+
+        Raises `ProtocolError`, `TensorError` or `LimitExceeded`; ``most_weight`` is what its clients can
+        weigh together: their samples, or with uniform weights their number.
+        """
         mine = self._sums()
         theirs = decode_partial(partial, mine[0].shapes, controls=len(mine) > 1)
+        if theirs[0].weight > most_weight * WEIGHT_UNIT:
+            raise LimitExceeded(
+                f"partial sum: its weight {theirs[0].weight / WEIGHT_UNIT:g} is over {most_weight:g}, "
+                "what its clients enrolled with"
+            )
         for own, other in zip(mine, theirs, strict=True):
             own.merge(other)
 
@@ -109,7 +118,7 @@ class RoundAggregator:
         before = controls(self._model, self._state)
         moved = changes.mean(by=max(self._clients, changes.terms))
         return {
-            f"{_CONTROL}{name}": (before[name] + moved[name]).astype(weight.dtype)
+            f"{_CONTROL}{name}": np.asarray((before[name] + moved[name]).astype(weight.dtype))
             for name, weight in self._model.items()
         }
 

@@ -100,8 +100,9 @@ def step(
     for name, weight in model.items():
         old = {slot: _slot(server, state, slot, name, weight.shape, count) for slot in slots}
         moved = change(server, count, np.asarray(mean[name], np.float64), old)
-        weights[name] = (weight.astype(np.float64) + moved).astype(weight.dtype)
-        kept |= {f"{slot}:{name}": array for slot, array in old.items()}
+        # numpy makes scalars of what has no axes.
+        weights[name] = np.asarray((weight.astype(np.float64) + moved).astype(weight.dtype))
+        kept |= {f"{slot}:{name}": np.asarray(array) for slot, array in old.items()}
     return weights, kept
 
 

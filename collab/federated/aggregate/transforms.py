@@ -36,7 +36,8 @@ def clip(update: Update, most: float) -> Update:
         return update
     factor = most / size
     return dataclasses.replace(
-        update, delta={name: array * array.dtype.type(factor) for name, array in update.delta.items()}
+        update,
+        delta={name: np.asarray(array * array.dtype.type(factor)) for name, array in update.delta.items()},
     )
 
 

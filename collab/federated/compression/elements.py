@@ -20,6 +20,7 @@ _LEVELS: Final = 127
 _HALF_MAX: Final = 65504.0
 """Largest finite binary16 number (IEEE 754-2019, table 3.5)."""
 _SCALE_BYTES: Final = 4
+_TINY: Final = np.finfo(np.float32).tiny
 _PIECE: Final = 1 << 16
 DTYPES: Final = ("float16", "float32", "float64")
 FORMS: Final = ("raw", "fp16", "int8", "int8c")
@@ -53,8 +54,9 @@ def write(form: str, flat: Flat, channels: int, random: np.random.Generator | No
     rows = flat.reshape(-1, columns)
     largest = np.abs(rows).max(axis=0, initial=0.0).astype(np.float64)
     scale = (largest / _LEVELS).astype("<f4")
-    # A range below the least float32 step is as good as none.
-    inverse = np.divide(1.0, scale, out=np.zeros(columns), where=scale > 0)
+    # A range that float32 steps cannot divide is as good as none.
+    scale[scale < _TINY] = 0
+    inverse = np.divide(1.0, scale, out=np.zeros(columns), where=scale > 0, dtype=np.float64)
     codes = np.empty(rows.shape, np.int8)
     for piece in _pieces(len(rows), columns):
         part = rows[piece] * inverse

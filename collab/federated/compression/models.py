@@ -62,7 +62,7 @@ def encode_model(
     elif _kinds(base) != _kinds(model):
         raise TensorError("model: the base has other tensors; send it whole")
     elif how.lossy:
-        change = {name: array - base[name] for name, array in model.items()}
+        change = {name: np.asarray(array - base[name]) for name, array in model.items()}
         entries, body = message.written(change, how, random)
     else:
         entries, body = message.difference(model, base)
@@ -93,7 +93,7 @@ def decode_model(
         raise TensorError("model: a change with other tensors than its base")
     if header.change:
         with np.errstate(over="ignore", invalid="ignore"):
-            return {name: base[name] + array for name, array in message.read(parts).items()}
+            return {name: np.asarray(base[name] + array) for name, array in message.read(parts).items()}
     if any(entry.form not in (SAME, XOR) for entry, _ in parts):
         raise TensorError("model: a difference with a tensor that is none")
     return {entry.name: message.differing(entry, part, base[entry.name]) for entry, part in parts}

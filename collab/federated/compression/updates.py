@@ -108,7 +108,7 @@ def _sum(delta: Parameters, feedback: Parameters) -> Arrays:
         lost = feedback.get(name)
         if lost is not None and lost.shape != array.shape:
             raise TensorError(f"tensor {name!r}: feedback of another model; drop it")
-        out[name] = array if lost is None else (array + lost).astype(array.dtype)
+        out[name] = array if lost is None else np.asarray((array + lost).astype(array.dtype))
     return out
 
 
@@ -121,6 +121,6 @@ def _lost(target: Arrays, entries: list[Entry], body: list[bytes]) -> Arrays:
     out: Arrays = {}
     for name, array in message.read(parts).items():
         with np.errstate(invalid="ignore"):
-            rest = target[name] - array
+            rest = np.asarray(target[name] - array)
         out[name] = rest if np.isfinite(rest).all() else np.zeros_like(rest)
     return out

@@ -23,9 +23,14 @@ from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
 from collab.federated import task
-from collab.federated.evaluating import MAX_METRICS
+from collab.federated.evaluating import MAX_METRICS as MAX_EVALUATED
 from collab.federated.ledger import MAX_LEFT_OUT
 from collab.federated.orders import MAX_HELD_MODELS
+from collab.federated.aggregate.combine import BLOCK_BYTES
+from collab.federated.aggregate.fixed import MAX_VALUE, MAX_WEIGHT
+from collab.federated.aggregate.partial import MAX_TERMS
+from collab.federated.compression.message import DEFAULT_MOST_BYTES, MAX_TENSORS
+from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
@@ -174,9 +179,15 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "packets under way in the emulator": f"{MAX_HELD:,}",
         "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
         f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
-        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {MAX_METRICS}",
+        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {MAX_EVALUATED}",
         "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
+        "a message of federated learning: tensors, all of them as they come out": f"{MAX_TENSORS:,}, "
+        f"{DEFAULT_MOST_BYTES >> 20} MiB",
+        "an update: metrics, characters of a name": f"{MAX_METRICS}, {MAX_NAME}",
+        "a round's sum: an element of an update, weights together, updates of a gateway's sum": ""
+        f"{MAX_VALUE:,.0f}, {MAX_WEIGHT:,}, {MAX_TERMS:,}",
+        "of a spool, that a robust rule holds at a time": f"{BLOCK_BYTES >> 20} MiB",
     }
     assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}
     assert f"{retry.max_requests:,} requests under way" in text

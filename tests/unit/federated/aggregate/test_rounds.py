@@ -16,6 +16,7 @@ from collab.federated.aggregate.rounds import RoundAggregator, controls
 from collab.federated.aggregate.server import Momentum, Sgd
 from collab.federated.aggregate.settings import Aggregation
 from collab.federated.aggregate.transforms import clip, norm
+from collab.federated.compression.models import decode_model, encode_model
 from collab.federated.spool import DiskSpool, MemorySpool
 from collab.federated.update import LocalTraining, Parameters, Update
 
@@ -145,6 +146,26 @@ def test_gateways_give_the_bits_of_a_flat_round(settings):
         server.merge(gateway.partial())
     server.add(updates[0])
     assert all(flat[name].tobytes() == array.tobytes() for name, array in server.finish().items())
+
+
+def test_a_gateway_cannot_weigh_more_than_its_clients_enrolled_with():
+    gateway, server = RoundAggregator(Aggregation(), MODEL), RoundAggregator(Aggregation(), MODEL)
+    gateway.add(update("a", 1.0, samples=30))
+    with pytest.raises(LimitExceeded, match="enrolled"):
+        server.merge(gateway.partial(), most_weight=29)
+    server.merge(gateway.partial(), most_weight=30)
+    assert moved(server.finish()) == 1
+
+
+@pytest.mark.parametrize("rule", ["fedavgm", "fedyogi", "scaffold"])
+def test_state_is_kept_as_a_model_is(rule):
+    straight = RoundAggregator(Aggregation(rule=rule), MODEL)
+    straight.add(update("a", 1.0, control=MODEL if rule == "scaffold" else {}))
+    straight.finish()
+    kept = decode_model(encode_model(straight.state()).data)
+    assert kept.keys() == straight.state().keys()
+    assert all(isinstance(array, np.ndarray) for array in straight.state().values())
+    assert all(kept[name].tobytes() == array.tobytes() for name, array in straight.state().items())
 
 
 def test_robust_rules_have_no_partial_sums_and_need_a_spool():

@@ -56,6 +56,7 @@ def test_five_rounds_follow_the_formula(kind):
     for mean in MEANS:
         model, state = step(server, model, {"w": np.full(3, mean), "s": np.array(mean)}, state)
     assert model["w"].dtype == np.float32
+    assert all(isinstance(array, np.ndarray) for array in [*model.values(), *state.values()])
     assert model["w"] == pytest.approx(expected(server, 2.0), abs=1e-6)
     assert model["s"] == pytest.approx(expected(server, 1.0), abs=1e-6)
     assert int(state["step"]) == len(MEANS)

@@ -35,6 +35,7 @@ def test_both_ends_have_the_same_bits(how, base):
     sent = encode_model(model(), how, base)
     got = decode_model(sent.data, base)
     assert fingerprint(got) == fingerprint(sent.model)
+    assert all(isinstance(array, np.ndarray) for array in got.values())
     if not how.lossy:
         assert fingerprint(got) == fingerprint(model())
 
