@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Union
 
 import msgspec
 from msgspec import Meta
@@ -44,8 +44,8 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     released, so that a crash can only make the account say too much.
     """
 
-    epsilon: Annotated[float, Meta(gt=0)]
-    """The limit; `math.inf` counts without one."""
+    epsilon: Union[Annotated[float, Meta(gt=0)], None]
+    """The limit; null: it is only counted."""
     delta: Annotated[float, Meta(gt=0, lt=1)]
     """Chance that epsilon does not hold; less than one over the number of clients."""
     releases: tuple[tuple[Release, int], ...] = ()
@@ -64,7 +64,7 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The budget after one more release.  Raises `Refused` if that is over the limit."""
         after = self._after(release)
         cost = after.spent()
-        if not cost <= self.epsilon:
+        if self.epsilon is not None and cost > self.epsilon:
             raise Refused(
                 f"privacy budget: round {self.rounds + 1} would cost epsilon {cost:.4g} in all at delta "
                 f"{self.delta:g}, the limit is {self.epsilon:g}; training ends here with {self.spent():.4g} "
@@ -74,7 +74,7 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def allows(self, release: Release) -> bool:
         """Whether one more release is within the limit."""
-        return self._after(release).spent() <= self.epsilon
+        return self.epsilon is None or self._after(release).spent() <= self.epsilon
 
     def _after(self, release: Release) -> Budget:
         if self.releases and self.releases[-1][0] == release:
@@ -88,22 +88,25 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def noise_for(budget: Budget, release: Release, rounds: int) -> float:
     """The least noise multiplier, to a thousandth, that affords so many rounds; raises `ConfigError`."""
+    limit = budget.epsilon
+    if limit is None:
+        raise ConfigError("privacy.epsilon: give a limit that the noise is to be enough for")
 
     def cost(multiplier: float) -> float:
         planned = msgspec.structs.replace(release, noise_multiplier=multiplier)
         return _epsilon((*budget.releases, (planned, rounds)), budget.delta)
 
     low, high = 0.0, 1.0
-    while cost(high) > budget.epsilon:
+    while cost(high) > limit:
         low, high = high, 2 * high
         if high > _MOST_NOISE:
             raise ConfigError(
                 f"privacy: no noise up to {_MOST_NOISE:g} times the bound makes {rounds} rounds cost "
-                f"epsilon {budget.epsilon:g} at delta {budget.delta:g}; plan fewer rounds"
+                f"epsilon {limit:g} at delta {budget.delta:g}; plan fewer rounds"
             )
     while high - low > 1e-3:
         middle = (low + high) / 2
-        low, high = (middle, high) if cost(middle) > budget.epsilon else (low, middle)
+        low, high = (middle, high) if cost(middle) > limit else (low, middle)
     return high
 
 

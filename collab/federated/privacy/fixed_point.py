@@ -144,7 +144,7 @@ def decode_sum(encoding: Encoding, shapes: Shapes, total: Ring, clients: int) ->
     something else, and under secure aggregation nobody can say who.
     """
     signed: np.dtype[np.signedinteger] = np.dtype(np.int32 if encoding.ring_bits == 32 else np.int64)
-    numbers = total.view(signed).astype(np.int64, copy=False)
+    numbers = total.astype(encoding.type, copy=False).view(signed).astype(np.int64, copy=False)
     samples = int(numbers[-1])
     if not clients <= samples <= clients * encoding.max_samples:
         raise ProtocolError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +10,7 @@ from collab.federated.privacy.clipping import QuantileClip, clip
 from collab.federated.privacy.fixed_point import Encoding, Shapes, Sum, decode_sum, encode, vector_length
 from collab.federated.privacy.masks import Ring
 from collab.federated.privacy.noise import Noise, rounded_noise
-from collab.federated.update import Parameters
+from collab.federated.update import Parameters, Update
 
 WITHIN = "collab/within"
 """Pseudo-parameter of a vector whose bound adapts: 1 from a client within it, -1 from one that is not."""
@@ -30,6 +28,7 @@ class PrivateMean:
         self,
         shapes: Shapes,
         clipping: QuantileClip,
+        noise: Noise,
         *,
         noise_multiplier: float,
         cohort: int,
@@ -40,6 +39,7 @@ class PrivateMean:
         Args:
             shapes: Of the model.
             clipping: Its bound holds for this round.
+            noise: Of this round alone.
             noise_multiplier: What the budget is charged with; the noise on weights is a little
                 more where the bound adapts.
             cohort: Clients that were expected.
@@ -50,7 +50,10 @@ class PrivateMean:
         self.shapes = private_shapes(shapes) if adaptive else dict(shapes)
         self.encoding = private_encoding(clipping.bound)
         self.encoding.check(cohort)
-        self._clipping, self._adaptive, self._cohort = clipping, adaptive, cohort
+        self.clipping = clipping
+        """The bound of this round, and after `combined` of the next."""
+        self._noise: Noise | None = noise
+        self._adaptive, self._cohort = adaptive, cohort
         self._multiplier = noise_multiplier
         if adaptive:
             self._multiplier = clipping.weights_multiplier(noise_multiplier)
@@ -58,17 +61,13 @@ class PrivateMean:
         self.clients = 0
         """So many have come."""
 
-    def add(self, delta: Parameters) -> None:
-        """Clip one client's update and add it.  Raises `TensorError`; `ConfigError` beyond the cohort."""
-        self.add_vector(
-            encode(
-                self.encoding,
-                self.shapes,
-                clipped_update(delta, self._clipping.bound, adaptive=self._adaptive),
-                1,
-            ),
-            1,
-        )
+    def add(self, update: Update, weight: int = 1) -> None:
+        """Clip one client's update and add it; weights do not count.
+
+        Raises `TensorError` for what is not finite, `ConfigError` beyond the cohort.
+        """
+        clipped = clipped_update(update.delta, self.clipping.bound, adaptive=self._adaptive)
+        self.add_vector(encode(self.encoding, self.shapes, clipped, 1), 1)
 
     def add_vector(self, vector: Ring, clients: int) -> None:
         """Add what so many clients have clipped and encoded themselves, a secure sum of them."""
@@ -77,28 +76,22 @@ class PrivateMean:
         self._total += vector
         self.clients += clients
 
-    def finish(self, noise: Noise) -> Noisy:
-        """The noisy mean, and the bound of the next round.  Call it once a round."""
+    def combined(self) -> dict[str, NDArray[np.float64]]:
+        """The noisy mean.  Once a round: a second one would have other noise on the same data."""
+        if self._noise is None:
+            raise ValueError("a round is combined once")
+        noise, self._noise = self._noise, None
         total = decode_sum(self.encoding, self.shapes, self._total, self.clients) if self.clients else None
-        size = vector_length(self.shapes) - 1
-        numbers = total.numbers if total else np.zeros(size, np.int64)
-        following = self._clipping
+        numbers = total.numbers if total else np.zeros(vector_length(self.shapes) - 1, np.int64)
+        bound = self.clipping.bound
         if self._adaptive:
             # The pseudo-parameter is the last one.
-            numbers, count = numbers[:-1], round(int(numbers[-1]) * self.encoding.step)
-            following = following.following(count, self._cohort, float(noise.normal(1)[0]))
-        deviation = self._multiplier * self._clipping.bound / self.encoding.step
+            numbers, balance = numbers[:-1], round(int(numbers[-1]) * self.encoding.step)
+            self.clipping = self.clipping.following(balance, self._cohort, float(noise.normal(1)[0]))
+        deviation = self._multiplier * bound / self.encoding.step
         noisy = numbers + rounded_noise(noise, deviation, len(numbers))
         shapes = {name: shape for name, shape in self.shapes.items() if name != WITHIN}
-        mean = Sum(shapes, self.encoding.step, noisy, self.clients).divided(self._cohort)
-        return Noisy(mean, following)
-
-
-class Noisy(NamedTuple):
-    """What a round came to under differential privacy."""
-
-    mean: dict[str, NDArray[np.float64]]
-    clipping: QuantileClip
+        return Sum(shapes, self.encoding.step, noisy, self.clients).divided(self._cohort)
 
 
 def private_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -133,5 +126,6 @@ def locally_private(
     out = {}
     for name, array in clip(delta, bound).delta.items():
         added = rounded_noise(noise, noise_multiplier * bound / step, array.size)
-        out[name] = (np.trunc(array / step) + added.reshape(array.shape)) * step
+        steps = np.trunc(array / step).astype(np.int64) + added.reshape(array.shape)
+        out[name] = steps.astype(np.float64) * step
     return out

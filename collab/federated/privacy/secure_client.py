@@ -62,19 +62,17 @@ class SecureClient:
         self,
         name: str,
         terms: Terms,
-        vector: Ring,
         *,
         basis: bytes,
         sign: Sign,
         verify: Verify,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        """Take the input.
+        """Begin with fresh secrets.
 
         Args:
             name: Of this client, one of the invited.
             terms: As the server has sent them.  The caller refuses a session that it knows already.
-            vector: What to add, encoded by `fixed_point.encode` with the encoding of the terms.
             basis: What the client itself finds for `Terms.basis`.
             sign: By this client's identity.
             verify: Others' signatures.
@@ -91,12 +89,11 @@ class SecureClient:
                 f"secure aggregation: session {terms.session!r} is about other weights or orders than this "
                 "client was given"
             )
-        if vector.shape != (terms.length,) or vector.dtype != terms.encoding.type:
-            raise ValueError("the vector has another length or type than the terms say")
         self.name, self.terms = name, terms
         self.expects: type[FromServer] | None = None
         """The kind of message that is due; none before `start` and after the end."""
-        self._vector: Ring | None = vector
+        self._vector: Ring | None = None
+        self._started = False
         self._sign, self._verify, self._random = sign, verify, random
         # Before anything is sent, so that a session without randomness never starts.
         self._cipher, self._mask, self._seed = (random(KEY_BYTES) for _ in range(3))
@@ -110,19 +107,32 @@ class SecureClient:
 
     def start(self) -> Keys:
         """What the client says first; once."""
-        if self.expects is not None or self._vector is None:
+        if self._started:
             raise ValueError("a session starts once")
+        self._started = True
         cipher, mask = public_bytes(self._cipher), public_bytes(self._mask)
         self._own = Keys(cipher, mask, self._sign(about_keys(self.terms, self.name, cipher, mask)))
         self.expects = Roster
         return self._own
 
+    def contribute(self, vector: Ring) -> None:
+        """Give the input, before the inbox is answered; so keys and shares can pass before training.
+
+        Args:
+            vector: What to add, by `fixed_point.encode` with the encoding of the terms.
+        """
+        if vector.shape != (self.terms.length,) or vector.dtype != self.terms.encoding.type:
+            raise ValueError("the vector has another length or type than the terms say")
+        self._vector = vector
+
     def answer(self, message: FromServer) -> FromClient:
         """What the client says to a message of the server.
 
         Raises `ProtocolError` or `Refused` for what an honest server would not send; the session
-        is then over on this side.
+        is then over on this side.  An `Inbox` is answered after `contribute`.
         """
+        if isinstance(message, Inbox) and self.expects is Inbox and self._vector is None:
+            raise ValueError("there is no input yet")
         try:
             if self.expects is None or not isinstance(message, self.expects):
                 due = "none" if self.expects is None else self.expects.__name__.lower()

@@ -31,6 +31,7 @@ from collab.federated.aggregate.fixed import MAX_VALUE, MAX_WEIGHT
 from collab.federated.aggregate.partial import MAX_TERMS
 from collab.federated.compression.message import DEFAULT_MOST_BYTES, MAX_TENSORS
 from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
+from collab.federated.privacy import accounting, messages
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
@@ -181,6 +182,9 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
         "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {MAX_EVALUATED}",
         "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
+        "a secure sum: clients, numbers of a vector, a signature": f"3 to {messages.MAX_CLIENTS}, "
+        f"{messages.MAX_LENGTH:,}, {messages.MAX_SIGNATURE_BYTES:,} bytes",
+        "rounds that a privacy budget counts": f"{accounting.MAX_ROUNDS:,}",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
         "a message of federated learning: tensors, all of them as they come out": f"{MAX_TENSORS:,}, "
         f"{DEFAULT_MOST_BYTES >> 20} MiB",
