@@ -252,6 +252,16 @@ def test_data_that_does_not_fit_the_model_is_refused():
         LiteRtTrainer(model, Data(good.first(0), good))
 
 
+def test_a_line_of_settings_says_where_the_examples_are(tmp_path):
+    good = digits(30)
+    np.savez(tmp_path / "a.npz", images=good.x[..., 0], labels=good.y)
+    line = f"{tmp_path / 'a.npz'}?scale=255&held_out=0.2"
+    trainer = LiteRtTrainer(MODELS / "trainable_mlp.tflite", line)
+    assert (trainer.samples, trainer.evaluate(trainer.initial)["samples"]) == (24, 6)
+    with pytest.raises(LimitExceeded, match="there is room for 5000"):
+        LiteRtTrainer(MODELS / "trainable_mlp.tflite", line, budget=Budget(memory_bytes=5000))
+
+
 def test_a_model_that_is_not_trainable_is_refused(tmp_path):
     with pytest.raises(ModelError, match="export-trainable"):
         LiteRtTrainer(MODELS / "digits_dynamic.tflite", Data(digits(5), digits(5)))
