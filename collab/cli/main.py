@@ -63,8 +63,10 @@ def _register() -> None:
         reports,
         running,
         simulate,
+        trainable,
     )
 
+    trainable.register(model.app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(fed.app, name="fed")

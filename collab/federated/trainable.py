@@ -14,7 +14,7 @@ Its signatures, all of builtin operators:
     ``x`` ``[1, …]`` and the parameters -> ``y``, as the model runs later.
 ``initial``
     nothing -> one ``parameter:NAME`` for each parameter, and ``description``: `Description` as
-    JSON in uint8.
+    JSON in uint8; where it has any, ``calibration``: inputs from which int8 ranges are taken.
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ PARAMETER: Final = "parameter:"
 GRADIENT: Final = "gradient:"
 STATISTIC: Final = "statistic:"
 MASK: Final = "mask:"
+CALIBRATION: Final = "calibration"
 
 FORMAT: Final = 1
 MAX_DESCRIPTION_BYTES: Final = 1 << 20
+
+
+Loss = Literal["cross_entropy", "mean_squared_error"]
 
 
 class Weight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,7 +66,7 @@ class Description(msgspec.Struct, frozen=True):
     """What cannot be read from the signatures themselves."""
 
     format: int
-    loss: Literal["cross_entropy", "mean_squared_error"]
+    loss: Loss
     batch_size: int
     input_shape: tuple[int, ...]
     """Of one example."""

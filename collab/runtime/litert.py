@@ -119,11 +119,11 @@ class Signatures:
         """What a signature reads, by name; raises `ModelError` when there is no such signature."""
         return {name: _spec(detail) for name, detail in self._runner(signature).get_input_details().items()}
 
-    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Any]:
         """Run one; raises `ModelError` when there is none, `BackendError` when LiteRT refuses the arrays."""
         runner = self._runner(signature)
         try:
-            made: dict[str, Array] = runner(**inputs)
+            made: dict[str, Any] = runner(**inputs)
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"LiteRT: {_one_line(error)}") from error
         return made

@@ -13,55 +13,19 @@ just large enough for that.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from collab.errors import BackendError, CollabError, ModelError
-from collab.toolchain.demo_model import SEED, Digits, accuracy, load_digits
+from collab.errors import CollabError, ModelError
+from collab.toolchain.demo_model import SEED, accuracy, load_digits
+from collab.toolchain.quantise import quantise
 
 CALIBRATION_IMAGES: Final = 200
 """More move the ranges by less than a quantisation step."""
 
 LEAST_ACCURACY: Final = 0.96
-
-
-def quantise(model: bytes, calibration: Digits | None) -> bytes:
-    """Return `model` with int8 weights, and int8 activations too where `calibration` is given.
-
-    Raises:
-        BackendError: litert-quantizer is not installed.
-    """
-    try:
-        from litert_quantizer import quantizer, recipe
-    except ImportError as error:
-        raise BackendError("litert-quantizer is missing: pip install 'collab[toolchain]'") from error
-    with _silence():
-        if calibration is None:
-            dynamic = quantizer.Quantizer(bytearray(model), recipe.dynamic_wi8_afp32())
-            return bytes(dynamic.quantize().quantized_model)
-        static = quantizer.Quantizer(bytearray(model), recipe.static_wi8_ai8())
-        images = calibration.scaled()[:, None]
-        samples: dict[str, Any] = {"serving_default": [{"image": image} for image in images]}
-        ranges = static.calibrate(samples, num_threads=1)
-        return bytes(static.quantize(ranges).quantized_model)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    # The quantiser prints its own report and draws progress bars into pipes.
-    nowhere = io.StringIO()
-    with (
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def make(source: Path, out: Path, seed: int) -> None:
@@ -77,7 +41,8 @@ def make(source: Path, out: Path, seed: int) -> None:
         raise ModelError(f"model {source}: {error.strerror}; train it with demo_model") from error
     training, held_out = load_digits(seed)
     sample = training.sample(CALIBRATION_IMAGES, seed)
-    variants = {"digits_int8.tflite": quantise(model, sample), "digits_dynamic.tflite": quantise(model, None)}
+    images = list(sample.scaled()[:, None])
+    variants = {"digits_int8.tflite": quantise(model, images), "digits_dynamic.tflite": quantise(model, None)}
     out.mkdir(parents=True, exist_ok=True)
     for name, variant in variants.items():
         reached = accuracy(variant, held_out)

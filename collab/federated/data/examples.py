@@ -74,7 +74,7 @@ def split(examples: Examples, held_out: float = HELD_OUT, seed: int = 0) -> Data
     if not 0 <= held_out < 1:
         raise ConfigError(f"held_out is {held_out}; it must be 0 to below 1")
     count = len(examples)
-    apart = int(round(count * held_out)) if count > 1 else 0
+    apart = round(count * held_out) if count > 1 else 0
     rows = np.random.default_rng(seed).permutation(count)
     parts = (np.sort(rows[apart:]), np.sort(rows[:apart]))
     training, measured = (Examples(examples.x[part], examples.y[part], examples.scale) for part in parts)

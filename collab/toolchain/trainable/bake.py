@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab.errors import ModelError, TensorError
-from collab.federated.trainable import INFER, PARAMETER
+from collab.federated.trainable import CALIBRATION, INFER, INITIAL, PARAMETER
 from collab.federated.update import Parameters
 from collab.graph.flat import FlatOperator, FlatSubgraph
 from collab.graph.graph import Graph, parse_model
 from collab.graph.schema import DTYPES
 from collab.graph.shapes import tensor_shape
 from collab.runtime.litert import LiteRT
+from collab.toolchain.quantise import quantise
 from collab.toolchain.trainable.writer import FileWriter, GraphWriter, Ref
 
 Array = NDArray[Any]
@@ -48,6 +49,27 @@ def bake(trainable: bytes, parameters: Parameters) -> bytes:
     needed = {t for op in kept for t in op.inputs} & {t for op in folded for t in op.outputs}
     known |= _evaluate(subgraph, folded, known, sorted(needed))
     return _write(graph, kept, known)
+
+
+def bake_int8(trainable: bytes, parameters: Parameters, calibration: Array | None = None) -> bytes:
+    """The same with int8 weights and activations; inputs and outputs become int8 too.
+
+    Args:
+        trainable: as in `bake`.
+        parameters: as in `bake`.
+        calibration: float32 inputs ``[n, …]``; those that the file carries without it.
+
+    Raises:
+        ModelError: `trainable` is not a trainable model, or there is no calibration.
+        TensorError: as in `bake`.
+        BackendError: litert-quantizer is not installed.
+    """
+    if calibration is None:
+        carried = LiteRT().signatures(trainable).run(INITIAL, {})
+        if CALIBRATION not in carried:
+            raise ModelError("the model carries no calibration: export it with some, or give it now")
+        calibration = carried[CALIBRATION]
+    return quantise(bake(trainable, parameters), list(calibration[:, None]), "x")
 
 
 def _constants(graph: Graph) -> dict[int, Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,15 +61,14 @@ class Conv2D:
 
         return y, pull
 
-    def infer(
-        self, graph: GraphWriter, parameters: Mapping[str, Ref], name: str, inputs: Sequence[Ref]
-    ) -> Ref:
-        """See `Layer`."""
-        kernel = graph.transpose(parameters[f"{name}/kernel"], (3, 0, 1, 2))
-        return self.product(graph, inputs[0], kernel, parameters.get(f"{name}/bias"))
+    def arrange(self, graph: GraphWriter, kernel: Ref, factor: Ref | None) -> Ref:
+        """See `Product`."""
+        if factor is not None:
+            kernel = graph.mul(kernel, factor)
+        return graph.transpose(kernel, (3, 0, 1, 2))
 
     def product(self, graph: GraphWriter, x: Ref, kernel: Ref, bias: Ref | None, fused: int = 0) -> Ref:
-        """Write the operator itself, with the kernel ``[filters, height, width, channels]``."""
+        """See `Product`; the kernel is ``[filters, height, width, channels]``."""
         shape = (1, *self.windows(x.shape[1:3]).count, self.filters)
         if bias is None:
             bias = graph.const(np.zeros(self.filters))
@@ -131,16 +130,13 @@ class DepthwiseConv2D:
 
         return y, pull
 
-    def infer(
-        self, graph: GraphWriter, parameters: Mapping[str, Ref], name: str, inputs: Sequence[Ref]
-    ) -> Ref:
-        """See `Layer`."""
-        kernel = parameters[f"{name}/kernel"]
+    def arrange(self, graph: GraphWriter, kernel: Ref, factor: Ref | None) -> Ref:
+        """See `Product`."""
         kernel = graph.reshape(kernel, (1, *self.size, kernel.shape[2]))
-        return self.product(graph, inputs[0], kernel, parameters.get(f"{name}/bias"))
+        return kernel if factor is None else graph.mul(kernel, factor)
 
     def product(self, graph: GraphWriter, x: Ref, kernel: Ref, bias: Ref | None, fused: int = 0) -> Ref:
-        """Write the operator itself, with the kernel ``[1, height, width, channels]``."""
+        """See `Product`; the kernel is ``[1, height, width, channels]``."""
         shape = (1, *self.windows(x.shape[1:3]).count, x.shape[3])
         if bias is None:
             bias = graph.const(np.zeros(x.shape[3]))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from collab.errors import ModelError
 from collab.federated import trainable as names
 from collab.federated.trainable import Description, DropoutMask, Weight
@@ -11,17 +14,21 @@ from collab.toolchain.trainable.inference import write_inference
 from collab.toolchain.trainable.losses import measure
 from collab.toolchain.trainable.network import Network, Pass
 from collab.toolchain.trainable.plain import NHWC_TO_CHWN, Dropout
+from collab.toolchain.trainable.pooling import pool_first
 from collab.toolchain.trainable.writer import FileWriter, GraphWriter, Ref
 
 MAX_BATCH: Final = 1024
+MAX_CALIBRATION: Final = 512
 
 
-def export(network: Network, batch_size: int) -> bytes:
+def export(network: Network, batch_size: int, calibration: NDArray[np.float32] | None = None) -> bytes:
     """Write the signatures of a trainable model (`collab.federated.trainable`).
 
     Args:
         network: the model.
         batch_size: examples in a step; larger batches are summed up from several.
+        calibration: inputs from which `bake` takes ranges for int8, at most `MAX_CALIBRATION`;
+            they travel with the model, so they must not be anybody's secret.
 
     Raises:
         ModelError: a shape does not fit, or there is nothing to train.
@@ -33,10 +40,18 @@ def export(network: Network, batch_size: int) -> bytes:
     network.shapes()
     file = FileWriter("collab trainable")
     _infer(file.subgraph(names.INFER), network)
-    training = file.subgraph(names.TRAIN)
-    _train(training, network, batch_size)
-    _evaluate(file.subgraph(names.EVALUATE), network, batch_size)
-    _initial(file.subgraph(names.INITIAL), network, describe(network, batch_size, training.peak_bytes()))
+    training, quick = file.subgraph(names.TRAIN), pool_first(network)
+    _train(training, quick, batch_size)
+    _evaluate(file.subgraph(names.EVALUATE), quick, batch_size)
+    initial = file.subgraph(names.INITIAL)
+    _initial(initial, network, describe(network, batch_size, training.peak_bytes()))
+    if calibration is not None:
+        if calibration.shape[1:] != network.input_shape or not 0 < len(calibration) <= MAX_CALIBRATION:
+            raise ModelError(
+                f"calibration of shape {calibration.shape} does not fit: "
+                f"give 1 to {MAX_CALIBRATION} inputs of shape {network.input_shape}"
+            )
+        initial.output(names.CALIBRATION, initial.const(calibration))
     return file.finish()
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from collab.toolchain.trainable.convolution import Conv2D
 from collab.toolchain.trainable.export import export
-from collab.toolchain.trainable.network import Layer, Network, Node, Parameter
+from collab.toolchain.trainable.network import Network, Node, Parameter, Plain, Product
 from collab.toolchain.trainable.plain import Activation, Dense, Flatten
 from collab.toolchain.trainable.pooling import Pool2D
 from collab.toolchain.trainable.writer import Shape
@@ -37,7 +37,7 @@ class _Stack:
         self.shape, self.nodes, self.parameters = shape, list[Node](), list[Parameter]()
         self._rng = np.random.default_rng(SEED)
 
-    def add(self, name: str, layer: Layer) -> None:
+    def add(self, name: str, layer: Plain | Product) -> None:
         self.nodes.append(Node(name, layer, (len(self.nodes),)))
 
     def weights(self, name: str, kernel: Shape) -> None:

@@ -9,10 +9,20 @@ from typing import Any, Final
 import numpy as np
 
 from collab.errors import ModelError
+from collab.federated.trainable import Loss
 from collab.toolchain.trainable.convolution import Conv2D, DepthwiseConv2D
-from collab.toolchain.trainable.network import Layer, Loss, Network, Node, Parameter
+from collab.toolchain.trainable.network import Network, Node, Parameter, Plain, Product
 from collab.toolchain.trainable.normalisation import BatchNorm, GroupNorm
-from collab.toolchain.trainable.plain import Activation, Add, Concatenate, Dense, Dropout, Flatten, Softmax
+from collab.toolchain.trainable.plain import (
+    Activation,
+    Add,
+    Concatenate,
+    Dense,
+    Dropout,
+    Flatten,
+    Kind,
+    Softmax,
+)
 from collab.toolchain.trainable.pooling import GlobalAverage, Pool2D
 from collab.toolchain.trainable.writer import Shape
 
@@ -28,6 +38,16 @@ ACTIVATIONS: Final = (
 )
 
 
+_SIMPLE: Final[Mapping[str, Kind]] = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "hard_sigmoid": "hard_sigmoid",
+    "hard_silu": "hard_silu",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+}
+
+
 def read_keras(model: Any, loss: Loss | None = None) -> Network:
     """Take a built Keras 3 model apart, a functional or sequential one with one input and one output.
 
@@ -40,7 +60,7 @@ def read_keras(model: Any, loss: Loss | None = None) -> Network:
     """
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(
-            f"the model has {len(model.inputs)} inputs and {len(model.outputs)} outputs: give one with one each"
+            f"the model has {len(model.inputs)} inputs and {len(model.outputs)} outputs: give one of each"
         )
     shape = tuple(model.inputs[0].shape[1:])
     if len(shape) not in (1, 3) or any(d is None for d in shape):
@@ -101,7 +121,7 @@ class _Reader:
             number = self.add(name, activation, (number,))
         self.place(node.output_tensors[0], number)
 
-    def add(self, name: str, layer: Layer, inputs: tuple[int, ...]) -> int:
+    def add(self, name: str, layer: Plain | Product, inputs: tuple[int, ...]) -> int:
         self.nodes.append(Node(name, layer, inputs))
         return len(self.nodes)
 
@@ -119,14 +139,14 @@ class _Reader:
         return network
 
 
-_Made = tuple[Layer | None, Layer | None]
+_Made = tuple[Plain | Product | None, Plain | None]
 
 
 def _known() -> str:
     return f"those that can are {', '.join(sorted(KINDS))}, with {', '.join(ACTIVATIONS)}"
 
 
-def _activation(function: Any) -> Layer | None:
+def _activation(function: Any) -> Plain | None:
     name = getattr(function, "__name__", type(function).__name__)
     if name == "linear":
         return None
@@ -134,8 +154,8 @@ def _activation(function: Any) -> Layer | None:
         return Softmax()
     if name == "leaky_relu":
         return Activation("leaky_relu", 0.2)  # the default of keras.activations
-    if name in ("relu", "relu6", "hard_sigmoid", "hard_silu", "sigmoid", "tanh"):
-        return Activation(name)
+    if name in _SIMPLE:
+        return Activation(_SIMPLE[name])
     raise ModelError(
         f"activation {name!r} cannot be trained on a device: use one of {', '.join(ACTIVATIONS)}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from collab.toolchain.trainable.network import Loss
+from collab.federated.trainable import Loss
 from collab.toolchain.trainable.writer import GraphWriter, Ref
 
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from collab.federated.trainable import Loss
 from collab.toolchain.trainable.writer import GraphWriter, Ref, Shape
 
 Pull = Callable[[Ref], Sequence[Ref]]
 """From the gradient of a layer's output to those of its inputs, in their order."""
-
-Loss = Literal["cross_entropy", "mean_squared_error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +69,25 @@ class Layer(Protocol):
             wanted: whether its inputs need gradients; if not, the pull may return none.
         """
 
+
+class Plain(Layer, Protocol):
+    """A layer that runs as it stands."""
+
     def infer(
         self, graph: GraphWriter, parameters: Mapping[str, Ref], name: str, inputs: Sequence[Ref]
     ) -> Ref:
         """Write the layer as it runs later: one image ``[1, height, width, channels]``."""
+
+
+@runtime_checkable
+class Product(Layer, Protocol):
+    """A product with a kernel, which takes along what follows it when it runs."""
+
+    def arrange(self, graph: GraphWriter, kernel: Ref, factor: Ref | None) -> Ref:
+        """The kernel in the order that its operator wants, each channel it makes times a factor."""
+
+    def product(self, graph: GraphWriter, x: Ref, kernel: Ref, bias: Ref | None, fused: int = 0) -> Ref:
+        """Write the operator as it runs later, with an arranged kernel and a fused activation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,7 @@ class Node:
     """A layer at its place; `inputs` are numbers of nodes before it, 0 is the model's input."""
 
     name: str
-    layer: Layer
+    layer: Plain | Product
     inputs: tuple[int, ...]
 
 
@@ -99,4 +113,12 @@ class Network:
         found = [self.input_shape]
         for node in self.nodes:
             found.append(node.layer.shape([found[i] for i in node.inputs]))
+        return found
+
+    def readers(self) -> list[list[int]]:
+        """Numbers of the nodes that read each node, the input first."""
+        found: list[list[int]] = [[] for _ in range(len(self.nodes) + 1)]
+        for number, node in enumerate(self.nodes, 1):
+            for i in node.inputs:
+                found[i].append(number)
         return found

@@ -118,7 +118,7 @@ class GroupNorm:
     def learn(self, run: Pass, name: str, inputs: Sequence[Ref], wanted: bool) -> tuple[Ref, Pull]:
         """See `Layer`."""
         g, (x,) = run.graph, inputs
-        channels, height, width, batch = x.shape
+        channels, batch = x.shape[0], x.shape[3]
         column, groups = (channels, 1, 1, 1), (self.groups, x.size // self.groups // batch, batch)
         grouped = g.reshape(x, groups)
         centred = g.sub(grouped, g.reduce("MEAN", grouped, (1,)))

@@ -61,15 +61,14 @@ class Dense:
 
         return y, pull
 
-    def infer(
-        self, graph: GraphWriter, parameters: Mapping[str, Ref], name: str, inputs: Sequence[Ref]
-    ) -> Ref:
-        """See `Layer`."""
-        kernel = graph.transpose(parameters[f"{name}/kernel"], (1, 0))
-        return self.product(graph, inputs[0], kernel, parameters.get(f"{name}/bias"))
+    def arrange(self, graph: GraphWriter, kernel: Ref, factor: Ref | None) -> Ref:
+        """See `Product`."""
+        if factor is not None:
+            kernel = graph.mul(kernel, factor)
+        return graph.transpose(kernel, (1, 0))
 
     def product(self, graph: GraphWriter, x: Ref, kernel: Ref, bias: Ref | None, fused: int = 0) -> Ref:
-        """Write the operator itself, with the kernel ``[units, features]``."""
+        """See `Product`; the kernel is ``[units, features]``."""
         shape = (x.shape[0], self.units)
         parts = (x, kernel, bias)
         return graph.op("FULLY_CONNECTED", parts, shape, fusedActivationFunction=fused)
@@ -131,6 +130,11 @@ class Activation:
             return graph.mul(graph.add(x, graph.const(3.0), RELU6), graph.const(1 / 6))
         names = {"relu": "RELU", "relu6": "RELU6", "sigmoid": "LOGISTIC", "tanh": "TANH"}
         return graph.unary(names[self.kind], x)
+
+    @property
+    def rises(self) -> bool:
+        """Whether a larger value never becomes a smaller one."""
+        return self.kind != "hard_silu" and self.slope >= 0
 
     @property
     def fused(self) -> int | None:
