@@ -9,6 +9,8 @@ most that a process of its own had resident while it trained.  Needs TensorFlow.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import statistics
 import subprocess
@@ -26,6 +28,8 @@ from collab.errors import BackendError
 from collab.federated.data.examples import Data, Examples
 from collab.federated.trainers.litert import LiteRtTrainer
 from collab.federated.update import LocalTraining
+from collab.runtime.litert import LiteRT
+from collab.toolchain.trainable.bake import bake
 from collab.toolchain.trainable.export import export
 from collab.toolchain.trainable.keras_model import read_keras
 
@@ -45,6 +49,12 @@ def _layers(name: str, layers: Any) -> list[Any]:
             *(layers.Conv2D(64, 5, padding="same", activation="relu"), layers.MaxPooling2D()),
             *(layers.Flatten(), layers.Dense(512, "relu"), layers.Dense(10)),
         ]
+    if name == "depthwise":
+        blocks: list[Any] = [layers.Conv2D(16, 3, 2, "same"), layers.BatchNormalization(), layers.ReLU()]
+        for width in (32, 64):
+            blocks += [layers.DepthwiseConv2D(3, padding="same"), layers.BatchNormalization(), layers.ReLU()]
+            blocks += [layers.Conv2D(width, 1), layers.BatchNormalization(), layers.ReLU()]
+        return [*blocks, layers.GlobalAveragePooling2D(), layers.Dense(10)]
     normal = [layers.BatchNormalization()] if name == "cnn-bn" else []
     more = [layers.BatchNormalization()] if name == "cnn-bn" else []
     return [
@@ -100,11 +110,13 @@ def examples(name: str, count: int) -> Examples:
 
 
 class Sides(NamedTuple):
-    """Seconds a step, chunk by chunk, and how far the weights are apart after `EQUAL_STEPS`."""
+    """Seconds a step, chunk by chunk, and how far weights are apart after `EQUAL_STEPS`."""
 
     ours: list[float]
     theirs: list[float]
     apart: float
+    noise: float
+    """How far TensorFlow is from itself when each batch's examples come in reverse order."""
 
 
 def compare(tf: Any, name: str, batch: int, chunks: int, steps: int) -> Sides:
@@ -118,12 +130,20 @@ def compare(tf: Any, name: str, batch: int, chunks: int, steps: int) -> Sides:
     for at in range(0, len(given), batch):
         x, y = given.take(order[at : at + batch])
         batches.append((tf.constant(x), tf.constant(y)))
+    start = [variable.numpy() for variable in model.weights]
     step = stepper(tf, model)
-    for x, y in batches[:EQUAL_STEPS]:
-        step(x, y)
+    ends = []
+    for turn in (1, -1):
+        for variable, value in zip(model.weights, start, strict=True):
+            variable.assign(value)
+        for x, y in batches[:EQUAL_STEPS]:
+            step(x[::turn], y[::turn])
+        ends.append([variable.numpy() for variable in model.weights])
+    noise = max(float(np.abs(a - b).max()) for a, b in zip(*ends, strict=True))
     found = trainer.train(trainer.initial, task).parameters
     apart = max(
-        float(np.abs(found["/".join(v.path.split("/")[-2:])] - v.numpy()).max()) for v in model.weights
+        float(np.abs(found["/".join(v.path.split("/")[-2:])] - end).max())
+        for v, end in zip(model.weights, ends[0], strict=True)
     )
     ours, theirs = [], []
     chunk = LocalTraining(batch_size=batch, learning_rate=RATE, max_steps=steps)
@@ -135,14 +155,15 @@ def compare(tf: Any, name: str, batch: int, chunks: int, steps: int) -> Sides:
             loss = step(x, y)
         loss.numpy()
         theirs.append((time.perf_counter() - begun) / steps)
-    return Sides(ours, theirs, apart)
+    return Sides(ours, theirs, apart, noise)
 
 
 def resident(side: str, name: str, batch: int) -> None:
     """In a process of its own: train a little and print the most bytes that were resident."""
-    given = examples(name, 40 * batch)
+    with np.load(Path(sys.argv[5]).with_suffix(".npz")) as arrays:
+        given = Examples(arrays["x"], arrays["y"], 255.0)
     if side == "litert":
-        model = Path(sys.argv[5]).read_bytes()
+        model = Path(sys.argv[5])
         trainer = LiteRtTrainer(model, Data(given, given.first(1)))
         trainer.train(trainer.initial, LocalTraining(batch_size=batch, max_steps=40))
     else:
@@ -159,12 +180,43 @@ def memory(tf: Any, name: str, batch: int, folder: Path) -> tuple[float, float]:
     """Most MB resident while LiteRT and TensorFlow train, each in a process of its own."""
     file = folder / f"{name}.tflite"
     file.write_bytes(export(read_keras(build(tf, name)), batch))
+    given = examples(name, 40 * batch)
+    np.savez(file.with_suffix(".npz"), x=given.x, y=given.y)
     found = []
     for side in ("litert", "tensorflow"):
         command = [sys.executable, "-m", "benchmarks.training", "resident", side, name, str(batch), str(file)]
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         found.append(float(lines[-1]) / 1000)
     return found[0], found[1]
+
+
+def served(tf: Any, name: str, rounds: int) -> tuple[float, float]:
+    """Median seconds of one answer of the baked model and of the converter's, in turn."""
+    model = build(tf, name)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:  # as if it had been trained
+        variable.assign(variable.numpy() + rng.uniform(0, 0.1, variable.shape).astype(np.float32))
+    network = read_keras(model)
+    baked = bake(export(network, 2), {p.name: p.value for p in network.parameters})
+    fixed = tf.keras.models.clone_model(
+        model, input_tensors=tf.keras.Input(model.input_shape[1:], batch_size=1)
+    )
+    fixed.set_weights(model.get_weights())
+    with contextlib.redirect_stdout(io.StringIO()):
+        converted = bytes(tf.lite.TFLiteConverter.from_keras_model(fixed).convert())
+    stages = [LiteRT().load(data) for data in (baked, converted)]
+    x = rng.random((1, *network.input_shape)).astype(np.float32)
+    answers = [stage.run([x])[0] for stage in stages]
+    if not np.allclose(*answers, rtol=1e-3, atol=1e-4):
+        raise BackendError(f"{name}: the baked model answers {answers[0]}, the converted one {answers[1]}")
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for stage, took in zip(stages, times, strict=True):
+            begun = time.perf_counter()
+            for _ in range(20):
+                stage.run([x])
+            took.append((time.perf_counter() - begun) / 20)
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 async def measure(options: argparse.Namespace) -> list[Figure]:
@@ -184,8 +236,14 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
             target = "<= 1.0" if name.startswith("mlp") else "<= 2.5"
             how = f"{ours * 1e6:.0f} µs a step; yardstick tf.function in µs, in turn, one thread each"
             figures.append(Figure(f"step, {name}, batch {batch}", ratio, "times", target, theirs * 1e6, how))
-            how = f"largest difference of a weight after {EQUAL_STEPS} steps"
-            figures.append(Figure(f"apart, {name}, batch {batch}", sides.apart, "", "<= 1e-5", None, how))
+            how = f"largest difference of a weight after {EQUAL_STEPS} steps; yardstick: TensorFlow beside "
+            how += "itself with each batch in reverse order"
+            apart = Figure(f"apart, {name}, batch {batch}", sides.apart, "", "<= 1e-5", sides.noise, how)
+            figures.append(apart)
+    for name in ("cnn-bn", "depthwise"):
+        ours, theirs = served(tf, name, 5 * chunks)
+        how = f"{ours * 1e6:.0f} µs an answer; yardstick the converter's model in µs, in turn"
+        figures.append(Figure(f"baked, {name}", ours / theirs, "times", "<= 1.1", theirs * 1e6, how))
     with tempfile.TemporaryDirectory() as folder:
         for name in ("mlp", "cnn"):
             ours, theirs = memory(tf, name, 32, Path(folder))

@@ -22,7 +22,7 @@ _NICE: Final = 19
 """Beside a thread of priority 0 that wants the same core it gets 15 parts of 1039 (sched(7))."""
 _CLOSE_S: Final = 2.0
 """How long closing waits for a step; one that hangs goes with the process."""
-_STUCK_S: Final = 5.0
+_STUCK_S: Final = 2.0
 """A job that was told to end so long ago hangs."""
 
 

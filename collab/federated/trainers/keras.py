@@ -11,7 +11,7 @@ from collab.errors import BackendError, ModelError
 from collab.federated import trainable as names
 from collab.federated.data.examples import Data
 from collab.federated.trainable import Description, Loss, Weight
-from collab.federated.trainers.local import Batch, Budget, LocalTrainer, Step
+from collab.federated.trainers.local import Batch, Budget, LocalTrainer, Step, opened
 from collab.federated.update import Parameters
 
 BATCH: Final = 32
@@ -133,7 +133,7 @@ class KerasTrainer(LocalTrainer):
     def __init__(
         self,
         model: Path | Any,
-        data: Data,
+        data: Data | str,
         *,
         budget: Budget = Budget(),
         batch_size: int = BATCH,
@@ -143,7 +143,7 @@ class KerasTrainer(LocalTrainer):
 
         Args:
             model: a Keras model, or the path of a ``.keras`` file.
-            data: this device's examples.
+            data: this device's examples, or the line that says where they are (`open_data`).
             budget: the most that a training may take; memory is not bounded by what TensorFlow takes.
             batch_size: examples that go through at a time; larger batches are summed up from several.
             loss: what is minimised.
@@ -154,4 +154,5 @@ class KerasTrainer(LocalTrainer):
             TensorError: the data does not fit the model.
             LimitExceeded: the budget is too small for the data.
         """
-        super().__init__(KerasEngine(model, batch_size, loss), data, budget)
+        engine = KerasEngine(model, batch_size, loss)
+        super().__init__(engine, opened(data, engine, budget), budget)

@@ -9,7 +9,7 @@ from collab.errors import ModelError
 from collab.federated import trainable as names
 from collab.federated.data.examples import Data
 from collab.federated.trainable import Description, read_description
-from collab.federated.trainers.local import Batch, Budget, LocalTrainer, Step
+from collab.federated.trainers.local import Batch, Budget, LocalTrainer, Step, opened
 from collab.federated.update import Parameters
 from collab.runtime.litert import LiteRT, Signatures
 
@@ -82,13 +82,21 @@ class LiteRtTrainer(LocalTrainer):
     """Trains a trainable model where TensorFlow is not."""
 
     def __init__(
-        self, model: Path | bytes, data: Data, *, budget: Budget = Budget(), threads: int = 1
+        self, model: Path | bytes, data: Data | str, *, budget: Budget = Budget(), threads: int = 1
     ) -> None:
         """Load the model and check the data.
+
+        Args:
+            model: a trainable ``.tflite``.
+            data: this device's examples, or the line that says where they are (`open_data`).
+            budget: the most that a training may take.
+            threads: of LiteRT.
 
         Raises:
             ModelError: the file is not a trainable model.
             TensorError: the data does not fit the model.
             LimitExceeded: the budget is too small for the model and the data.
+            CollabError: whatever `open_data` raises.
         """
-        super().__init__(LiteRtEngine(model, threads), data, budget)
+        engine = LiteRtEngine(model, threads)
+        super().__init__(engine, opened(data, engine, budget), budget)

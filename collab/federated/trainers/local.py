@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from collab.errors import BackendError, Cancelled, ConfigError, LimitExceeded, TensorError
 from collab.federated.base import Trained
 from collab.federated.data.examples import Data, Examples
+from collab.federated.data.sources import MAX_BYTES, open_data
 from collab.federated.trainable import Description
 from collab.federated.trainers.optimizers import make_optimizer
 from collab.federated.update import LocalTraining, Parameters
@@ -81,6 +82,13 @@ class Budget:
     """Training then ends early, after a whole step, and says so in ``metrics``."""
     memory_bytes: int | None = None
     """Of data, weights, optimizer and one step together."""
+
+
+def opened(data: Data | str, engine: Engine, budget: Budget) -> Data:
+    """The examples, read from where a line of settings says if that is given."""
+    if isinstance(data, Data):
+        return data
+    return open_data(data, engine.description, max_bytes=min(MAX_BYTES, budget.memory_bytes or MAX_BYTES))
 
 
 class LocalTrainer:

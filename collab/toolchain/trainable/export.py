@@ -14,6 +14,7 @@ from collab.toolchain.trainable.inference import write_inference
 from collab.toolchain.trainable.losses import measure
 from collab.toolchain.trainable.network import Network, Pass
 from collab.toolchain.trainable.plain import NHWC_TO_CHWN, Dropout
+from collab.toolchain.trainable.pooling import pool_first
 from collab.toolchain.trainable.writer import FileWriter, GraphWriter, Ref
 
 MAX_BATCH: Final = 1024
@@ -39,9 +40,9 @@ def export(network: Network, batch_size: int, calibration: NDArray[np.float32] |
     network.shapes()
     file = FileWriter("collab trainable")
     _infer(file.subgraph(names.INFER), network)
-    training = file.subgraph(names.TRAIN)
-    _train(training, network, batch_size)
-    _evaluate(file.subgraph(names.EVALUATE), network, batch_size)
+    training, quick = file.subgraph(names.TRAIN), pool_first(network)
+    _train(training, quick, batch_size)
+    _evaluate(file.subgraph(names.EVALUATE), quick, batch_size)
     initial = file.subgraph(names.INITIAL)
     _initial(initial, network, describe(network, batch_size, training.peak_bytes()))
     if calibration is not None:

@@ -16,7 +16,7 @@ def write_inference(graph: GraphWriter, network: Network, parameters: Mapping[st
     What only depends on parameters becomes constant once they are: `bake` evaluates it, so that
     a normalisation behind a convolution costs nothing.
     """
-    readers = _readers(network)
+    readers = network.readers()
     values: dict[int, Ref] = {0: x}
     for number, node in enumerate(network.nodes, 1):
         if number in values:  # taken along by the operator before it
@@ -28,15 +28,6 @@ def write_inference(graph: GraphWriter, network: Network, parameters: Mapping[st
         else:
             values[number] = node.layer.infer(graph, parameters, node.name, inputs)
     return values[len(network.nodes)]
-
-
-def _readers(network: Network) -> list[list[int]]:
-    """Numbers of the nodes that read each node, the input first."""
-    readers: list[list[int]] = [[] for _ in range(len(network.nodes) + 1)]
-    for number, node in enumerate(network.nodes, 1):
-        for i in node.inputs:
-            readers[i].append(number)
-    return readers
 
 
 def _product(

@@ -114,3 +114,11 @@ class Network:
         for node in self.nodes:
             found.append(node.layer.shape([found[i] for i in node.inputs]))
         return found
+
+    def readers(self) -> list[list[int]]:
+        """Numbers of the nodes that read each node, the input first."""
+        found: list[list[int]] = [[] for _ in range(len(self.nodes) + 1)]
+        for number, node in enumerate(self.nodes, 1):
+            for i in node.inputs:
+                found[i].append(number)
+        return found

@@ -132,6 +132,11 @@ class Activation:
         return graph.unary(names[self.kind], x)
 
     @property
+    def rises(self) -> bool:
+        """Whether a larger value never becomes a smaller one."""
+        return self.kind != "hard_silu" and self.slope >= 0
+
+    @property
     def fused(self) -> int | None:
         """Its number as an activation that other operators take along, if they can."""
         return {"relu": RELU, "relu6": RELU6}.get(self.kind)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from collab.toolchain.trainable.network import Pass, Pull
-from collab.toolchain.trainable.plain import CLAMP, LARGEST
+from collab.toolchain.trainable.network import Network, Node, Pass, Pull
+from collab.toolchain.trainable.plain import CLAMP, LARGEST, Activation
 from collab.toolchain.trainable.windows import SAME, VALID, Windows
 from collab.toolchain.trainable.writer import GraphWriter, Ref, Shape
 
@@ -113,3 +113,23 @@ class GlobalAverage:
     ) -> Ref:
         """See `Layer`."""
         return graph.reduce("MEAN", inputs[0], (1, 2), keep=False)
+
+
+def pool_first(network: Network) -> Network:
+    """The same network with activations behind the pooling that follows them, where that changes nothing.
+
+    The largest of rising values is where the largest of the values before was, and there are fewer.
+    """
+    nodes, readers = list(network.nodes), network.readers()
+    for number in range(1, len(nodes)):
+        first, second = nodes[number - 1], nodes[number]
+        if (
+            isinstance(first.layer, Activation)
+            and first.layer.rises
+            and isinstance(second.layer, Pool2D)
+            and second.layer.largest
+            and readers[number] == [number + 1]
+        ):
+            nodes[number - 1] = Node(second.name, second.layer, first.inputs)
+            nodes[number] = Node(first.name, first.layer, (number,))
+    return replace(network, nodes=tuple(nodes))

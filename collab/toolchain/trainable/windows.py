@@ -71,12 +71,21 @@ class Windows:
         return g.pad_with(x, around, value) if value else g.pad(x, around)
 
     def pick(self, g: GraphWriter, padded: Ref, at: tuple[int, int]) -> Ref:
-        """One element of each window, ``[channels, rows, columns, batch]``."""
-        channels, batch = padded.shape[0], padded.shape[3]
-        begin, end = [0, *at, 0], [channels, 0, 0, batch]
-        for axis in (0, 1):
-            end[1 + axis] = at[axis] + (self.count[axis] - 1) * self.stride[axis] + 1
-        return g.strided(padded, begin, end, [1, *self.stride, 1])
+        """One element of each window, ``[channels, rows, columns, batch]``.
+
+        Strided slices go element by element in LiteRT; blocks of a reshaped image go in runs.
+        """
+        channels, height, width, batch = padded.shape
+        (rows, columns), (down, right) = self.count, self.stride
+        if down == right == 1:
+            return g.slice(padded, (0, *at, 0), (channels, rows, columns, batch))
+        blocks = -(-height // down), -(-width // right)
+        behind = [(0, blocks[0] * down - height), (0, blocks[1] * right - width)]
+        padded = g.pad(padded, [(0, 0), *behind, (0, 0)])
+        cut = g.reshape(padded, (channels, blocks[0], down, blocks[1], right * batch))
+        begin = (0, at[0] // down, at[0] % down, at[1] // right, at[1] % right * batch)
+        made = g.slice(cut, begin, (channels, rows, 1, columns, batch))
+        return g.reshape(made, (channels, rows, columns, batch))
 
     def place(self, g: GraphWriter, parts: Sequence[Ref]) -> Ref:
         """Gradients of the elements of each window, in the order of `offsets` -> of the image."""

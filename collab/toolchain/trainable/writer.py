@@ -37,7 +37,6 @@ _OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "AVERAGE_POOL_2D": "Pool2DOptions",
         "CONCATENATION": "ConcatenationOptions",
         "RESHAPE": "ReshapeOptions",
-        "STRIDED_SLICE": "StridedSliceOptions",
         "SUM": "ReducerOptions",
         "MEAN": "ReducerOptions",
         "SOFTMAX": "SoftmaxOptions",
@@ -289,14 +288,6 @@ class GraphWriter:
             return x
         parts = (x, self.const(begin, "int32"), self.const(size, "int32"))
         return self.op("SLICE", parts, tuple(int(d) for d in size))
-
-    def strided(self, x: Ref, begin: Sequence[int], end: Sequence[int], step: Sequence[int]) -> Ref:
-        """Every `step`-th element of a block."""
-        if all(s == 1 for s in step):
-            return self.slice(x, begin, [e - b for b, e in zip(begin, end, strict=True)])
-        shape = tuple(-(-(e - b) // s) for b, e, s in zip(begin, end, step, strict=True))
-        parts = (x, *(self.const(part, "int32") for part in (begin, end, step)))
-        return self.op("STRIDED_SLICE", parts, shape)
 
     def concat(self, parts: Sequence[Ref], axis: int) -> Ref:
         """Tensors one behind another along an axis."""

@@ -22,21 +22,25 @@ from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
-from collab.federated import evaluating, task
+from collab.federated import task
+from collab.federated.evaluating import MAX_METRICS as MAX_EVALUATED
+from collab.federated.ledger import MAX_LEFT_OUT
+from collab.federated.orders import MAX_HELD_MODELS
 from collab.federated.aggregate.combine import BLOCK_BYTES
 from collab.federated.aggregate.fixed import MAX_VALUE, MAX_WEIGHT
 from collab.federated.aggregate.partial import MAX_TERMS
 from collab.federated.compression.message import DEFAULT_MOST_BYTES, MAX_TENSORS
 from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
-from collab.federated.ledger import MAX_LEFT_OUT
-from collab.federated.orders import MAX_HELD_MODELS
 from collab.federated.privacy import accounting, messages
+from collab.federated.data import archives, pictures, sources, tables
+from collab.federated.trainers import local
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
 from collab.node.limits import SessionLimits
 from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
 from collab.node.training_config import TrainingConfig
+from collab.toolchain.trainable import export
 
 ROOT = Path(__file__).parents[3]
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -99,7 +103,7 @@ def test_every_command_and_its_options_exist(page, known):
 
 def test_every_row_of_the_command_table_names_options_of_its_command(known):
     text = (ROOT / "README.md").read_text("utf-8")
-    rows = re.findall(r"^\| `collab ([a-z ]+?)(?: [A-Z]+)?` \|(.*)$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `collab ([a-z -]+?)(?: [A-Z]+)?` \|(.*)$", text, re.MULTILINE)
     described = set()
     for name, rest in rows:
         command = tuple(name.split())
@@ -176,15 +180,21 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "store": f"{node.store_bytes >> 30} GiB",
         "an emulated network: hosts, links": f"{emulator.MAX_HOSTS}, {emulator.MAX_LINKS:,}",
         "a simulated network: hosts, links": f"{network.MAX_PLACES:,}, {network.MAX_LINKS:,}",
+        "a node's examples: number, bytes, files of a folder": f"{sources.MAX_EXAMPLES:,}, "
+        f"{sources.MAX_BYTES >> 30} GiB, {archives.MAX_FILES:,}",
+        "a table of examples: columns, characters of a field; pixels of a picture": f"{tables.MAX_COLUMNS:,}, "
+        f"{tables.MAX_FIELD:,}; {pictures.MAX_PIXELS:,}",
+        "a trainable model: its description, examples of a batch, of its calibration": "1 MiB, "
+        f"{export.MAX_BATCH:,}, {export.MAX_CALIBRATION}",
+        "examples of a task's batch": f"{local.MAX_BATCH:,}",
         "packets under way in the emulator": f"{MAX_HELD:,}",
+        "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
+        f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
+        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {MAX_EVALUATED}",
+        "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
         "a secure sum: clients, numbers of a vector, a signature": f"3 to {messages.MAX_CLIENTS}, "
         f"{messages.MAX_LENGTH:,}, {messages.MAX_SIGNATURE_BYTES:,} bytes",
         "rounds that a privacy budget counts": f"{accounting.MAX_ROUNDS:,}",
-        "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
-        f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
-        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; "
-        f"{evaluating.MAX_METRICS}",
-        "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
         "a message of federated learning: tensors, all of them as they come out": f"{MAX_TENSORS:,}, "
         f"{DEFAULT_MOST_BYTES >> 20} MiB",
