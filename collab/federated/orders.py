@@ -1,0 +1,81 @@
+"""What server and clients of a federated run say to each other, apart from weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from collab.core.ids import Digest
+from collab.core.plan import Frozen
+from collab.federated.update import LocalTraining
+
+MAX_HELD_MODELS: Final = 16
+"""Models that a client names as held; the newest last."""
+
+
+class OrderId(Frozen, frozen=True, order=True):
+    """Names one ask of one client.  It stays the same when the server is killed and resumed.
+
+    An answer that names another run, or an order that is not open, comes from a dead
+    incarnation and is never counted.
+    """
+
+    run: str
+    """Drawn at random when a run begins."""
+    round: int
+    """The one whose model it begins with is ``round - 1``; the first round is 1, and model 0 the task's."""
+    attempt: int = 0
+    """Asks of one client in one round differ in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an order asks for."""
+
+    model: Digest
+    """Weights to begin with."""
+    training: LocalTraining
+    """Its seed is the client's own for this order."""
+    deadline_s: float
+    """Left until the server stops waiting; the client gives up then."""
+    control: Digest | None = None
+    """The server's control variate (SCAFFOLD)."""
+    counted: OrderId | None = None
+    """The client's last order whose update was counted; it may have missed that it was."""
+
+
+class Capabilities(Frozen, frozen=True, kw_only=True):
+    """What a client says of itself when it joins, or when that has changed."""
+
+    samples: int
+    """Examples that it enrols with."""
+    step_s: float | None = None
+    """Measured seconds of a training step; None: not measured yet."""
+    down_bytes_s: float | None = None
+    """Measured rate of the link from the server; None: not measured yet."""
+    up_bytes_s: float | None = None
+    rtt_s: float = 0.0
+    willing: bool = True
+    """Whether its policy lets it train now (idle, charging, unmetered, hours)."""
+    reason: str = ""
+    """Why not."""
+    holds: tuple[Digest, ...] = ()
+    """Models of the run that it still has, at most `MAX_HELD_MODELS`; a broadcast may be a delta to one."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRef:
+    """An update in the server's blob store; its digest was checked and it passed the gate."""
+
+    digest: Digest
+    bytes: int
+    """As they came over the wire."""
+    samples: int
+    """That it was trained on, as the gate let it pass."""
+    norm: float = 0.0
+    """Of the delta; the gate compares later ones with it, also after a resume."""
+    loss: float | None = None
+    seconds: float = 0.0
+    """Of training, on the client's clock."""
+    metrics: Mapping[str, float] | None = None

@@ -1,0 +1,63 @@
+"""One record for each round: a line of JSON in ``rounds.jsonl``, for ``fed status`` and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from collab.core.ids import Digest
+from collab.core.plan import Frozen
+
+
+class TookPart(Frozen, frozen=True, kw_only=True):
+    """A client whose update is in the round's model."""
+
+    client: str
+    samples: int
+    loss: float | None = None
+    seconds: float = 0.0
+    """Of training, on its own clock."""
+    down_bytes: int = 0
+    up_bytes: int = 0
+    staleness: int = 0
+
+
+class LeftOut(Frozen, frozen=True, kw_only=True):
+    """A client that was asked and whose update is not in the round's model."""
+
+    client: str
+    kind: Literal["declined", "failed", "refused", "late", "skipped"]
+    reason: str
+    field: str = ""
+
+
+class RoundRecord(Frozen, frozen=True, kw_only=True, omit_defaults=False):
+    """What came of one round."""
+
+    round: int
+    outcome: Literal["made", "skipped"]
+    model: Digest
+    """After the round."""
+    seconds: float
+    """From opening to the durable model, evaluation not included; since the last resume only."""
+    aggregation_s: float = 0.0
+    loss: float | None = None
+    """Of local training: mean of the clients', weighted by samples."""
+    samples: int = 0
+    down_bytes: int = 0
+    up_bytes: int = 0
+    took_part: tuple[TookPart, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    quarantined: tuple[str, ...] = ()
+    """Clients that are left out of the next round."""
+    present: int = 0
+    """Clients that were connected when it closed."""
+    evaluation: Mapping[str, float] = {}
+    """``loss``, ``accuracy``, ``samples``: means over who evaluated, weighted by samples; empty: not due."""
+    metrics: Mapping[str, float] = {}
+    """Of aggregation, such as ``epsilon``."""
+    reason: str = ""
+    """Why it was skipped."""
+    extensions: int = 0
+    resumed: int = 0
+    """Times that the server was started again during it."""

@@ -1,0 +1,627 @@
+"""The server's side of federated rounds: events in, actions out, no I/O and no clock.
+
+What must survive a crash is an entry of the journal.  A decision is first persisted, then
+becomes part of the ledger, and only then is acted on; a resumed server begins with the same
+ledger and repeats what it cannot know to have been done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, Literal
+
+from collab.core.ids import Digest
+from collab.federated import entries, events
+from collab.federated.actions import (
+    Acknowledge,
+    Action,
+    Aggregate,
+    Agree,
+    Cancel,
+    Evaluate,
+    Fetch,
+    Finish,
+    Keep,
+    Notify,
+    Offer,
+    Persist,
+    Record,
+    Send,
+)
+from collab.federated.decide import Scene, Wait, decide, skipped
+from collab.federated.evaluating import Evaluating, evaluators, is_due
+from collab.federated.flights import Flight, Flights
+from collab.federated.ledger import Ledger
+from collab.federated.orders import Capabilities, OrderId, Work
+from collab.federated.task import Task
+
+Actions = list[Action]
+
+_DECISIONS: Final = (
+    entries.Started,
+    entries.Resumed,
+    entries.Asked,
+    entries.Extended,
+    entries.Skipped,
+    entries.Restarted,
+    entries.Closed,
+    entries.Made,
+    entries.Recorded,
+    entries.Finished,
+)
+"""Entries that are about the whole run: one at a time is under way."""
+MAX_AGREE_S: Final = 30.0
+"""How long offers may be unanswered before those who have accepted agree on keys."""
+
+
+class Rounds:
+    """A run's server.
+
+    Args:
+        task: A checked one.
+        ledger: What the journal told; a new one for a new run.
+        spent: Asked with the number of models made before a round opens: why there may be no more
+            (a privacy budget), or nothing.
+        secure: Whether updates are masked, so that clients agree on keys before they train.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        ledger: Ledger | None = None,
+        *,
+        spent: Callable[[int], str] = lambda models: "",
+        secure: bool = False,
+    ) -> None:
+        self.ledger = ledger if ledger is not None else Ledger()
+        self._task = task
+        self._spent = spent
+        self._secure = secure
+        self._present: dict[str, Capabilities] = {}
+        self._flights = Flights()
+        self._pending: dict[int, entries.Entry] = {}
+        self._step = 0
+        self._deciding = False
+        self._over = False
+        self._opened_at = 0.0
+        self._deadline: float | None = None
+        """Of the round that gathers."""
+        self._closed_at = 0.0
+        self._waiting: float | None = None
+        """When to give up on clients that are missing."""
+        self._expected = 0
+        """Clients that a resumed run waits for before it chooses among them."""
+        self._out = frozenset(self.ledger.quarantine)
+        self._evaluating: Evaluating | None = None
+        self._agree_until: float | None = None
+        self._agreeing = self._agreed = False
+
+    # --- outside ------------------------------------------------------------------
+
+    def begin(self, run: str, task: Digest, model: Digest, model_bytes: int, now: float) -> Actions:
+        """Begin, or go on with what the ledger tells of.
+
+        Args:
+            run: A random name; a resumed run keeps the one that it has.
+            task: Digest of the task.
+            model: The initial weights.
+            model_bytes: Their size when they are sent whole.
+            now: Time of the monotonic clock that `handle` is given.
+        """
+        if self.ledger.finished is not None:
+            self._over = True
+            return [self._finish(self.ledger.finished)]
+        if not self.ledger.run:
+            return self._persist(entries.Started(run=run, task=task, model=model, model_bytes=model_bytes))
+        self._expected = self.ledger.present
+        return self._persist(entries.Resumed())
+
+    def handle(self, event: events.Event, now: float) -> Actions:
+        """Take one event; what is to be done, in order."""
+        if self._over:
+            return []
+        actions = _HANDLERS[type(event)](self, event, now)
+        return [*actions, *self._advance(now)]
+
+    def snapshot(self) -> Ledger:
+        """What may stand in the journal for all entries that were told to be persisted."""
+        return self.ledger
+
+    @property
+    def wake_at(self) -> float | None:
+        """When a `Tick` is due."""
+        if self._over:
+            return None
+        times = [self._waiting, self._agree_until]
+        if self.ledger.closing is None:
+            times.append(self._deadline)
+        if self._evaluating is not None:
+            times.append(self._evaluating.until)
+        if self._is_async:
+            times.append(self._flights.next_expiry)
+        return min((time for time in times if time is not None), default=None)
+
+    # --- clients ------------------------------------------------------------------
+
+    def _joined(self, event: events.Joined, now: float) -> Actions:
+        new = event.client not in self._present
+        self._present[event.client] = event.capabilities
+        flight = self._flights.get(event.client)
+        return self._offer(event.client, flight, now) if new and flight is not None else []
+
+    def _left(self, event: events.Left, now: float) -> Actions:
+        self._present.pop(event.client, None)
+        if (flight := self._flights.get(event.client)) is not None:
+            flight.step("lose")
+        if self._evaluating is not None:
+            self._evaluating.gave_up(event.client)
+        return []
+
+    def _offer(self, client: str, flight: Flight, now: float) -> Actions:
+        if client not in self._present or not flight.step("offer"):
+            return []
+        left = self._answer_by(flight) - now
+        training = replace(self._task.training, seed=self._seed(client, flight.order))
+        work = Work(
+            self.ledger.model, training, max(left, 0.0), self.ledger.control, self.ledger.last_order(client)
+        )
+        return [Offer(client, flight.order, work)]
+
+    def _answer_by(self, flight: Flight) -> float:
+        """Until when an order's update is of use."""
+        if flight.expires is not None:
+            return flight.expires
+        rules = self._task.round
+        until = self._deadline if self._deadline is not None else self._opened_at + rules.deadline_s
+        late = rules.late.max_staleness if rules.late.policy == "discount" else 0
+        return until + late * rules.deadline_s
+
+    def _accepted(self, event: events.Accepted, now: float) -> Actions:
+        flight = self._flights.get(event.client, event.order)
+        if flight is None:
+            return [Cancel(event.client, event.order, self._why_not(event.client, event.order))]
+        if not flight.step("accept") or (self._secure and not self._agreed):
+            return []
+        return self._send(event.client, flight)
+
+    def _send(self, client: str, flight: Flight) -> Actions:
+        if flight.order.round != self.ledger.made + 1:
+            return self._drop(client, flight.order, "failed", "came back without the model of its round")
+        capabilities = self._present.get(client)
+        if capabilities is None or not flight.step("send"):
+            return []
+        return [Send(client, flight.order, self.ledger.model, self.ledger.control, capabilities.holds)]
+
+    def _sent(self, event: events.Sent, now: float) -> Actions:
+        if (flight := self._flights.get(event.client, event.order)) is not None:
+            flight.step("sent")
+            flight.down_bytes += event.bytes
+        return []
+
+    def _declined(self, event: events.Declined, now: float) -> Actions:
+        return self._drop(event.client, event.order, "declined", event.reason)
+
+    def _failed(self, event: events.Failed, now: float) -> Actions:
+        return self._drop(event.client, event.order, "failed", event.reason)
+
+    def _announced(self, event: events.Announced, now: float) -> Actions:
+        flight = self._flights.get(event.client, event.order)
+        if flight is None:
+            return self._late(event.client, event.order)
+        if not flight.step("announce"):
+            return []
+        return [Fetch(event.client, event.order, event.digest, event.bytes)]
+
+    def _late(self, client: str, order: OrderId) -> Actions:
+        if self.ledger.was_counted(client, order):
+            return [Acknowledge(client, order, counted=True)]
+        return [Acknowledge(client, order, counted=False, reason=self._why_not(client, order))]
+
+    def _why_not(self, client: str, order: OrderId) -> str:
+        if order.run != self.ledger.run:
+            return f"run {order.run[:16]} is not this one"
+        return f"round {order.round} does not wait for it"
+
+    def _arrived(self, event: events.Arrived, now: float) -> Actions:
+        client, order, update = event.client, event.order, event.update
+        flight = self._flights.get(client, order)
+        if flight is None:
+            return self._late(client, order)
+        staleness = self.ledger.round - order.round
+        if staleness > self._max_staleness:
+            return self._drop(client, order, "late", f"{staleness} rounds late", up_bytes=update.bytes)
+        if not flight.step("keep"):
+            return []
+        return self._persist(
+            entries.Counted(
+                client=client,
+                order=order,
+                digest=update.digest,
+                samples=update.samples,
+                staleness=staleness,
+                norm=update.norm,
+                loss=update.loss,
+                seconds=update.seconds,
+                down_bytes=flight.down_bytes,
+                up_bytes=update.bytes,
+            )
+        )
+
+    def _refused(self, event: events.Refused, now: float) -> Actions:
+        rules = self._task.quarantine
+        until = None
+        if self.ledger.refusals.get(event.client, 0) + 1 >= rules.after:
+            until = -1 if rules.rounds is None else self.ledger.round + rules.rounds + 1
+        return self._drop(event.client, event.order, "refused", event.reason, event.field, event.bytes, until)
+
+    def _drop(
+        self,
+        client: str,
+        order: OrderId,
+        kind: entries.Out,
+        reason: str,
+        field: str = "",
+        up_bytes: int = 0,
+        until: int | None = None,
+    ) -> Actions:
+        flight = self._flights.get(client, order)
+        if flight is None or not flight.step("keep"):
+            return []
+        return self._persist(
+            entries.Dropped(
+                client=client,
+                order=order,
+                kind=kind,
+                reason=reason[:200],
+                field=field[:200],
+                down_bytes=flight.down_bytes,
+                up_bytes=up_bytes,
+                quarantined=until,
+            )
+        )
+
+    def _released(self, event: events.Released, now: float) -> Actions:
+        return self._persist(entries.Let(client=event.client))
+
+    def _stop(self, event: events.StopAsked, now: float) -> Actions:
+        self._over = True
+        ledger = self.ledger
+        return [Finish("stopped", 1, "stopped; resume it with 'fed resume'", ledger.model, ledger.models)]
+
+    # --- the whole run ----------------------------------------------------------------
+
+    def _aggregated(self, event: events.Aggregated, now: float) -> Actions:
+        closing = self.ledger.closing
+        if closing is None or closing.round != event.round or self._deciding:
+            return []
+        return self._persist(
+            entries.Made(
+                round=event.round,
+                model=event.model,
+                model_bytes=event.model_bytes,
+                state=event.state,
+                control=event.control,
+                seconds=now - self._closed_at,
+                metrics=event.metrics or {},
+            )
+        )
+
+    def _not_aggregated(self, event: events.AggregationFailed, now: float) -> Actions:
+        closing = self.ledger.closing
+        gathers = self.ledger.opened and event.round == self.ledger.round  # keys could not be agreed on
+        if self._deciding or not (gathers or (closing is not None and closing.round == event.round)):
+            return []
+        if self._task.round.on_lack == "skip":
+            return self._persist(skipped(self._scene(now), event.round, event.reason[:500]))
+        reason = f"round {event.round}: {event.reason[:500]}"
+        return self._persist(entries.Finished(outcome="failed", exit_code=1, reason=reason))
+
+    def _evaluated(self, event: events.Evaluated, now: float) -> Actions:
+        record = self.ledger.unrecorded
+        if self._evaluating is not None and record is not None and record.round == event.round:
+            enrolled = self._present.get(event.client)
+            most = enrolled.samples if enrolled is not None else event.samples
+            self._evaluating.answered(event.client, min(event.samples, most), event.metrics)
+        return []
+
+    def _not_evaluated(self, event: events.EvaluationFailed, now: float) -> Actions:
+        record = self.ledger.unrecorded
+        if self._evaluating is not None and record is not None and record.round == event.round:
+            self._evaluating.gave_up(event.client)
+        return []
+
+    def _agreed_on(self, event: events.Agreed, now: float) -> Actions:
+        if not self.ledger.opened or event.round != self.ledger.round or self._agreed:
+            return []
+        self._agreed, self._agree_until = True, None
+        actions: Actions = []
+        for client in self._flights.at(("waiting", "offered", "accepted")):
+            flight = self._flights.get(client)
+            if flight is None:
+                continue
+            if client in event.clients:
+                actions += self._send(client, flight)
+            else:
+                actions += self._drop(client, flight.order, "failed", "holds no keys of the round")
+        return actions
+
+    def _tick(self, event: events.Tick, now: float) -> Actions:
+        return []
+
+    # --- the journal --------------------------------------------------------------
+
+    def _persist(self, entry: entries.Entry) -> Actions:
+        self._step += 1
+        self._pending[self._step] = entry
+        self._deciding = self._deciding or isinstance(entry, _DECISIONS)
+        return [Persist(self._step, entry, compact=isinstance(entry, entries.Recorded))]
+
+    def _persisted(self, event: events.Persisted, now: float) -> Actions:
+        entry = self._pending.pop(event.step, None)
+        if entry is None:
+            return []
+        if isinstance(entry, _DECISIONS):
+            self._deciding = False
+        ends = isinstance(entry, _ENDS)
+        open_before = dict(self.ledger.asked) if ends else {}
+        self.ledger.apply(entry)
+        if ends:
+            self._flights.follow(self.ledger.asked)
+        actions: Actions = [
+            Cancel(client, order, f"round {order.round} is over")
+            for client, order in sorted(open_before.items())
+            if client not in self.ledger.asked
+        ]
+        return actions + _FOLLOWS[type(entry)](self, entry, now)
+
+    # --- what follows when an entry is durable ------------------------------------
+
+    def _after_start(self, entry: entries.Started, now: float) -> Actions:
+        return []
+
+    def _after_resume(self, entry: entries.Resumed, now: float) -> Actions:
+        ledger = self.ledger
+        under_way = ledger.opened or ledger.closing is not None
+        if self._secure and under_way and ledger.unrecorded is None:
+            return self._persist(
+                entries.Restarted(round=ledger.closing.round if ledger.closing else ledger.round)
+            )
+        self._flights.follow(ledger.asked, self._expiry(now))
+        if ledger.opened or self._is_async:
+            self._gather_from(now)
+        self._closed_at = now
+        return self._aggregate() if ledger.closing is not None else []
+
+    def _after_restart(self, entry: entries.Restarted, now: float) -> Actions:
+        self._agreed, self._agree_until = False, None
+        return [Notify("round", f"round {entry.round} begins anew: its keys were lost")]
+
+    def _after_ask(self, entry: entries.Asked, now: float) -> Actions:
+        actions: Actions = []
+        self._waiting, self._expected = None, 0
+        if self._deadline is None and self.ledger.unrecorded is None:
+            self._gather_from(now)
+        for client in entry.clients:
+            flight = self._flights.add(client, self.ledger.asked[client], self._expiry(now))
+            actions += self._offer(client, flight, now)
+        if not self._is_async:
+            asked = f"asks {len(entry.clients)} clients for {entry.wanted} updates"
+            actions.append(Notify("round", f"round {entry.round} {asked}"))
+        if self._secure and self._agree_until is None and not self._agreed:
+            self._agree_until = now + min(MAX_AGREE_S, self._task.round.deadline_s / 4)
+        return actions
+
+    def _gather_from(self, now: float) -> None:
+        self._opened_at, self._deadline = now, now + self._task.round.deadline_s
+
+    def _expiry(self, now: float) -> float | None:
+        return now + self._task.round.deadline_s if self._is_async else None
+
+    def _after_count(self, entry: entries.Counted, now: float) -> Actions:
+        self._flights.drop(entry.client)
+        return [Acknowledge(entry.client, entry.order, counted=True)]
+
+    def _after_drop(self, entry: entries.Dropped, now: float) -> Actions:
+        self._flights.drop(entry.client)
+        told = f"{entry.client}: {entry.field + ': ' if entry.field else ''}{entry.reason}"
+        if entry.kind == "refused":
+            reason = f"refused: {entry.field}: {entry.reason}"
+            actions: Actions = [Acknowledge(entry.client, entry.order, counted=False, reason=reason)]
+            if entry.quarantined is None:
+                return [*actions, Notify("refused", told, entry.client)]
+            until = "it is released" if entry.quarantined < 0 else f"round {entry.quarantined}"
+            return [*actions, Notify("quarantined", f"{told}; not asked until {until}", entry.client)]
+        kind: Literal["late", "failed"] = "late" if entry.kind == "late" else "failed"
+        return [Cancel(entry.client, entry.order, entry.reason), Notify(kind, told, entry.client)]
+
+    def _after_extension(self, entry: entries.Extended, now: float) -> Actions:
+        self._deadline = now + self._task.round.deadline_s
+        text = f"round {entry.round} lacks its quorum and goes on for {self._task.round.deadline_s:g} s"
+        return [Notify("lack", text)]
+
+    def _after_skip(self, entry: entries.Skipped, now: float) -> Actions:
+        self._deadline = None
+        self._agreed, self._agree_until = False, None
+        return [Notify("lack", f"round {entry.round} is skipped: {entry.reason}")]
+
+    def _after_close(self, entry: entries.Closed, now: float) -> Actions:
+        self._deadline, self._closed_at = None, now
+        self._agree_until = None
+        actions: Actions = []
+        for client, order in sorted(self.ledger.asked.items()):
+            if self.ledger.round - order.round > self._max_staleness:
+                actions += self._drop(client, order, "late", f"over {self._max_staleness} rounds late")
+        return [*self._aggregate(), *actions]
+
+    def _aggregate(self) -> Actions:
+        ledger = self.ledger
+        if ledger.closing is None:
+            return []
+        updates = tuple(sorted(ledger.gathered, key=lambda update: (update.client, update.order)))
+        return [Aggregate(ledger.closing.round, ledger.model, ledger.state, ledger.control, updates)]
+
+    def _after_make(self, entry: entries.Made, now: float) -> Actions:
+        self._agreed = False
+        return []
+
+    def _after_record(self, entry: entries.Recorded, now: float) -> Actions:
+        self._evaluating = None
+        if self._is_async:
+            self._gather_from(now)
+        back = sorted(set(self._out) - self.ledger.quarantine.keys())
+        self._out = frozenset(self.ledger.quarantine)
+        actions: Actions = [Notify("returned", f"{client} may be asked again", client) for client in back]
+        return [Record(entry.record), Keep(self.ledger.blobs()), *actions]
+
+    def _after_release(self, entry: entries.Let, now: float) -> Actions:
+        return [Notify("returned", f"{entry.client} may be asked again", entry.client)]
+
+    def _after_end(self, entry: entries.Finished, now: float) -> Actions:
+        self._over = True
+        ledger = self.ledger
+        cancels: Actions = [Cancel(c, order, "the run is over") for c, order in sorted(ledger.asked.items())]
+        return [*cancels, self._finish(entry)]
+
+    def _finish(self, entry: entries.Finished) -> Finish:
+        return Finish(entry.outcome, entry.exit_code, entry.reason, self.ledger.model, self.ledger.models)
+
+    # --- deciding -------------------------------------------------------------------
+
+    def _advance(self, now: float) -> Actions:
+        if self._over or self._deciding or not self.ledger.run:
+            return []
+        actions = [*self._expire(now), *self._agree(now)]
+        evaluation = self._evaluate(now)
+        decision = evaluation if isinstance(evaluation, Wait) else decide(self._scene(now))
+        if not isinstance(evaluation, Wait):
+            actions += evaluation
+        if isinstance(decision, Wait):
+            return [*actions, *self._wait(decision, now)]
+        self._waiting = None
+        return actions if decision is None else [*actions, *self._persist(decision)]
+
+    def _wait(self, decision: Wait, now: float) -> Actions:
+        if self._waiting is not None:
+            return []
+        self._waiting = now + self._task.clients.wait_s
+        return [Notify("waiting", decision.reason)]
+
+    def _expire(self, now: float) -> Actions:
+        """Give up waiting: for orders whose own time has passed, and for clients that do not come back."""
+        if self._expected and self._waiting is not None and now >= self._waiting:
+            self._expected, self._waiting = 0, None
+        actions: Actions = []
+        if self._is_async:
+            for client, flight in self._flights.expired(now):
+                reason = f"no update within {self._task.round.deadline_s:g} s"
+                actions += self._drop(client, flight.order, "late", reason)
+        return actions
+
+    def _agree(self, now: float) -> Actions:
+        """Begin the phases of secure aggregation when all have answered, or long enough was waited."""
+        if not self._secure or self._agreed or self._agree_until is None:
+            return []
+        unanswered = self._flights.at(("waiting", "offered"))
+        accepted = self._flights.at(("accepted",))
+        if (unanswered and now < self._agree_until) or len(accepted) < self.ledger.quorum:
+            return []
+        self._agree_until = None
+        self._agreeing = True
+        return [Agree(self.ledger.round, tuple(accepted))]
+
+    def _evaluate(self, now: float) -> Actions | Wait:
+        """Begin the evaluation that is open, once those are back who are to be asked."""
+        record, rules = self.ledger.unrecorded, self._task.evaluation
+        if record is None or self._evaluating is not None:
+            return []
+        if not is_due(rules, record.round, self._task.rounds):
+            self._evaluating = Evaluating((), now)
+            return []
+        if rules.on == "server":
+            self._evaluating = Evaluating(("",), now + rules.deadline_s)
+            return [Evaluate(record.round, record.model, ())]
+        if len(self._present) < self._expected:
+            return Wait(f"evaluation of round {record.round} waits for {self._expected} clients")
+        sound = self._present.keys() - self.ledger.quarantine.keys()
+        chance = random.Random(f"{self._task.seed}/evaluation/{record.round}")
+        clients = evaluators(rules, sound, chance)
+        self._evaluating = Evaluating(clients, now + rules.deadline_s)
+        return [Evaluate(record.round, record.model, clients)] if clients else []
+
+    def _scene(self, now: float) -> Scene:
+        open_ = self._evaluating
+        return Scene(
+            task=self._task,
+            ledger=self.ledger,
+            present=self._present,
+            now=now,
+            opened_at=self._opened_at,
+            deadline=self._deadline,
+            waited=self._waiting is not None and now >= self._waiting,
+            expected=self._expected,
+            evaluation=open_.outcome() if open_ is not None and open_.is_over(now) else None,
+            open_bytes=self._flights.down_bytes,
+            spent=self._spent(self.ledger.models),
+            closed_to_more=self._secure and (self._agreed or self._agreeing),
+        )
+
+    @property
+    def _is_async(self) -> bool:
+        return self._task.mode == "async"
+
+    @property
+    def _max_staleness(self) -> int:
+        if self._is_async:
+            return self._task.buffered.max_staleness
+        late = self._task.round.late
+        return late.max_staleness if late.policy == "discount" else 0
+
+    def _seed(self, client: str, order: OrderId) -> int:
+        """Of one order's training: the same however often it is repeated."""
+        attempt = order.attempt if self._is_async else 0
+        text = f"{self._task.seed}/{client}/{order.round}/{attempt}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
+
+
+_ENDS: Final = (entries.Closed, entries.Skipped, entries.Restarted)
+"""Entries with which orders can end that nobody has answered."""
+
+_HANDLERS: Final[dict[type, Callable[..., Actions]]] = {
+    events.Joined: Rounds._joined,
+    events.Left: Rounds._left,
+    events.Accepted: Rounds._accepted,
+    events.Declined: Rounds._declined,
+    events.Sent: Rounds._sent,
+    events.Announced: Rounds._announced,
+    events.Arrived: Rounds._arrived,
+    events.Refused: Rounds._refused,
+    events.Failed: Rounds._failed,
+    events.Agreed: Rounds._agreed_on,
+    events.Aggregated: Rounds._aggregated,
+    events.AggregationFailed: Rounds._not_aggregated,
+    events.Evaluated: Rounds._evaluated,
+    events.EvaluationFailed: Rounds._not_evaluated,
+    events.Persisted: Rounds._persisted,
+    events.Tick: Rounds._tick,
+    events.Released: Rounds._released,
+    events.StopAsked: Rounds._stop,
+}
+
+_FOLLOWS: Final[dict[type, Callable[..., Actions]]] = {
+    entries.Started: Rounds._after_start,
+    entries.Resumed: Rounds._after_resume,
+    entries.Asked: Rounds._after_ask,
+    entries.Counted: Rounds._after_count,
+    entries.Dropped: Rounds._after_drop,
+    entries.Extended: Rounds._after_extension,
+    entries.Skipped: Rounds._after_skip,
+    entries.Restarted: Rounds._after_restart,
+    entries.Closed: Rounds._after_close,
+    entries.Made: Rounds._after_make,
+    entries.Recorded: Rounds._after_record,
+    entries.Let: Rounds._after_release,
+    entries.Finished: Rounds._after_end,
+}
