@@ -4,8 +4,8 @@
     python -m simulations.parity --environment /tmp/tff
 
 Eight clients with 400 digits between them, five rounds, a network of two dense layers.  Local training is
-plain SGD in numpy on our side, so what is compared is the algorithm.  ``--write`` stores the reference for the
-test that runs everywhere (tests/data/federated/parity.npz); without ``--environment`` the stored one is
+plain SGD in numpy on our side, so what is compared is the algorithm.  ``--write`` stores the reference for
+the test that runs everywhere (tests/data/federated/parity.npz); without ``--environment`` the stored one is
 compared.
 """
 
