@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,7 @@ class RoundAggregator:
         self._state = kept
         return weights
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def state(self) -> dict[str, NDArray[np.floating]]:
         """What the next round's aggregator has to be given, as plain arrays."""
         return dict(self._state)
 
@@ -104,7 +104,7 @@ class RoundAggregator:
             )
         return [self._mean.sum, *([self._controls] if self._controls is not None else [])]
 
-    def _moved_controls(self, changes: FixedSum) -> dict[str, NDArray[Any]]:
+    def _moved_controls(self, changes: FixedSum) -> dict[str, NDArray[np.floating]]:
         """The server's control variate after the round: ``c + |S|/N · mean of changes``."""
         before = controls(self._model, self._state)
         moved = changes.mean(by=max(self._clients, changes.terms))

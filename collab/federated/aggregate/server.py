@@ -9,8 +9,8 @@ work is in float64 and the model is rounded once, to its own dtype.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Union
+from collections.abc import Callable
+from typing import Final, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,11 @@ from collab.core.plan import Frozen
 from collab.errors import ConfigError
 from collab.federated.update import Parameters
 
-State = Mapping[str, NDArray[Any]]
-"""Arrays by ``slot:tensor``, and the number of ``step``s; empty before the first."""
+State = Parameters
+"""Arrays by ``slot:tensor``, and the number of ``step``s; empty before the first.
+
+All are floating-point, so that whoever keeps a model can keep them.
+"""
 Doubles = NDArray[np.float64]
 
 
@@ -85,14 +88,14 @@ def check_server(server: ServerOptimizer, path: str = "aggregation.server") -> N
 
 def step(
     server: ServerOptimizer, model: Parameters, mean: Parameters, state: State
-) -> tuple[dict[str, NDArray[np.floating]], dict[str, NDArray[Any]]]:
+) -> tuple[dict[str, NDArray[np.floating]], dict[str, NDArray[np.floating]]]:
     """The next model and the next state; neither argument is changed.
 
     Raises `ConfigError` for the state of another optimizer or model.
     """
     slots, change = _RULES[type(server)]
     count = int(state[_STEP]) + 1 if _STEP in state else 1
-    kept: dict[str, NDArray[Any]] = {_STEP: np.array(count, np.int64)}
+    kept: dict[str, NDArray[np.floating]] = {_STEP: np.array(float(count))}
     weights: dict[str, NDArray[np.floating]] = {}
     for name, weight in model.items():
         old = {slot: _slot(server, state, slot, name, weight.shape, count) for slot in slots}

@@ -17,7 +17,7 @@ from collab.federated.aggregate.server import Momentum, Sgd
 from collab.federated.aggregate.settings import Aggregation
 from collab.federated.aggregate.transforms import clip, norm
 from collab.federated.spool import DiskSpool, MemorySpool
-from collab.federated.update import LocalTraining, Update
+from collab.federated.update import LocalTraining, Parameters, Update
 
 MODEL = {"w": np.float32([[1, 2], [3, 4]]), "b": np.float32([5])}
 
@@ -67,7 +67,9 @@ def test_clipping_scales_to_the_norm_and_leaves_small_ones():
 
 @pytest.mark.parametrize("rule", ["fedavgm", "fedadam", "fedyogi", "fedadagrad"])
 def test_a_rule_brings_its_server_optimizer_and_its_state_goes_on(rule):
-    settings, model, state = Aggregation(rule=rule), MODEL, {}
+    settings = Aggregation(rule=rule)
+    model: Parameters = MODEL
+    state: Parameters = {}
     for _ in range(3):
         aggregator = RoundAggregator(settings, model, state)
         aggregator.add(update("a", 1.0))

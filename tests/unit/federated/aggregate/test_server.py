@@ -15,6 +15,7 @@ from collab.federated.aggregate.server import (
     Momentum,
     ServerOptimizer,
     Sgd,
+    State,
     Yogi,
     check_server,
     step,
@@ -50,7 +51,8 @@ def expected(server: ServerOptimizer, start: float) -> float:
 @pytest.mark.parametrize("kind", RATES)
 def test_five_rounds_follow_the_formula(kind):
     server = kind(learning_rate=RATES[kind])
-    model, state = {"w": np.full(3, 2.0, np.float32), "s": np.float32(1).reshape(())}, {}
+    model = {"w": np.full(3, 2.0, np.float32), "s": np.float32(1).reshape(())}
+    state: State = {}
     for mean in MEANS:
         model, state = step(server, model, {"w": np.full(3, mean), "s": np.array(mean)}, state)
     assert model["w"].dtype == np.float32
@@ -63,7 +65,8 @@ def test_five_rounds_follow_the_formula(kind):
 def test_state_that_was_kept_goes_on_to_the_same_bits(kind):
     server, rng = kind(), np.random.default_rng(1)
     straight = resumed = {"w": rng.normal(size=8).astype(np.float32)}
-    state, kept = {}, {}
+    state: State = {}
+    kept: State = {}
     for _ in range(4):
         mean = {"w": rng.normal(size=8)}
         straight, state = step(server, straight, mean, state)
