@@ -71,6 +71,11 @@ class Scene:
         return len(self.ledger.counted) if self.is_async else self.ledger.fresh()
 
     @property
+    def connected(self) -> int:
+        """Clients that are here, or are still to come back after a resume."""
+        return max(len(self.present), self.expected)
+
+    @property
     def left_s(self) -> float:
         """Until an order given now has to be answered."""
         if self.is_async or self.deadline is None:
@@ -86,7 +91,7 @@ def decide(scene: Scene) -> Decision | None:
     if ledger.unrecorded is not None:
         if scene.evaluation is not None:
             return _record(scene)
-        return _ask_more(scene) if scene.is_async and scene.present else None
+        return _ask_more(scene) if scene.is_async and not _too_few(scene) else None
     if (over := _finish(scene)) is not None:
         return over
     if scene.is_async:
@@ -128,6 +133,8 @@ def _finish(scene: Scene) -> Finished | None:
 def _candidates(scene: Scene) -> dict[str, Capabilities]:
     """Who could be asked now."""
     ledger = scene.ledger
+    # In asynchronous rounds one that is done may begin again at once.
+    done = set() if scene.is_async else {u.client for u in ledger.counted if not u.staleness}
     return {
         client: capabilities
         for client, capabilities in scene.present.items()
@@ -135,6 +142,7 @@ def _candidates(scene: Scene) -> dict[str, Capabilities]:
         and client not in ledger.quarantine
         and client not in ledger.asked
         and client not in ledger.tried
+        and client not in done
     }
 
 
@@ -162,6 +170,7 @@ def _open(scene: Scene) -> Decision:
         clients=tuple(chosen),
         wanted=wanted,
         quorum=quorum,
+        present=len(scene.present),
     )
 
 
@@ -205,7 +214,7 @@ def _settle(scene: Scene) -> Decision | None:
 def _close(scene: Scene, at_deadline: bool = False) -> Closed:
     return Closed(
         round=scene.ledger.round,
-        present=len(scene.present),
+        present=scene.connected,
         seconds=scene.now - scene.opened_at,
         extensions=scene.ledger.extensions,
         drop_open=_drops_open(scene.task),
@@ -234,7 +243,7 @@ def skipped(scene: Scene, round_: int, reason: str) -> Skipped:
     return Skipped(
         round=round_,
         reason=reason,
-        present=len(scene.present),
+        present=scene.connected,
         seconds=scene.now - scene.opened_at,
         drop_open=_drops_open(scene.task),
     )
@@ -259,6 +268,7 @@ def _ask_more(scene: Scene) -> Asked | None:
         clients=tuple(chosen),
         wanted=scene.wanted,
         quorum=scene.quorum,
+        present=scene.connected,
     )
 
 

@@ -39,6 +39,8 @@ class Asked(Frozen, frozen=True, kw_only=True, tag="asked"):
     """Updates that close the round."""
     quorum: int
     """Updates without which it makes no model."""
+    present: int = 0
+    """Clients that were connected."""
 
 
 class Counted(Frozen, frozen=True, kw_only=True, tag="counted"):
@@ -48,13 +50,13 @@ class Counted(Frozen, frozen=True, kw_only=True, tag="counted"):
     order: OrderId
     digest: Digest
     samples: int
-    staleness: int
-    """Rounds between its order's and the one that it is counted in."""
     norm: float
     loss: float | None
     seconds: float
     down_bytes: int
     up_bytes: int
+    staleness: int = 0
+    """Rounds between its order's and the one that it is counted in; the ledger fills it in."""
 
 
 class Dropped(Frozen, frozen=True, kw_only=True, tag="dropped"):

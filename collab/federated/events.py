@@ -172,16 +172,11 @@ class StopAsked:
     """End now, so that the run can be resumed."""
 
 
+ClientEvent = Union[Joined, Left, Accepted, Declined, Sent, Announced, Arrived, Refused, Failed]
+"""What is about one client and its order."""
+
 Event = Union[
-    Joined,
-    Left,
-    Accepted,
-    Declined,
-    Sent,
-    Announced,
-    Arrived,
-    Refused,
-    Failed,
+    ClientEvent,
     Agreed,
     Aggregated,
     AggregationFailed,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable
-from typing import Final, Protocol, Union
+from typing import Final, Protocol
 
 import msgspec
 
@@ -25,7 +25,7 @@ _NAME: Final = "journal"
 _MAGIC: Final = b"collab federated journal 1\n"
 _HEAD: Final = struct.Struct("<I4s16s")
 """Length, the length's own checksum, and the entry's."""
-_DECODER: Final = msgspec.msgpack.Decoder(Union[Entry, Ledger])
+_DECODER: Final = msgspec.msgpack.Decoder(Entry | Ledger)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
@@ -140,9 +140,10 @@ def _next(data: bytes, at: int, before: bytes) -> bytes | None:
 
 def _decoded(body: bytes, at: int) -> Ledger | Entry:
     try:
-        return _DECODER.decode(body)
+        found: Ledger | Entry = _DECODER.decode(body)
     except msgspec.MsgspecError as error:
         raise IntegrityError(f"journal: entry at byte {at} is of another release: {error}") from error
+    return found
 
 
 class Blobs:

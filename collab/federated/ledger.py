@@ -60,6 +60,8 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     extensions: int = 0
     asked: dict[str, OrderId] = {}
     """Open orders, one a client at most; of earlier rounds too where late updates count."""
+    starts: dict[int, tuple[Digest, Digest | None]] = {}
+    """Model and control variate that the orders of a round begin with."""
     tried: set[str] = set()
     """Clients that were asked in this round and are not to be asked again in it."""
     counted: list[Counted] = []
@@ -71,6 +73,8 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     gathered_dropped: list[Dropped] = []
     unrecorded: RoundRecord | None = None
     """The record of the last round while its evaluation is open."""
+    recorded: RoundRecord | None = None
+    """The last record; it may not have been written before a crash."""
     quarantine: dict[str, int] = {}
     """Clients that are left out until a round; -1: until they are released."""
     refusals: dict[str, int] = {}
@@ -80,7 +84,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     last_counted: dict[str, tuple[int, int]] = {}
     """Round and attempt of the last order of a client that was counted."""
     present: int = 0
-    """Clients that were connected when the last round closed."""
+    """Clients that were connected when it was last decided who is asked, or a round closed."""
     resumed: int = 0
     """Starts of the server since the last record."""
     models: int = 0
@@ -114,6 +118,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         """What the run still needs."""
         named = {self.model, self.state, self.control}
         named |= {update.digest for update in (*self.counted, *self.gathered)}
+        named |= {digest for start in self.starts.values() for digest in start}
         return frozenset(digest for digest in named if digest)
 
     # --- entries ----------------------------------------------------------------
@@ -129,19 +134,26 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         if not self.opened:
             self.opened = True
             self.wanted, self.quorum = entry.wanted, entry.quorum
-        self.attempt = entry.attempt
+        self.attempt, self.present = entry.attempt, entry.present
         order = OrderId(self.run, entry.round, entry.attempt)
+        self.starts[entry.round] = (self.model, self.control)
         self.asked |= dict.fromkeys(entry.clients, order)
         self.tried |= set(entry.clients)
 
     def _counted(self, entry: Counted) -> None:
+        if not self.is_open(entry.client, entry.order):
+            return  # its round ended while this was being written
         del self.asked[entry.client]
-        self.counted.append(entry)
+        staleness = self.round - entry.order.round
+        self.counted.append(msgspec.structs.replace(entry, staleness=staleness))
+        self.tried.discard(entry.client)
         self.last_counted[entry.client] = (entry.order.round, entry.order.attempt)
         self.update_bytes = entry.up_bytes or self.update_bytes
         self.misses.pop(entry.client, None)
 
     def _dropped(self, entry: Dropped) -> None:
+        if not self.is_open(entry.client, entry.order):
+            return
         del self.asked[entry.client]
         if len(self.dropped) < MAX_LEFT_OUT:
             self.dropped.append(entry)
@@ -155,7 +167,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     def _extended(self, entry: Extended) -> None:
         self.extensions += 1
         self.attempt += 1
-        self.tried = {update.client for update in self.counted} | set(self.asked)
+        self.tried = set(self.asked)
 
     def _closed(self, entry: Closed) -> None:
         self.closing, self.present = entry, entry.present
@@ -242,8 +254,10 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         self.closing, self.gathered, self.gathered_dropped = None, [], []
 
     def _recorded(self, entry: Recorded) -> None:
-        self.unrecorded = None
+        self.unrecorded, self.recorded = None, entry.record
         self.resumed = 0
+        live = {order.round for order in self.asked.values()}
+        self.starts = {round_: start for round_, start in self.starts.items() if round_ in live}
         self.evaluation = dict(entry.record.evaluation) or self.evaluation
         over = [name for name, until in self.quarantine.items() if 0 <= until <= entry.record.round + 1]
         for name in over:

@@ -7,35 +7,29 @@ ledger and repeats what it cannot know to have been done.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final, Literal
 
 from collab.core.ids import Digest
+from collab.core.plan import Frozen
 from collab.federated import entries, events
 from collab.federated.actions import (
-    Acknowledge,
     Action,
     Aggregate,
     Agree,
     Cancel,
     Evaluate,
-    Fetch,
     Finish,
     Keep,
     Notify,
-    Offer,
     Persist,
     Record,
-    Send,
 )
 from collab.federated.decide import Scene, Wait, decide, skipped
+from collab.federated.dispatch import Dispatch, Steps
 from collab.federated.evaluating import Evaluating, evaluators, is_due
-from collab.federated.flights import Flight, Flights
 from collab.federated.ledger import Ledger
-from collab.federated.orders import Capabilities, OrderId, Work
 from collab.federated.task import Task
 
 Actions = list[Action]
@@ -65,7 +59,6 @@ class Rounds:
         ledger: What the journal told; a new one for a new run.
         spent: Asked with the number of models made before a round opens: why there may be no more
             (a privacy budget), or nothing.
-        secure: Whether updates are masked, so that clients agree on keys before they train.
     """
 
     def __init__(
@@ -74,21 +67,19 @@ class Rounds:
         ledger: Ledger | None = None,
         *,
         spent: Callable[[int], str] = lambda models: "",
-        secure: bool = False,
     ) -> None:
         self.ledger = ledger if ledger is not None else Ledger()
         self._task = task
         self._spent = spent
-        self._secure = secure
-        self._present: dict[str, Capabilities] = {}
-        self._flights = Flights()
+        self._spent_at, self._reason_spent = -1, ""
+        self._secure = task.secure_aggregation
+        self._clients = Dispatch(task, self.ledger)
         self._pending: dict[int, entries.Entry] = {}
         self._step = 0
         self._deciding = False
+        self._ending = False
+        """The last entry is on its way."""
         self._over = False
-        self._opened_at = 0.0
-        self._deadline: float | None = None
-        """Of the round that gathers."""
         self._closed_at = 0.0
         self._waiting: float | None = None
         """When to give up on clients that are missing."""
@@ -97,7 +88,8 @@ class Rounds:
         self._out = frozenset(self.ledger.quarantine)
         self._evaluating: Evaluating | None = None
         self._agree_until: float | None = None
-        self._agreeing = self._agreed = False
+        self._keys: Literal["", "agreeing", "agreed"] = ""
+        self._clients.holds_back = task.secure_aggregation
 
     # --- outside ------------------------------------------------------------------
 
@@ -113,7 +105,7 @@ class Rounds:
         """
         if self.ledger.finished is not None:
             self._over = True
-            return [self._finish(self.ledger.finished)]
+            return [*self._last_record(), self._finish(self.ledger.finished)]
         if not self.ledger.run:
             return self._persist(entries.Started(run=run, task=task, model=model, model_bytes=model_bytes))
         self._expected = self.ledger.present
@@ -121,7 +113,7 @@ class Rounds:
 
     def handle(self, event: events.Event, now: float) -> Actions:
         """Take one event; what is to be done, in order."""
-        if self._over:
+        if self._over or (self._ending and not isinstance(event, events.Persisted)):
             return []
         actions = _HANDLERS[type(event)](self, event, now)
         return [*actions, *self._advance(now)]
@@ -133,155 +125,33 @@ class Rounds:
     @property
     def wake_at(self) -> float | None:
         """When a `Tick` is due."""
-        if self._over:
+        if self._over or self._deciding:
             return None
         times = [self._waiting, self._agree_until]
         if self.ledger.closing is None:
-            times.append(self._deadline)
+            times.append(self._clients.deadline)
         if self._evaluating is not None:
             times.append(self._evaluating.until)
-        if self._is_async:
-            times.append(self._flights.next_expiry)
+        if self._clients.is_async:
+            times.append(self._clients.flights.next_expiry)
         return min((time for time in times if time is not None), default=None)
 
     # --- clients ------------------------------------------------------------------
 
-    def _joined(self, event: events.Joined, now: float) -> Actions:
-        new = event.client not in self._present
-        self._present[event.client] = event.capabilities
-        flight = self._flights.get(event.client)
-        return self._offer(event.client, flight, now) if new and flight is not None else []
+    def _client(self, event: events.ClientEvent, now: float) -> Actions:
+        return self._steps(_ABOUT_ORDERS[type(event)](self._clients, event, now))
 
     def _left(self, event: events.Left, now: float) -> Actions:
-        self._present.pop(event.client, None)
-        if (flight := self._flights.get(event.client)) is not None:
-            flight.step("lose")
         if self._evaluating is not None:
             self._evaluating.gave_up(event.client)
-        return []
+        return self._client(event, now)
 
-    def _offer(self, client: str, flight: Flight, now: float) -> Actions:
-        if client not in self._present or not flight.step("offer"):
-            return []
-        left = self._answer_by(flight) - now
-        training = replace(self._task.training, seed=self._seed(client, flight.order))
-        work = Work(
-            self.ledger.model, training, max(left, 0.0), self.ledger.control, self.ledger.last_order(client)
-        )
-        return [Offer(client, flight.order, work)]
-
-    def _answer_by(self, flight: Flight) -> float:
-        """Until when an order's update is of use."""
-        if flight.expires is not None:
-            return flight.expires
-        rules = self._task.round
-        until = self._deadline if self._deadline is not None else self._opened_at + rules.deadline_s
-        late = rules.late.max_staleness if rules.late.policy == "discount" else 0
-        return until + late * rules.deadline_s
-
-    def _accepted(self, event: events.Accepted, now: float) -> Actions:
-        flight = self._flights.get(event.client, event.order)
-        if flight is None:
-            return [Cancel(event.client, event.order, self._why_not(event.client, event.order))]
-        if not flight.step("accept") or (self._secure and not self._agreed):
-            return []
-        return self._send(event.client, flight)
-
-    def _send(self, client: str, flight: Flight) -> Actions:
-        if flight.order.round != self.ledger.made + 1:
-            return self._drop(client, flight.order, "failed", "came back without the model of its round")
-        capabilities = self._present.get(client)
-        if capabilities is None or not flight.step("send"):
-            return []
-        return [Send(client, flight.order, self.ledger.model, self.ledger.control, capabilities.holds)]
-
-    def _sent(self, event: events.Sent, now: float) -> Actions:
-        if (flight := self._flights.get(event.client, event.order)) is not None:
-            flight.step("sent")
-            flight.down_bytes += event.bytes
-        return []
-
-    def _declined(self, event: events.Declined, now: float) -> Actions:
-        return self._drop(event.client, event.order, "declined", event.reason)
-
-    def _failed(self, event: events.Failed, now: float) -> Actions:
-        return self._drop(event.client, event.order, "failed", event.reason)
-
-    def _announced(self, event: events.Announced, now: float) -> Actions:
-        flight = self._flights.get(event.client, event.order)
-        if flight is None:
-            return self._late(event.client, event.order)
-        if not flight.step("announce"):
-            return []
-        return [Fetch(event.client, event.order, event.digest, event.bytes)]
-
-    def _late(self, client: str, order: OrderId) -> Actions:
-        if self.ledger.was_counted(client, order):
-            return [Acknowledge(client, order, counted=True)]
-        return [Acknowledge(client, order, counted=False, reason=self._why_not(client, order))]
-
-    def _why_not(self, client: str, order: OrderId) -> str:
-        if order.run != self.ledger.run:
-            return f"run {order.run[:16]} is not this one"
-        return f"round {order.round} does not wait for it"
-
-    def _arrived(self, event: events.Arrived, now: float) -> Actions:
-        client, order, update = event.client, event.order, event.update
-        flight = self._flights.get(client, order)
-        if flight is None:
-            return self._late(client, order)
-        staleness = self.ledger.round - order.round
-        if staleness > self._max_staleness:
-            return self._drop(client, order, "late", f"{staleness} rounds late", up_bytes=update.bytes)
-        if not flight.step("keep"):
-            return []
-        return self._persist(
-            entries.Counted(
-                client=client,
-                order=order,
-                digest=update.digest,
-                samples=update.samples,
-                staleness=staleness,
-                norm=update.norm,
-                loss=update.loss,
-                seconds=update.seconds,
-                down_bytes=flight.down_bytes,
-                up_bytes=update.bytes,
-            )
-        )
-
-    def _refused(self, event: events.Refused, now: float) -> Actions:
-        rules = self._task.quarantine
-        until = None
-        if self.ledger.refusals.get(event.client, 0) + 1 >= rules.after:
-            until = -1 if rules.rounds is None else self.ledger.round + rules.rounds + 1
-        return self._drop(event.client, event.order, "refused", event.reason, event.field, event.bytes, until)
-
-    def _drop(
-        self,
-        client: str,
-        order: OrderId,
-        kind: entries.Out,
-        reason: str,
-        field: str = "",
-        up_bytes: int = 0,
-        until: int | None = None,
-    ) -> Actions:
-        flight = self._flights.get(client, order)
-        if flight is None or not flight.step("keep"):
-            return []
-        return self._persist(
-            entries.Dropped(
-                client=client,
-                order=order,
-                kind=kind,
-                reason=reason[:200],
-                field=field[:200],
-                down_bytes=flight.down_bytes,
-                up_bytes=up_bytes,
-                quarantined=until,
-            )
-        )
+    def _steps(self, steps: Steps) -> Actions:
+        """Number the entries among what is to be done."""
+        actions: Actions = []
+        for step in steps:
+            actions += self._persist(step) if isinstance(step, Frozen) else [step]
+        return actions
 
     def _released(self, event: events.Released, now: float) -> Actions:
         return self._persist(entries.Let(client=event.client))
@@ -322,7 +192,7 @@ class Rounds:
     def _evaluated(self, event: events.Evaluated, now: float) -> Actions:
         record = self.ledger.unrecorded
         if self._evaluating is not None and record is not None and record.round == event.round:
-            enrolled = self._present.get(event.client)
+            enrolled = self._clients.present.get(event.client)
             most = enrolled.samples if enrolled is not None else event.samples
             self._evaluating.answered(event.client, min(event.samples, most), event.metrics)
         return []
@@ -334,18 +204,19 @@ class Rounds:
         return []
 
     def _agreed_on(self, event: events.Agreed, now: float) -> Actions:
-        if not self.ledger.opened or event.round != self.ledger.round or self._agreed:
+        if not self.ledger.opened or event.round != self.ledger.round or self._keys != "agreeing":
             return []
-        self._agreed, self._agree_until = True, None
+        self._keys, self._clients.holds_back = "agreed", False
         actions: Actions = []
-        for client in self._flights.at(("waiting", "offered", "accepted")):
-            flight = self._flights.get(client)
+        for client in self._clients.flights.at(("waiting", "offered", "accepted")):
+            flight = self._clients.flights.get(client)
             if flight is None:
                 continue
             if client in event.clients:
-                actions += self._send(client, flight)
+                actions += self._steps(self._clients.send(client, flight))
             else:
-                actions += self._drop(client, flight.order, "failed", "holds no keys of the round")
+                dropped = self._clients.drop(client, flight.order, "failed", "holds no keys of the round")
+                actions += self._steps(dropped)
         return actions
 
     def _tick(self, event: events.Tick, now: float) -> Actions:
@@ -357,6 +228,7 @@ class Rounds:
         self._step += 1
         self._pending[self._step] = entry
         self._deciding = self._deciding or isinstance(entry, _DECISIONS)
+        self._ending = self._ending or isinstance(entry, entries.Finished)
         return [Persist(self._step, entry, compact=isinstance(entry, entries.Recorded))]
 
     def _persisted(self, event: events.Persisted, now: float) -> Actions:
@@ -369,7 +241,7 @@ class Rounds:
         open_before = dict(self.ledger.asked) if ends else {}
         self.ledger.apply(entry)
         if ends:
-            self._flights.follow(self.ledger.asked)
+            self._clients.flights.follow(self.ledger.asked)
         actions: Actions = [
             Cancel(client, order, f"round {order.round} is over")
             for client, order in sorted(open_before.items())
@@ -386,74 +258,62 @@ class Rounds:
         ledger = self.ledger
         under_way = ledger.opened or ledger.closing is not None
         if self._secure and under_way and ledger.unrecorded is None:
-            return self._persist(
+            return self._last_record() + self._persist(
                 entries.Restarted(round=ledger.closing.round if ledger.closing else ledger.round)
             )
-        self._flights.follow(ledger.asked, self._expiry(now))
-        if ledger.opened or self._is_async:
-            self._gather_from(now)
+        self._clients.flights.follow(ledger.asked, self._clients.expiry(now))
+        if ledger.opened or self._clients.is_async:
+            self._clients.gather_from(now)
         self._closed_at = now
-        return self._aggregate() if ledger.closing is not None else []
+        return [*self._last_record(), *self._aggregate()]
+
+    def _last_record(self) -> Actions:
+        return [Record(self.ledger.recorded)] if self.ledger.recorded is not None else []
 
     def _after_restart(self, entry: entries.Restarted, now: float) -> Actions:
-        self._agreed, self._agree_until = False, None
+        self._forget_keys()
+        self._clients.deadline = None
         return [Notify("round", f"round {entry.round} begins anew: its keys were lost")]
 
     def _after_ask(self, entry: entries.Asked, now: float) -> Actions:
         actions: Actions = []
         self._waiting, self._expected = None, 0
-        if self._deadline is None and self.ledger.unrecorded is None:
-            self._gather_from(now)
+        if self._clients.deadline is None and self.ledger.unrecorded is None:
+            self._clients.gather_from(now)
         for client in entry.clients:
-            flight = self._flights.add(client, self.ledger.asked[client], self._expiry(now))
-            actions += self._offer(client, flight, now)
-        if not self._is_async:
+            flight = self._clients.flights.add(client, self.ledger.asked[client], self._clients.expiry(now))
+            actions += self._steps(self._clients.offer(client, flight, now))
+        if not self._clients.is_async:
             asked = f"asks {len(entry.clients)} clients for {entry.wanted} updates"
             actions.append(Notify("round", f"round {entry.round} {asked}"))
-        if self._secure and self._agree_until is None and not self._agreed:
+        if self._secure and self._agree_until is None and not self._keys:
             self._agree_until = now + min(MAX_AGREE_S, self._task.round.deadline_s / 4)
         return actions
 
-    def _gather_from(self, now: float) -> None:
-        self._opened_at, self._deadline = now, now + self._task.round.deadline_s
-
-    def _expiry(self, now: float) -> float | None:
-        return now + self._task.round.deadline_s if self._is_async else None
-
     def _after_count(self, entry: entries.Counted, now: float) -> Actions:
-        self._flights.drop(entry.client)
-        return [Acknowledge(entry.client, entry.order, counted=True)]
+        return self._steps(self._clients.after_count(entry))
 
     def _after_drop(self, entry: entries.Dropped, now: float) -> Actions:
-        self._flights.drop(entry.client)
-        told = f"{entry.client}: {entry.field + ': ' if entry.field else ''}{entry.reason}"
-        if entry.kind == "refused":
-            reason = f"refused: {entry.field}: {entry.reason}"
-            actions: Actions = [Acknowledge(entry.client, entry.order, counted=False, reason=reason)]
-            if entry.quarantined is None:
-                return [*actions, Notify("refused", told, entry.client)]
-            until = "it is released" if entry.quarantined < 0 else f"round {entry.quarantined}"
-            return [*actions, Notify("quarantined", f"{told}; not asked until {until}", entry.client)]
-        kind: Literal["late", "failed"] = "late" if entry.kind == "late" else "failed"
-        return [Cancel(entry.client, entry.order, entry.reason), Notify(kind, told, entry.client)]
+        return self._steps(self._clients.after_drop(entry))
 
     def _after_extension(self, entry: entries.Extended, now: float) -> Actions:
-        self._deadline = now + self._task.round.deadline_s
+        self._clients.deadline = now + self._task.round.deadline_s
         text = f"round {entry.round} lacks its quorum and goes on for {self._task.round.deadline_s:g} s"
         return [Notify("lack", text)]
 
     def _after_skip(self, entry: entries.Skipped, now: float) -> Actions:
-        self._deadline = None
-        self._agreed, self._agree_until = False, None
+        self._clients.deadline = None
+        self._forget_keys()
         return [Notify("lack", f"round {entry.round} is skipped: {entry.reason}")]
 
     def _after_close(self, entry: entries.Closed, now: float) -> Actions:
-        self._deadline, self._closed_at = None, now
+        self._clients.deadline, self._closed_at = None, now
         self._agree_until = None
         actions: Actions = []
         for client, order in sorted(self.ledger.asked.items()):
-            if self.ledger.round - order.round > self._max_staleness:
-                actions += self._drop(client, order, "late", f"over {self._max_staleness} rounds late")
+            if self.ledger.round - order.round > self._clients.max_staleness:
+                reason = f"over {self._clients.max_staleness} rounds late"
+                actions += self._steps(self._clients.drop(client, order, "late", reason))
         return [*self._aggregate(), *actions]
 
     def _aggregate(self) -> Actions:
@@ -464,13 +324,17 @@ class Rounds:
         return [Aggregate(ledger.closing.round, ledger.model, ledger.state, ledger.control, updates)]
 
     def _after_make(self, entry: entries.Made, now: float) -> Actions:
-        self._agreed = False
+        self._forget_keys()
         return []
+
+    def _forget_keys(self) -> None:
+        """Keys are of one round."""
+        self._keys, self._agree_until, self._clients.holds_back = "", None, self._secure
 
     def _after_record(self, entry: entries.Recorded, now: float) -> Actions:
         self._evaluating = None
-        if self._is_async:
-            self._gather_from(now)
+        if self._clients.is_async:
+            self._clients.gather_from(now)
         back = sorted(set(self._out) - self.ledger.quarantine.keys())
         self._out = frozenset(self.ledger.quarantine)
         actions: Actions = [Notify("returned", f"{client} may be asked again", client) for client in back]
@@ -514,22 +378,24 @@ class Rounds:
         if self._expected and self._waiting is not None and now >= self._waiting:
             self._expected, self._waiting = 0, None
         actions: Actions = []
-        if self._is_async:
-            for client, flight in self._flights.expired(now):
+        if self._clients.is_async:
+            for client, flight in self._clients.flights.expired(now):
                 reason = f"no update within {self._task.round.deadline_s:g} s"
-                actions += self._drop(client, flight.order, "late", reason)
+                actions += self._steps(self._clients.drop(client, flight.order, "late", reason))
         return actions
 
     def _agree(self, now: float) -> Actions:
         """Begin the phases of secure aggregation when all have answered, or long enough was waited."""
-        if not self._secure or self._agreed or self._agree_until is None:
+        if self._agree_until is None:
             return []
-        unanswered = self._flights.at(("waiting", "offered"))
-        accepted = self._flights.at(("accepted",))
-        if (unanswered and now < self._agree_until) or len(accepted) < self.ledger.quorum:
+        unanswered = self._clients.flights.at(("waiting", "offered"))
+        accepted = self._clients.flights.at(("accepted",))
+        if unanswered and now < self._agree_until:
             return []
-        self._agree_until = None
-        self._agreeing = True
+        if len(accepted) < self.ledger.quorum:
+            self._agree_until = now + MAX_AGREE_S if now >= self._agree_until else self._agree_until
+            return []
+        self._agree_until, self._keys = None, "agreeing"
         return [Agree(self.ledger.round, tuple(accepted))]
 
     def _evaluate(self, now: float) -> Actions | Wait:
@@ -543,62 +409,63 @@ class Rounds:
         if rules.on == "server":
             self._evaluating = Evaluating(("",), now + rules.deadline_s)
             return [Evaluate(record.round, record.model, ())]
-        if len(self._present) < self._expected:
+        if len(self._clients.present) < self._expected:
             return Wait(f"evaluation of round {record.round} waits for {self._expected} clients")
-        sound = self._present.keys() - self.ledger.quarantine.keys()
+        sound = self._clients.present.keys() - self.ledger.quarantine.keys()
         chance = random.Random(f"{self._task.seed}/evaluation/{record.round}")
         clients = evaluators(rules, sound, chance)
         self._evaluating = Evaluating(clients, now + rules.deadline_s)
         return [Evaluate(record.round, record.model, clients)] if clients else []
+
+    def _why_spent(self) -> str:
+        """Asked once a model, since accounting takes long."""
+        if self._spent_at != self.ledger.models:
+            self._spent_at, self._reason_spent = self.ledger.models, self._spent(self.ledger.models)
+        return self._reason_spent
 
     def _scene(self, now: float) -> Scene:
         open_ = self._evaluating
         return Scene(
             task=self._task,
             ledger=self.ledger,
-            present=self._present,
+            present=self._clients.present,
             now=now,
-            opened_at=self._opened_at,
-            deadline=self._deadline,
+            opened_at=self._clients.opened_at,
+            deadline=self._clients.deadline,
             waited=self._waiting is not None and now >= self._waiting,
             expected=self._expected,
             evaluation=open_.outcome() if open_ is not None and open_.is_over(now) else None,
-            open_bytes=self._flights.down_bytes,
-            spent=self._spent(self.ledger.models),
-            closed_to_more=self._secure and (self._agreed or self._agreeing),
+            open_bytes=self._clients.flights.down_bytes,
+            spent=self._why_spent(),
+            closed_to_more=bool(self._keys),
         )
-
-    @property
-    def _is_async(self) -> bool:
-        return self._task.mode == "async"
-
-    @property
-    def _max_staleness(self) -> int:
-        if self._is_async:
-            return self._task.buffered.max_staleness
-        late = self._task.round.late
-        return late.max_staleness if late.policy == "discount" else 0
-
-    def _seed(self, client: str, order: OrderId) -> int:
-        """Of one order's training: the same however often it is repeated."""
-        attempt = order.attempt if self._is_async else 0
-        text = f"{self._task.seed}/{client}/{order.round}/{attempt}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
 
 
 _ENDS: Final = (entries.Closed, entries.Skipped, entries.Restarted)
 """Entries with which orders can end that nobody has answered."""
 
+_ABOUT_ORDERS: Final[dict[type, Callable[..., Steps]]] = {
+    events.Joined: Dispatch.joined,
+    events.Left: Dispatch.left,
+    events.Accepted: Dispatch.accepted,
+    events.Declined: Dispatch.declined,
+    events.Sent: Dispatch.sent,
+    events.Announced: Dispatch.announced,
+    events.Arrived: Dispatch.arrived,
+    events.Refused: Dispatch.refused,
+    events.Failed: Dispatch.failed,
+}
+
 _HANDLERS: Final[dict[type, Callable[..., Actions]]] = {
-    events.Joined: Rounds._joined,
+    events.Joined: Rounds._client,
     events.Left: Rounds._left,
-    events.Accepted: Rounds._accepted,
-    events.Declined: Rounds._declined,
-    events.Sent: Rounds._sent,
-    events.Announced: Rounds._announced,
-    events.Arrived: Rounds._arrived,
-    events.Refused: Rounds._refused,
-    events.Failed: Rounds._failed,
+    events.Accepted: Rounds._client,
+    events.Declined: Rounds._client,
+    events.Sent: Rounds._client,
+    events.Announced: Rounds._client,
+    events.Arrived: Rounds._client,
+    events.Refused: Rounds._client,
+    events.Failed: Rounds._client,
     events.Agreed: Rounds._agreed_on,
     events.Aggregated: Rounds._aggregated,
     events.AggregationFailed: Rounds._not_aggregated,

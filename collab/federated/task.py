@@ -9,6 +9,10 @@ import msgspec
 
 from collab.core.plan import Frozen
 from collab.errors import ConfigError
+from collab.federated.aggregate.settings import Aggregation
+from collab.federated.combinations import Feature, check_combination, features
+from collab.federated.compression.settings import Compression
+from collab.federated.gate import GateSettings
 from collab.federated.task_fields import converted
 from collab.federated.update import LocalTraining
 
@@ -119,6 +123,31 @@ class QuarantineRules(Frozen, frozen=True, kw_only=True):
     """How long; null: until it is released by hand."""
 
 
+class Privacy(Frozen, frozen=True, kw_only=True):
+    """Differential privacy of each client: updates are clipped, and noise is added."""
+
+    clip: float
+    """L2 norm that an update is scaled down to; with ``adaptive`` the first one."""
+    noise_multiplier: float
+    """Standard deviation of the noise over ``clip``."""
+    place: Literal["central", "local"] = "central"
+    """Who adds it: the server once, or each client to its own update."""
+    adaptive: bool = False
+    """The bound follows the clients' norms (Andrew et al., NeurIPS 2021)."""
+    epsilon: Union[float, None] = None
+    """The run ends before more than this is spent; null: it is only counted."""
+    delta: float = 1e-5
+
+
+class Encodings(Frozen, frozen=True, kw_only=True):
+    """How weights are written."""
+
+    up: Compression = Compression()
+    """Updates."""
+    down: Compression = Compression()
+    """The model."""
+
+
 class Task(Frozen, frozen=True, kw_only=True):
     """A whole task file."""
 
@@ -135,6 +164,12 @@ class Task(Frozen, frozen=True, kw_only=True):
     round: RoundRules = RoundRules()
     mode: Literal["sync", "async"] = "sync"
     buffered: Buffered = Buffered()
+    aggregation: Aggregation = Aggregation()
+    gate: GateSettings = GateSettings()
+    compression: Encodings = Encodings()
+    privacy: Union[Privacy, None] = None
+    secure_aggregation: bool = False
+    """Updates are masked, and only their sum can be read (Bonawitz et al., CCS 2017)."""
     evaluation: Evaluation = Evaluation()
     quarantine: QuarantineRules = QuarantineRules()
     seed: int = 0
@@ -159,6 +194,10 @@ def check_task(task: Task) -> None:
     _check_round(task.round)
     if task.mode == "async" and task.round.on_lack == "skip":
         raise ConfigError("round.on_lack: skip is for mode sync; use extend or fail")
+    _check_aggregation(task)
+    _check_combination(task)
+    if task.privacy is not None:
+        _check_privacy(task.privacy)
     _whole("buffered.buffer", task.buffered.buffer, 1, MAX_CLIENTS)
     _whole("buffered.concurrency", task.buffered.concurrency, 1, MAX_CLIENTS)
     _whole("buffered.max_staleness", task.buffered.max_staleness, 0, MAX_ROUNDS)
@@ -218,6 +257,43 @@ def _check_round(rules: RoundRules) -> None:
     _whole("round.least", rules.least, 1, MAX_CLIENTS)
     _whole("round.extensions", rules.extensions, 0, 1_000)
     _whole("round.late.max_staleness", rules.late.max_staleness, 1, MAX_ROUNDS)
+
+
+def _check_aggregation(task: Task) -> None:
+    rules = task.aggregation.check(task.training)
+    task.gate.check()
+    if rules.rule == "fedbuff" and task.mode == "sync":
+        raise ConfigError("aggregation.rule: fedbuff is for mode async; set mode: async, or use fedavg")
+    if task.mode == "async" and task.buffered.buffer < rules.least:
+        raise ConfigError(
+            f"buffered.buffer: {task.buffered.buffer}; {rules.combine} needs {rules.least} updates or more"
+        )
+    if task.round.least < rules.least:
+        raise ConfigError(
+            f"round.least: {task.round.least}; {rules.combine} needs {rules.least} updates or more"
+        )
+
+
+def _check_combination(task: Task) -> None:
+    others = {
+        Feature.LATE: task.mode == "sync" and task.round.late.policy == "discount",
+        Feature.ASYNC: task.mode == "async",
+        Feature.CENTRAL_DP: task.privacy is not None and task.privacy.place == "central",
+        Feature.LOCAL_DP: task.privacy is not None and task.privacy.place == "local",
+        Feature.SECURE: task.secure_aggregation,
+    }
+    up, down = task.compression.up.check("compression.up"), task.compression.down.check("compression.down")
+    asked = features(task.aggregation, task.gate, up, down, (f for f, wanted in others.items() if wanted))
+    check_combination(asked)
+
+
+def _check_privacy(private: Privacy) -> None:
+    for name in ("clip", "noise_multiplier", "epsilon"):
+        value = getattr(private, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"privacy.{name}: {value:g}; give more than 0")
+    if not 0 < private.delta < 1:
+        raise ConfigError(f"privacy.delta: {private.delta:g}; give a number over 0, under 1")
 
 
 def _whole(where: str, value: int, least: int, most: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.unit.federated.world import World
 from collab.federated.task import convert_task
+from tests.unit.federated.world import World
 
 NAMES = [f"c{i}" for i in range(4)]
 

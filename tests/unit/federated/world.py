@@ -1,4 +1,4 @@
-"""A server and clients of a federated run in virtual time: real machines, journal and weights; toy training."""
+"""A federated run in virtual time: real machines, journal and weights; toy training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,8 @@ from collab.federated import participant as part
 from collab.federated.actions import Action
 from collab.federated.journal import Blobs, FileJournal
 from collab.federated.orders import Capabilities, OrderId, UpdateRef, Work
+from collab.federated.record_file import RecordFile
+from collab.federated.records import RoundRecord
 from collab.federated.rounds import Rounds
 from collab.federated.task import Task
 from tests.unit.federated.disks import Killed, MemoryDisk
@@ -98,6 +99,12 @@ class Client:
         self.blobs[digest] = data
         self.take(part.Finished(order, digest, len(data)))
 
+    @property
+    def state(self) -> bytes:
+        """Its residual; if it was not told what became of its last update, as the next offer would tell."""
+        staged = self.staged.get(self.standing.order) if self.standing is not None else None
+        return (self.residual if staged is None else staged).tobytes()
+
     def restart(self) -> None:
         """The client's process dies and begins anew with what it kept."""
         self.machine = part.Participant(self.standing)
@@ -114,7 +121,7 @@ class World:
         self.weights = MemoryDisk(self.disk.fuse)
         self.clients = {name: Client(name, self, seconds=1 + i / 8) for i, name in enumerate(names)}
         self.finish: do.Finish | None = None
-        self.records: dict[int, Any] = {}
+        self.files = MemoryDisk(self.disk.fuse)
         self.notices: list[do.Notify] = []
         self.acknowledged: list[tuple[str, OrderId, bool]] = []
         self.aggregated: list[do.Aggregate] = []
@@ -226,7 +233,7 @@ class World:
             case do.Keep(digests):
                 self.blobs.keep(digests)
             case do.Record(record):
-                self.records[record.round] = record
+                RecordFile(self.files).write(record)
             case do.Notify():
                 self.notices.append(action)
             case do.Finish():
@@ -268,6 +275,10 @@ class World:
         self._queue.append(on.Aggregated(action.round, digest, len(model), state))
 
     # --- after it -----------------------------------------------------------------------
+
+    @property
+    def records(self) -> dict[int, RoundRecord]:
+        return {record.round: record for record in RecordFile(self.files).read()}
 
     @property
     def model(self) -> bytes:

@@ -1,0 +1,1 @@
+"""Privacy of updates: differential privacy, and sums that nobody sees the terms of."""

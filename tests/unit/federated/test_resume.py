@@ -1,0 +1,41 @@
+"""A server that is killed anywhere goes on to the same model, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.federated.test_rounds import NAMES, task
+from tests.unit.federated.world import World
+
+MODES = {
+    "sync": task(),
+    "quorum": task(cohort={"select": "random", "count": 2, "over_selection": 1.5}, rounds=4),
+    "discount": task(
+        cohort={"select": "random", "count": 2, "over_selection": 2},
+        round={"late": {"policy": "discount"}},
+        rounds=4,
+    ),
+    "async": task(mode="async", buffered={"buffer": 2, "concurrency": 3}, rounds=5),
+}
+
+
+def finished(mode, at=(), power=False):
+    world = World(MODES[mode], NAMES)
+    world.disk.fuse.at, world.disk.fuse.power = set(at), power
+    world.run()
+    return world
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_within_any_write_it_ends_with_the_same_bits(mode, power):
+    whole = finished(mode)
+    assert whole.finish.outcome == "done"
+    for at in range(1, whole.disk.fuse.burnt + 1):
+        world = finished(mode, [at], power)
+        assert world.kills == 1
+        assert (at, world.finish, world.model) == (at, whole.finish, whole.model)
+        assert [r.model for r in world.records.values()] == [r.model for r in whole.records.values()]
+        for name, client in world.clients.items():
+            assert set(client.trainings.values()) <= {1}, "trained twice"
+            assert client.state == whole.clients[name].state

@@ -1,0 +1,77 @@
+"""The task file: what is wrong is named with its field and what to write."""
+
+from __future__ import annotations
+
+import pytest
+
+from collab.errors import ConfigError
+from collab.federated.task import convert_task, task_bytes
+
+LEAST = {"name": "toy", "model": "m.tflite", "rounds": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rouns": 3}, ["rouns: there is no such field", "rounds"]),
+        ({"training": {"epoch": 3}}, ["training.epoch: there is no such field", "epochs"]),
+        ({"round": {"late": {"polcy": "drop"}}}, ["round.late.polcy", "policy"]),
+        ({"aggregation": {"server": {"optimizer": "adam", "beta1": 0.9}}}, ["server.beta1", "beta_1"]),
+        ({"rounds": 0}, ["rounds: 0", "1 to"]),
+        ({"rounds": "ten"}, ["rounds", "int"]),
+        ({"mode": "asink"}, ["mode", "asink"]),
+        ({"cohort": {"select": "all", "count": 3}}, ["cohort.count", "random"]),
+        ({"cohort": {"select": "random"}}, ["cohort.count", "exactly one"]),
+        ({"cohort": {"select": "random", "count": 2, "fraction": 0.5}}, ["cohort.count", "exactly one"]),
+        ({"cohort": {"select": "random", "fraction": 1.5}}, ["cohort.fraction: 1.5", "share"]),
+        ({"cohort": {"over_selection": 1.5}}, ["cohort.over_selection", "random"]),
+        ({"cohort": {"select": "random", "count": 1, "over_selection": 0.5}}, ["over_selection: 0.5"]),
+        ({"mode": "async", "cohort": {"select": "random", "count": 3}}, ["cohort.count", "buffered"]),
+        ({"mode": "async", "round": {"on_lack": "skip"}}, ["round.on_lack", "extend"]),
+        ({"round": {"quorum": 0.0}}, ["round.quorum", "share"]),
+        ({"round": {"deadline_s": float("nan")}}, ["round.deadline_s", "seconds"]),
+        ({"training": {"learning_rate": -1.0}}, ["training.learning_rate: -1"]),
+        ({"training": {"optimizer": "lamb"}}, ["training.optimizer", "adam"]),
+        ({"evaluation": {"on": "server"}}, ["evaluation.data", "missing"]),
+        ({"evaluation": {"every": 0}, "target": {"value": 0.9}}, ["target", "evaluation.every"]),
+        ({"aggregation": {"rule": "fedbuff"}}, ["aggregation.rule", "async"]),
+        ({"aggregation": {"combine": "krum", "byzantine": 2}}, ["round.least: 1", "7 updates"]),
+        ({"secure_aggregation": True, "mode": "async"}, ["secure_aggregation", "mode: async"]),
+        ({"aggregation": {"rule": "scaffold"}, "mode": "async"}, ["aggregation.rule", "mode: async"]),
+        ({"compression": {"up": {"top": 2.0}}}, ["compression.up.top"]),
+        ({"compression": {"up": {"element": "int8"}}}, ["compression.up.element", "elements"]),
+        ({"privacy": {"clip": 0.0, "noise_multiplier": 1.0, "place": "local"}}, ["privacy.clip: 0"]),
+        ({"privacy": {"clip": 1.0, "noise_multiplier": 1.0}}, ["privacy.place", "weighting"]),
+        ({"privacy": {"clip": 1.0}}, ["privacy", "noise_multiplier"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_remedy(change, words):
+    with pytest.raises(ConfigError) as caught:
+        convert_task(LEAST | change)
+    text = str(caught.value)
+    assert [word for word in words if word not in text] == [], text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("tree", [None, [], "text", 3])
+def test_what_is_no_mapping_is_refused(tree):
+    with pytest.raises(ConfigError, match="mapping"):
+        convert_task(tree)
+
+
+def test_the_least_task_is_enough():
+    task = convert_task(LEAST)
+    assert (task.mode, task.cohort.select, task.training.epochs) == ("sync", "all", 1)
+
+
+def test_defaults_written_out_are_the_same_task():
+    assert task_bytes(convert_task(LEAST)) == task_bytes(convert_task(LEAST | {"mode": "sync", "seed": 0}))
+    assert task_bytes(convert_task(LEAST)) != task_bytes(convert_task(LEAST | {"seed": 1}))
+
+
+@pytest.mark.parametrize(
+    ("quorum", "least", "wanted", "needed"), [(0.5, 1, 5, 3), (0.3, 1, 10, 3), (0.1, 4, 5, 4)]
+)
+def test_a_quorum_is_a_share_and_never_fewer_than_the_least(quorum, least, wanted, needed):
+    task = convert_task(LEAST | {"round": {"quorum": quorum, "least": least}})
+    assert task.round.quorum_of(wanted) == needed
