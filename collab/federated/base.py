@@ -45,7 +45,7 @@ class Trainer(Protocol):
             start: The round's weights; they are not changed.
             task: What to do.
             correction: Added to every gradient (SCAFFOLD: the server's control variate less the client's).
-            cancelled: Asked at least once a step; training then ends with :class:`TrainingCancelled`.
+            cancelled: Asked at least once a step; training then ends with `collab.errors.Cancelled`.
         """
 
     def evaluate(self, parameters: Parameters) -> Mapping[str, float]:

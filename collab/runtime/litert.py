@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,6 +96,39 @@ class _SignatureStage(LoadedStage):
         self._runner = None
 
 
+class Signatures:
+    """All signatures of one model in one interpreter, by name: what trains has several on the same file.
+
+    One thread at a time.
+    """
+
+    def __init__(self, interpreter: Any) -> None:
+        self._interpreter = interpreter
+        self.names: tuple[str, ...] = tuple(interpreter.get_signature_list())
+        self._runners: dict[str, Any] = {}
+
+    def _runner(self, signature: str) -> Any:
+        if signature not in self._runners:
+            try:
+                self._runners[signature] = self._interpreter.get_signature_runner(signature)
+            except (RuntimeError, ValueError) as error:
+                raise ModelError(f"LiteRT cannot run signature {signature!r}: {_one_line(error)}") from error
+        return self._runners[signature]
+
+    def inputs(self, signature: str) -> dict[str, TensorSpec]:
+        """What a signature reads, by name; raises `ModelError` when there is no such signature."""
+        return {name: _spec(detail) for name, detail in self._runner(signature).get_input_details().items()}
+
+    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one; raises `ModelError` when there is none, `BackendError` when LiteRT refuses the arrays."""
+        runner = self._runner(signature)
+        try:
+            made: dict[str, Array] = runner(**inputs)
+        except (RuntimeError, ValueError) as error:
+            raise BackendError(f"LiteRT: {_one_line(error)}") from error
+        return made
+
+
 def _check(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> None:
     if len(arrays) != len(specs):
         raise TensorError(f"stage takes {len(specs)} tensors, got {len(arrays)}")
@@ -134,6 +167,10 @@ class LiteRT(Backend):
             return _SignatureStage(interpreter.get_signature_runner(signature))
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"LiteRT cannot run signature {signature!r}: {_one_line(error)}") from error
+
+    def signatures(self, model: Path | bytes, threads: int = 1) -> Signatures:
+        """Load a model for its signatures."""
+        return Signatures(self._interpreter(model, threads))
 
     def tensor_shapes(self, model: Path | bytes, subgraph: int = 0) -> list[tuple[int, ...]]:
         """Shapes that the interpreter really allocates, by tensor of a subgraph.

@@ -1,0 +1,1 @@
+"""Where a node's examples come from; they never leave it."""

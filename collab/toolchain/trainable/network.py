@@ -1,0 +1,102 @@
+"""What a trainable model is made of: layers as plain records, in the order in which they run.
+
+Tensors of images are ``[channels, height, width, batch]`` while training: then every window of a
+convolution is a block of contiguous runs, and its three products need no transposition.  Others
+are ``[batch, features]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collab.toolchain.trainable.writer import GraphWriter, Ref, Shape
+
+Pull = Callable[[Ref], Sequence[Ref]]
+"""From the gradient of a layer's output to those of its inputs, in their order."""
+
+Loss = Literal["cross_entropy", "mean_squared_error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A weight, or a statistic that batches leave behind, with its first value."""
+
+    name: str
+    value: NDArray[np.float32] = field(repr=False)
+    trainable: bool = True
+
+
+@dataclass(slots=True)
+class Pass:
+    """One pass through the layers: the graph that is written, and what it has found.
+
+    Attributes:
+        graph: where operators go.
+        parameters: parameters by name.
+        weight: weight of each example ``[batch]``; 0 where a batch is not full.
+        training: whether batches make statistics and dropout drops.
+        gradients: gradients by the name of the parameter.
+        statistics: new values of statistics.
+        masks: what scales the inputs of dropout layers, by the name of the layer.
+    """
+
+    graph: GraphWriter
+    parameters: Mapping[str, Ref]
+    weight: Ref
+    training: bool
+    gradients: dict[str, Ref] = field(default_factory=dict)
+    statistics: dict[str, Ref] = field(default_factory=dict)
+    masks: dict[str, Ref] = field(default_factory=dict)
+
+
+class Layer(Protocol):
+    """A kind of layer with its settings.  Shapes leave the batch out and end in the channels."""
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Shape of the output of one example."""
+
+    def learn(self, run: Pass, name: str, inputs: Sequence[Ref], wanted: bool) -> tuple[Ref, Pull]:
+        """Write the layer as it is trained.
+
+        Args:
+            run: the pass.
+            name: the layer's.
+            inputs: what it reads.
+            wanted: whether its inputs need gradients; if not, the pull may return none.
+        """
+
+    def infer(
+        self, graph: GraphWriter, parameters: Mapping[str, Ref], name: str, inputs: Sequence[Ref]
+    ) -> Ref:
+        """Write the layer as it runs later: one image ``[1, height, width, channels]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A layer at its place; `inputs` are numbers of nodes before it, 0 is the model's input."""
+
+    name: str
+    layer: Layer
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A model: node k of `nodes` has the number k + 1, and the last one is the output."""
+
+    input_shape: Shape
+    nodes: tuple[Node, ...]
+    parameters: tuple[Parameter, ...]
+    loss: Loss = "cross_entropy"
+
+    def shapes(self) -> list[Shape]:
+        """Shape of one example at the input and behind each node."""
+        found = [self.input_shape]
+        for node in self.nodes:
+            found.append(node.layer.shape([found[i] for i in node.inputs]))
+        return found
