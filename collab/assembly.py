@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +24,8 @@ from collab.node.config import NodeConfig
 from collab.node.facade import Facade
 from collab.node.service import NodeService
 from collab.node.store import Store
+from collab.node.training_config import TrainingConfig
+from collab.node.training_work import Enrolled, MakeTrainer
 from collab.runtime.base import Backend
 from collab.runtime.litert import LiteRT
 from collab.transport.base import Security, Transport
@@ -43,6 +45,9 @@ SMALLEST_LIMIT: Final = 2 << 20
 BACKENDS: Final[dict[str, Callable[[], Backend]]] = {"litert": LiteRT}
 
 
+TRAINERS: Final[dict[str, MakeTrainer]] = {}
+
+
 def backends(stretch: float = 1.0) -> dict[str, Backend]:
     """Back ends by name: ours, and those of the entry point group ``collab.backends``.
 
@@ -56,6 +61,21 @@ def backends(stretch: float = 1.0) -> dict[str, Backend]:
     from collab.runtime.stretched import Stretched
 
     return {name: Stretched(backend, stretch) for name, backend in found.items()}
+
+
+def trainers() -> dict[str, MakeTrainer]:
+    """Trainers by name: ours, and those of the entry point group ``collab.trainers``, loaded when used."""
+    found: dict[str, MakeTrainer] = dict(TRAINERS)
+    for point in entry_points(group="collab.trainers"):
+        found.setdefault(point.name, _loaded_later(point))
+    return found
+
+
+def _loaded_later(point: EntryPoint) -> MakeTrainer:
+    def make(model: Path, config: TrainingConfig) -> Enrolled:
+        return point.load()(model, config)  # type: ignore[no-any-return]
+
+    return make
 
 
 def transports(
@@ -244,6 +264,7 @@ def build_node(
             make_links,
             security=security,
             make_discoveries=(lambda: discoveries(ways, settings)) if ways else None,
+            trainers=trainers() if config.training.data else {},
         )
     except BaseException:
         store.close()

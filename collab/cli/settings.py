@@ -14,8 +14,8 @@ from collab.errors import ConfigError
 
 T = TypeVar("T")
 
-_SECTIONS: Final = ("node",)
-"""Tables that the file may have; each belongs to one command."""
+_SECTIONS: Final = ("node", "training")
+"""Tables that the file may have: each belongs to one command, or is one of its settings."""
 _SHARED: Final = ("peers", "identity")
 """Names at the file's top level that are no section's."""
 
@@ -55,6 +55,9 @@ def gather(kind: type[T], flags: Mapping[str, Any], file: Path | None, section: 
     values = {k: v for k, v in table.items() if not isinstance(v, dict) and k not in _SHARED}
     values.update(own)
     for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
+        if field.name in _SECTIONS:
+            values[field.name] = table.get(field.name, values.get(field.name, {}))
+            continue
         text = os.environ.get(f"COLLAB_{field.name.upper()}")
         if text is not None:
             values[field.name] = _split(text) if "tuple" in str(field.type) else text

@@ -40,6 +40,12 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "Drain": Verb(pb.DrainRequest, pb.DrainReply),
         "PutRevocations": Verb(pb.PutRevocationsRequest, pb.PutRevocationsReply),
         "TakeReports": Verb(pb.TakeReportsRequest, pb.TakeReportsReply),
+        "GetBlob": Verb(pb.GetBlobRequest, pb.GetBlobReply),
+        "DescribeTraining": Verb(pb.DescribeTrainingRequest, pb.DescribeTrainingReply),
+        "OfferTraining": Verb(pb.OfferTrainingRequest, pb.OfferTrainingReply),
+        "BeginTraining": Verb(pb.BeginTrainingRequest, pb.BeginTrainingReply),
+        "TrainingStatus": Verb(pb.TrainingStatusRequest, pb.TrainingStatusReply),
+        "EndTraining": Verb(pb.EndTrainingRequest, pb.EndTrainingReply),
     }
 )
 """Every verb of ``control.proto`` that nodes serve."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import msgspec
 
+from collab.node.training_config import TrainingConfig
+
 Bytes = Annotated[int, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 
@@ -58,3 +60,5 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The same in bytes."""
     stretch: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
     """How many times as long every stage takes as it really does; for experiments only."""
+    training: TrainingConfig = TrainingConfig()
+    """Whether and when this node takes part in federated training; a table of its own."""

@@ -15,6 +15,7 @@ from collab.core.plan import from_json, to_json
 from collab.errors import LimitExceeded, NotLoaded, Refused
 from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
+from collab.node.training_verbs import TrainingVerbs
 from collab.node.verbs import Caller, Implementation
 from collab.runtime.cpu import resident_bytes
 
@@ -53,6 +54,7 @@ class NodeControl:
             "Drain": self.drain,
             "PutRevocations": self.put_revocations,
             "TakeReports": self.take_reports,
+            **TrainingVerbs(self._node.training, self._node.stages).implementations(),
         }
         return table
 
@@ -128,9 +130,11 @@ class NodeControl:
             reply.complete.append(complete)
         return reply
 
-    async def put_blob(self, _: Caller, request: pb.PutBlobRequest) -> pb.PutBlobReply:
-        """Add a part to a blob."""
+    async def put_blob(self, caller: Caller, request: pb.PutBlobRequest) -> pb.PutBlobReply:
+        """Add a part to a blob; another node may where it has this one train."""
         stages = self._node.stages
+        if caller.role == "node":
+            self._node.training.check(caller, "PutBlob")
         sha256 = check_digest(request.sha256, "PutBlob.sha256:")
         held = await stages.off_loop(
             stages.store.put,
@@ -138,7 +142,7 @@ class NodeControl:
             request.total_bytes,
             request.offset,
             request.data,
-            stages.used_digests(),
+            self._node.used_digests(),
         )
         return pb.PutBlobReply(bytes=held, complete=held == request.total_bytes)
 
@@ -146,7 +150,7 @@ class NodeControl:
         """Remove blobs that no loaded plan uses; those that are used, or not here, stay as they are."""
         stages = self._node.stages
         wanted = {check_digest(name, "DropBlobs.sha256:") for name in request.sha256}
-        free = wanted - set(stages.used_digests())
+        free = wanted - set(self._node.used_digests())
         return pb.DropBlobsReply(dropped=await stages.off_loop(stages.store.drop, sorted(free)))
 
     async def get_plan(self, _: Caller, request: pb.GetPlanRequest) -> pb.GetPlanReply:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from collab.codec.envelope import EnvelopeLimits, decode_envelope, encode_envelope
@@ -38,6 +39,8 @@ from collab.node.reporting import Reporter
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
 from collab.node.stages import Stages
 from collab.node.store import Store
+from collab.node.training import NodeTraining
+from collab.node.training_work import MakeTrainer
 from collab.node.verbs import Caller, Dispatcher
 from collab.runtime.base import Backend
 from collab.transport.aio import timeout
@@ -70,6 +73,7 @@ class NodeService(Handler):
         make_links: MakeLinks,
         security: Credentials | None = None,
         make_discoveries: MakeDiscoveries | None = None,
+        trainers: Mapping[str, MakeTrainer] = MappingProxyType({}),
     ) -> None:
         self.name = NodeName(config.name)
         self.security = security
@@ -85,6 +89,7 @@ class NodeService(Handler):
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
         self.reporter = Reporter(self.stages.off_loop)
+        self.training = NodeTraining(self.name, config.training, store, self.stages.off_loop, trainers)
         self.backends = backends
         self.links = make_links(self)
         self.membership = Membership(self.links, security, make_discoveries)
@@ -133,6 +138,7 @@ class NodeService(Handler):
             self.device = await self.stages.off_loop(describe_device, self.default_backend)
             reports, config = self.stages.store.reports, self.config
             await self.reporter.open(reports, config.max_reports, config.report_bytes)
+            await self.training.start()
             await self._restore()
             for address in self._addresses():
                 self.endpoints.append(await self.links.listen(address))
@@ -169,6 +175,7 @@ class NodeService(Handler):
             self._timer.cancel()
         await self.links.__aexit__(None, None, None)
         await self.reporter.close()
+        await self.training.close()
         await self.stages.close()
 
     async def drain_and_wait(self) -> int:
@@ -189,7 +196,7 @@ class NodeService(Handler):
         if not self.draining:
             for link in self.links.all():
                 self._tell_drained(link)
-        self.draining = True
+        self.draining = self.training.draining = True
         self.session.drain()
         if self.on_serving is not None:
             self._spawn(self.on_serving(False))
@@ -202,6 +209,10 @@ class NodeService(Handler):
 
         if link.peer.role != "node":
             self._spawn(tell())
+
+    def used_digests(self) -> list[Digest]:
+        """Blobs that must stay in the store."""
+        return [*self.stages.used_digests(), *self.training.used_digests()]
 
     def _in_flight(self) -> int:
         return sum(info.in_flight for info in self.session.plans())

@@ -45,6 +45,8 @@ class Store:
         self._blobs, self._partial, self._plans = root / "blobs", root / "partial", root / "plans"
         self.reports = root / "reports.log"
         """What is queued to be reported; `collab.node.reports` writes it."""
+        self.training = root / "training"
+        """What federated runs have left here; `collab.node.training_state` writes it."""
         self._limit = limit_bytes
         try:
             for folder in (self._blobs, self._partial, self._plans):
@@ -123,6 +125,26 @@ class Store:
             if size + len(data) == total:
                 self._complete(path, sha256)
         return size + len(data)
+
+    def add(self, data: bytes, keep: Iterable[Digest]) -> Digest:
+        """Keep a blob that was made here; its digest."""
+        sha256 = Digest(hashlib.sha256(data).hexdigest())
+        self.put(sha256, len(data), 0, data, keep)
+        return sha256
+
+    def read(self, sha256: Digest, offset: int, limit: int) -> tuple[int, bytes]:
+        """Size of a blob that is held completely, and a part of it; who has all parts checks the digest.
+
+        Raises `StoreError` or `ProtocolError`.
+        """
+        size, complete = self.held(sha256)
+        if not complete:
+            raise StoreError(f"blob {sha256[:12]}: not in the store")
+        if offset > size:
+            raise ProtocolError(f"blob {sha256[:12]}: nothing is at {offset}, it has {size} bytes")
+        with _translated(f"read blob {sha256[:12]}"), open(self._blobs / sha256, "rb") as file:
+            file.seek(offset)
+            return size, file.read(limit)
 
     def drop(self, digests: Iterable[Digest]) -> int:
         """Remove blobs, whole or begun; how many were here."""

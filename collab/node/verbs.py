@@ -28,6 +28,11 @@ _ANYONE: Final = frozenset({"node", "client", "operator", "controller"})
 _CLIENT: Final = frozenset({"client", "operator"})
 _OPERATOR: Final = frozenset({"operator"})
 
+TRAINING_VERBS: Final = frozenset(
+    {"GetBlob", "DescribeTraining", "OfferTraining", "BeginTraining", "TrainingStatus", "EndTraining"}
+)
+"""Of federated runs; a node may call them as a gateway, where the settings of the one called name it."""
+
 ROLES: Final[Mapping[str, frozenset[str]]] = {
     "Describe": _ANYONE,
     "Probe": _ANYONE,
@@ -36,6 +41,8 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "Lease": _CLIENT,
     "PutRevocations": frozenset({"operator", "controller"}),
     "TakeReports": frozenset({"operator", "controller"}),
+    "PutBlob": frozenset({"operator", "node"}),
+    **dict.fromkeys(TRAINING_VERBS, frozenset({"operator", "controller", "node"})),
 }
 """Roles that may call a verb; verbs that are not listed are the operator's."""
 

@@ -98,6 +98,7 @@ class NodeProcess:
         *options: str,
         wrapper: Sequence[str] = (),
         python: str = sys.executable,
+        env: dict[str, str] | None = None,
     ) -> None:
         self.name = name
         self.store = folder / name
@@ -109,6 +110,7 @@ class NodeProcess:
         """Whether a traceback in its log is expected."""
         self._command = [*wrapper, python, "-m", "collab", "node", "--name", name, "--store", str(self.store)]
         self._options = options
+        self._env = env or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
 
@@ -142,7 +144,7 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=environment(),
+                env=environment(**self._env),
             )
         self._unread = b""
         self._started = time.monotonic()

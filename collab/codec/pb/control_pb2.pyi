@@ -483,3 +483,169 @@ class Report(_message.Message):
     digest: bytes
     alone: bool
     def __init__(self, number: _Optional[int] = ..., plan: _Optional[str] = ..., epoch: _Optional[int] = ..., request: _Optional[bytes] = ..., at_ms: _Optional[int] = ..., compute_us: _Optional[int] = ..., outcome: _Optional[str] = ..., digest: _Optional[bytes] = ..., alone: _Optional[bool] = ...) -> None: ...
+
+class GetBlobRequest(_message.Message):
+    __slots__ = ("sha256", "offset", "limit")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    offset: int
+    limit: int
+    def __init__(self, sha256: _Optional[str] = ..., offset: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class GetBlobReply(_message.Message):
+    __slots__ = ("total_bytes", "data")
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    total_bytes: int
+    data: bytes
+    def __init__(self, total_bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class DescribeTrainingRequest(_message.Message):
+    __slots__ = ("run", "trainable")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    TRAINABLE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    trainable: str
+    def __init__(self, run: _Optional[str] = ..., trainable: _Optional[str] = ...) -> None: ...
+
+class DescribeTrainingReply(_message.Message):
+    __slots__ = ("trainer", "samples", "step_s", "refusal", "holds", "ready", "encodings")
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    STEP_S_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    ENCODINGS_FIELD_NUMBER: _ClassVar[int]
+    trainer: str
+    samples: int
+    step_s: float
+    refusal: str
+    holds: _containers.RepeatedScalarFieldContainer[str]
+    ready: bool
+    encodings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, trainer: _Optional[str] = ..., samples: _Optional[int] = ..., step_s: _Optional[float] = ..., refusal: _Optional[str] = ..., holds: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., encodings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TrainingOrder(_message.Message):
+    __slots__ = ("run", "round", "attempt", "evaluate")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    round: int
+    attempt: int
+    evaluate: bool
+    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., evaluate: _Optional[bool] = ...) -> None: ...
+
+class OfferTrainingRequest(_message.Message):
+    __slots__ = ("order", "trainable", "weights", "control", "training", "encoding", "deadline_s", "counted")
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    TRAINABLE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    order: TrainingOrder
+    trainable: str
+    weights: str
+    control: str
+    training: bytes
+    encoding: bytes
+    deadline_s: float
+    counted: TrainingOrder
+    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ...) -> None: ...
+
+class OfferTrainingReply(_message.Message):
+    __slots__ = ("state", "lacks", "holds")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LACKS_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    state: TrainingState
+    lacks: _containers.RepeatedScalarFieldContainer[str]
+    holds: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, state: _Optional[_Union[TrainingState, _Mapping]] = ..., lacks: _Optional[_Iterable[str]] = ..., holds: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TrainingState(_message.Message):
+    __slots__ = ("state", "reason", "steps", "update", "update_bytes", "samples", "seconds", "metrics")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    reason: str
+    steps: int
+    update: str
+    update_bytes: int
+    samples: int
+    seconds: float
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., steps: _Optional[int] = ..., update: _Optional[str] = ..., update_bytes: _Optional[int] = ..., samples: _Optional[int] = ..., seconds: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+
+class BeginTrainingRequest(_message.Message):
+    __slots__ = ("order", "parts")
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    order: TrainingOrder
+    parts: _containers.RepeatedCompositeFieldContainer[EncodedWeights]
+    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[EncodedWeights, _Mapping]]] = ...) -> None: ...
+
+class EncodedWeights(_message.Message):
+    __slots__ = ("weights", "blob", "base")
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    weights: str
+    blob: str
+    base: str
+    def __init__(self, weights: _Optional[str] = ..., blob: _Optional[str] = ..., base: _Optional[str] = ...) -> None: ...
+
+class BeginTrainingReply(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: TrainingState
+    def __init__(self, state: _Optional[_Union[TrainingState, _Mapping]] = ...) -> None: ...
+
+class TrainingStatusRequest(_message.Message):
+    __slots__ = ("order", "wait_ms")
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    order: TrainingOrder
+    wait_ms: int
+    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class TrainingStatusReply(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: TrainingState
+    def __init__(self, state: _Optional[_Union[TrainingState, _Mapping]] = ...) -> None: ...
+
+class EndTrainingRequest(_message.Message):
+    __slots__ = ("order", "counted", "leave")
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
+    order: TrainingOrder
+    counted: bool
+    leave: bool
+    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., counted: _Optional[bool] = ..., leave: _Optional[bool] = ...) -> None: ...
+
+class EndTrainingReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,409 @@
+"""The server of a federated run over links: performs what its `Rounds` decide.
+
+Journal and weights are written by one thread, in the order of the decisions.  What
+concerns one client is a task of its own; a lost link ends it without a word, and the client
+is offered its order again when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar, Union
+
+from collab.codec.pb import control_pb2 as pb
+from collab.coordinator.cluster import Cluster
+from collab.coordinator.federated_client import RemoteClient
+from collab.core.ids import Digest, NodeName
+from collab.errors import CollabError, IntegrityError, LinkLost, PeerUnreachable
+from collab.federated import actions as do
+from collab.federated import events as on
+from collab.federated.journal import Blobs, Journal
+from collab.federated.orders import OrderId
+from collab.federated.records import RoundRecord
+from collab.federated.rounds import Rounds
+from collab.federated.server_work import Broadcast, ServerWork
+from collab.federated.task import Task
+from collab.link.link import Link
+
+log = logging.getLogger("collab.federated")
+
+T = TypeVar("T")
+
+_BACKOFF_S: Final = (0.1, 2.0)
+"""First and longest pause before a client is dialled again."""
+_LOOK_S: Final = 15.0
+"""A client is asked this often whether its policy lets it train by now."""
+_AWAY: Final = (LinkLost, PeerUnreachable)
+
+EvaluateHere = Callable[[Digest], tuple[int, dict[str, float]]]
+"""Samples and metrics of a model on the server's own data; blocks."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """What a new run begins with."""
+
+    run: str
+    task: Digest
+    model: Digest
+    model_bytes: int
+
+
+class Watcher:
+    """Told what happens, for people and files; does nothing by itself."""
+
+    def notice(self, notice: do.Notify) -> None:
+        """One line about the run."""
+
+    def record(self, record: RoundRecord) -> None:
+        """A round is over; one of the same round replaces it."""
+
+    def clients(self, clients: Sequence[RemoteClient]) -> None:
+        """What clients are at has changed."""
+
+
+class FederatedServer:
+    """One run.  `run` returns when it is over, or stopped."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        task: Task,
+        rounds: Rounds,
+        journal: Journal,
+        blobs: Blobs,
+        work: ServerWork,
+        trainable: tuple[Digest, bytes],
+        scratch: Path,
+        watcher: Watcher,
+        evaluate_here: EvaluateHere | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._task = task
+        self._rounds = rounds
+        self._journal = journal
+        self._blobs = blobs
+        self._work = work
+        self._trainable = trainable
+        self._scratch = scratch
+        self._watcher = watcher
+        self._evaluate_here = evaluate_here
+        self._run = ""
+        self._clients: dict[str, RemoteClient] = {}
+        self._enrolled: dict[str, int] = {}
+        self._events: asyncio.Queue[on.Event] = asyncio.Queue()
+        self._tasks: dict[asyncio.Task[None], tuple[str, OrderId] | None] = {}
+        self._unsettled: set[Digest] = set()
+        """Updates that were fetched and are not in the journal yet."""
+        self._trained_s: dict[tuple[str, OrderId], float] = {}
+        self._failure: BaseException | None = None
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="collab-federated")
+
+    # --- outside -------------------------------------------------------------------
+
+    async def run(self, begin: Begin, peers: Sequence[str]) -> do.Finish:
+        """Go on until the run is over; raises `StoreError` when the disk fails."""
+        self._run = self._rounds.ledger.run or begin.run
+        try:
+            for address in peers:
+                self._spawn(self._follow(address))
+            actions = self._rounds.begin(begin.run, begin.task, begin.model, begin.model_bytes, _now())
+            finish = await self._perform(actions)
+            while finish is None:
+                finish = await self._perform(self._rounds.handle(await self._next(), _now()))
+            if self._failure is not None:
+                raise self._failure
+            await self._say_goodbye(finish)
+            return finish
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.to_thread(self._disk.shutdown)
+
+    def stop(self) -> None:
+        """End soon, so that the run can be resumed."""
+        self._events.put_nowait(on.StopAsked())
+
+    async def _next(self) -> on.Event:
+        wake = self._rounds.wake_at
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            left = None if wake is None else max(0.0, wake - _now())
+            return await asyncio.wait_for(self._events.get(), left)
+        return on.Tick()
+
+    async def _say_goodbye(self, finish: do.Finish) -> None:
+        """Let clients forget a run that cannot be resumed."""
+        if finish.outcome == "stopped":
+            return
+        order = OrderId(self._run, self._rounds.ledger.round)
+        leaving = (client.leave(order) for client in self._clients.values())
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*leaving, return_exceptions=True), 2.0)
+
+    # --- actions -----------------------------------------------------------------------
+
+    async def _perform(self, actions: Sequence[do.Action]) -> do.Finish | None:
+        """Perform actions and what follows from writing the journal; the end of the run if it has come."""
+        todo = deque(actions)
+        while todo:
+            action = todo.popleft()
+            if isinstance(action, do.Finish):
+                return action
+            if isinstance(action, do.Persist):
+                await self._off_loop(self._journal.append, action.entry)
+                more = self._rounds.handle(on.Persisted(action.step), _now())
+                if action.compact:
+                    await self._off_loop(self._journal.compact, self._rounds.snapshot())
+                todo.extendleft(reversed(more))
+            else:
+                _PERFORM[type(action)](self, action)
+        self._watcher.clients(list(self._clients.values()))
+        return None
+
+    def _keep(self, action: do.Keep) -> None:
+        kept = action.digests | self._unsettled
+        self._spawn(self._quietly(self._off_loop(self._blobs.keep, kept)))
+
+    def _record(self, action: do.Record) -> None:
+        self._watcher.record(action.record)
+
+    def _notify(self, action: do.Notify) -> None:
+        self._watcher.notice(action)
+
+    def _offer(self, action: do.Offer) -> None:
+        self._for_order(action.client, action.order, self._offered(action))
+
+    async def _offered(self, action: do.Offer) -> None:
+        client, order = self._clients[action.client], action.order
+        state = await client.offer(order, action.work, self._work.up)
+        client.state = state.state
+        if state.state == "declined":
+            self._tell(on.Declined(action.client, order, state.reason))
+        elif state.state == "accepted":
+            self._tell(on.Accepted(action.client, order))
+        else:
+            await self._watch(client, order)
+
+    def _send(self, action: do.Send) -> None:
+        self._for_order(action.client, action.order, self._sent(action))
+
+    async def _sent(self, action: do.Send) -> None:
+        client = self._clients[action.client]
+        client.state = "receives the model"
+        sent = await client.send(action.order, self._broadcast)
+        self._tell(on.Sent(action.client, action.order, sent))
+        await self._watch(client, action.order)
+
+    async def _broadcast(self, digest: Digest, holds: tuple[Digest, ...]) -> Broadcast:
+        return await self._off_loop(self._work.broadcast, digest, holds)
+
+    async def _watch(self, client: RemoteClient, order: OrderId) -> None:
+        """See an order through to its update."""
+
+        def progress(state: pb.TrainingState) -> None:
+            client.state = f"trains, {state.steps} steps" if state.state == "training" else state.state
+            self._watcher.clients(list(self._clients.values()))
+
+        state = await client.outcome(order, progress)
+        if state.state == "done":
+            self._trained_s[client.name, order] = state.seconds
+            self._tell(
+                on.Announced(client.name, order, Digest(state.update), int(state.update_bytes))
+            )
+        elif state.state == "unknown":
+            # It was started again so quickly that its link was not missed.
+            self._tell(on.Left(client.name))
+            self._tell(on.Joined(client.name, await client.enrol()))
+        else:
+            self._tell(on.Failed(client.name, order, state.reason or state.state))
+
+    def _fetch(self, action: do.Fetch) -> None:
+        self._for_order(action.client, action.order, self._fetched(action))
+
+    async def _fetched(self, action: do.Fetch) -> None:
+        client, ledger = self._clients[action.client], self._rounds.ledger
+        client.state = "sends its update"
+        try:
+            data = await client.fetch(action.digest, action.bytes)
+        except IntegrityError as error:
+            reason = str(error)
+            self._tell(on.Refused(action.client, action.order, "update", reason, action.bytes))
+            return
+        await self._off_loop(
+            self._work.enter_round, ledger.round, ledger.model, self._enrolled, list(ledger.counted)
+        )
+        self._unsettled.add(action.digest)
+        verdict = await self._off_loop(
+            self._work.judge, action.client, action.order, action.digest, data
+        )
+        if isinstance(verdict, on.Arrived):
+            seconds = self._trained_s.pop((action.client, action.order), 0.0)
+            verdict = replace(verdict, update=replace(verdict.update, seconds=seconds))
+        client.state = "done"
+        self._tell(verdict)
+
+    def _acknowledge(self, action: do.Acknowledge) -> None:
+        self._ended(action.client, action.order, action.counted)
+
+    def _cancel(self, action: do.Cancel) -> None:
+        for task, key in self._tasks.items():
+            if key == (action.client, action.order):
+                task.cancel()
+        self._ended(action.client, action.order, False)
+
+    def _ended(self, name: str, order: OrderId, counted: bool) -> None:
+        self._trained_s.pop((name, order), None)
+        client = self._clients.get(name)
+        if client is not None:
+            client.state = "counted" if counted else ""
+            self._spawn(self._quietly(client.end(order, counted)))
+
+    def _aggregate(self, action: do.Aggregate) -> None:
+        self._spawn(self._aggregated(action))
+
+    async def _aggregated(self, action: do.Aggregate) -> None:
+        clients = max(len(self._enrolled), len(action.updates))
+        try:
+            self._tell(await self._off_loop(self._work.aggregate, action, clients))
+        except CollabError as error:
+            self._tell(on.AggregationFailed(action.round, str(error)))
+        self._unsettled.difference_update(update.digest for update in action.updates)
+
+    def _agree(self, action: do.Agree) -> None:
+        self._tell(on.AggregationFailed(action.round, "secure aggregation is not served over links yet"))
+
+    def _evaluate(self, action: do.Evaluate) -> None:
+        for name in action.clients or ("",):
+            self._spawn(self._evaluated(action, name))
+
+    async def _evaluated(self, action: do.Evaluate, name: str) -> None:
+        try:
+            if name:
+                order = OrderId(self._run, action.round)
+                limit_s = self._task.evaluation.deadline_s
+                client = self._clients[name]
+                state = await client.evaluate(order, action.model, limit_s, self._broadcast)
+                if state.state != "done":
+                    raise PeerUnreachable(state.reason or state.state)
+                found = int(state.samples), {metric.name: metric.value for metric in state.metrics}
+            else:
+                assert self._evaluate_here is not None
+                found = await self._off_loop(self._evaluate_here, action.model)
+            self._tell(on.Evaluated(action.round, name, *found))
+        except CollabError as error:
+            self._tell(on.EvaluationFailed(action.round, name, str(error)))
+
+    # --- clients -----------------------------------------------------------------------
+
+    async def _follow(self, address: str) -> None:
+        """Keep a link to one address, and tell the run when who is there comes and goes."""
+        delay_s, told = _BACKOFF_S[0], False
+        while True:
+            name = ""
+            try:
+                link = await self._cluster.links.connect(address)
+                name = await self._joined(link)
+                delay_s, told = _BACKOFF_S[0], False
+                await self._stay(link, name)
+            except CollabError as error:
+                if not told:
+                    self._notify(do.Notify("waiting", f"{address}: {error}"))
+                    told = True
+            if name:
+                self._tell(on.Left(name))
+                self._clients[name].state = "away"
+            await asyncio.sleep(random.uniform(delay_s / 2, delay_s))
+            delay_s = min(2 * delay_s, _BACKOFF_S[1])
+
+    async def _joined(self, link: Link) -> NodeName:
+        name = link.peer.name
+        client = self._clients.get(name)
+        if client is None:
+            client = RemoteClient(name, self._run, self._trainable, self._scratch)
+        elif client.link is not None and client.link.ended is None and client.link is not link:
+            raise PeerUnreachable(f"node {name!r} is reached at another address already")
+        client.link = link
+        self._clients[name] = client
+        capabilities = await client.enrol()
+        self._enrolled[name] = client.samples
+        client.state = capabilities.reason
+        self._tell(on.Joined(name, capabilities))
+        return name
+
+    async def _stay(self, link: Link, name: NodeName) -> None:
+        """Until the link ends; ask now and then whether the device is willing."""
+        while link.ended is None:
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(link.wait_ended(), _LOOK_S)
+                return
+            self._tell(on.Joined(name, await self._clients[name].enrol()))
+
+    # --- tasks -------------------------------------------------------------------------
+
+    def _tell(self, event: on.Event) -> None:
+        self._events.put_nowait(event)
+
+    def _for_order(self, name: str, order: OrderId, work: Coroutine[Any, Any, None]) -> None:
+        self._spawn(self._guarded(name, order, work), (name, order))
+
+    async def _guarded(self, name: str, order: OrderId, work: Awaitable[None]) -> None:
+        """A lost link says nothing: the client is offered its order again; other errors end the order."""
+        try:
+            await work
+        except _AWAY as error:
+            client = self._clients[name]
+            if client.link is not None and client.link.ended is None:
+                self._tell(on.Failed(name, order, str(error)))
+        except CollabError as error:
+            self._tell(on.Failed(name, order, str(error)))
+
+    async def _quietly(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except CollabError as error:
+            log.info("%s", error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], key: tuple[str, OrderId] | None = None) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = key
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self.stop()
+
+    async def _off_loop(self, function: Callable[..., T], *arguments: object) -> T:
+        call = functools.partial(function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._disk, call)
+
+
+_PERFORM: Final[dict[type, Callable[[FederatedServer, Any], None]]] = {
+    do.Offer: FederatedServer._offer,
+    do.Send: FederatedServer._send,
+    do.Agree: FederatedServer._agree,
+    do.Fetch: FederatedServer._fetch,
+    do.Acknowledge: FederatedServer._acknowledge,
+    do.Cancel: FederatedServer._cancel,
+    do.Aggregate: FederatedServer._aggregate,
+    do.Evaluate: FederatedServer._evaluate,
+    do.Keep: FederatedServer._keep,
+    do.Record: FederatedServer._record,
+    do.Notify: FederatedServer._notify,
+}
+
+
+def _now() -> float:
+    return time.monotonic()

@@ -1,0 +1,224 @@
+"""What the server of a federated run does with weights: gates updates, makes models, encodes broadcasts.
+
+Blocking: it belongs into a thread of its own.  The same blobs give the same bits, so a
+resumed server makes the same models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Union
+
+import numpy as np
+
+from collab.core.ids import Digest
+from collab.errors import CollabError
+from collab.federated.actions import Aggregate
+from collab.federated.aggregate.rounds import RoundAggregator, controls
+from collab.federated.aggregate.settings import Aggregation
+from collab.federated.compression.models import encode_model
+from collab.federated.compression.settings import Compression
+from collab.federated.compression.updates import decode_update
+from collab.federated.entries import Counted
+from collab.federated.events import Aggregated, Arrived, Refused
+from collab.federated.exchange import pack_arrays, plain_weights, read_weights, unpack_arrays
+from collab.federated.gate import Gate, GateSettings, malformed
+from collab.federated.journal import Blobs
+from collab.federated.orders import OrderId, UpdateRef
+from collab.federated.spool import DiskSpool
+from collab.federated.update import Parameters
+
+_RESIDUAL: Final = "residual:"
+"""Of a lossy broadcast: what the clients' model lacks of the server's."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The parts of a task that are about weights."""
+
+    aggregation: Aggregation = Aggregation()
+    gate: GateSettings = GateSettings()
+    up: Compression = Compression()
+    down: Compression = Compression()
+    max_staleness: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """A model as it is sent to a client."""
+
+    data: bytes
+    base: Digest | None
+    """What it is a difference to."""
+
+    @property
+    def digest(self) -> Digest:
+        """Of the bytes."""
+        return Digest(hashlib.sha256(self.data).hexdigest())
+
+
+class ServerWork:
+    """One run's.
+
+    Args:
+        rules: Checked ones.
+        blobs: The run's.
+        scratch: Folder for what robust rules spool.
+    """
+
+    def __init__(self, rules: Rules, blobs: Blobs, scratch: Path) -> None:
+        self._rules = rules
+        self._blobs = blobs
+        self._scratch = scratch
+        self._gate: Gate | None = None
+        self._gate_round = 0
+        self._norms: list[float] = []
+        self._verdicts: dict[tuple[str, OrderId], Union[Arrived, Refused]] = {}
+        self._models: dict[Digest, Parameters] = {}
+        """The newest two, so that broadcasts can be differences."""
+        self._lossy: dict[tuple[Digest, Digest], bytes] = {}
+        """Changes that have made a model of the one before, as they are sent."""
+        self._broadcasts: dict[tuple[Digest, Digest | None], Broadcast] = {}
+
+    # --- models ------------------------------------------------------------------
+
+    def put_model(self, weights: Parameters) -> tuple[Digest, int]:
+        """Keep weights; what names them, and their size."""
+        data = plain_weights(weights)
+        digest = self._blobs.put(data)
+        self._remember(digest, weights)
+        return digest, len(data)
+
+    def model(self, digest: Digest) -> Parameters:
+        """Weights that were kept."""
+        if digest not in self._models:
+            self._remember(digest, read_weights(self._blobs.get(digest)))
+        return self._models[digest]
+
+    def _remember(self, digest: Digest, weights: Parameters) -> None:
+        self._models[digest] = weights
+        for old in list(self._models)[:-2]:
+            del self._models[old]
+
+    def broadcast(self, digest: Digest, holds: tuple[Digest, ...]) -> Broadcast:
+        """A model for a client that holds others, as few bytes as there are without loss."""
+        base = next((held for held in reversed(holds) if self._can_build_on(held, digest)), None)
+        key = (digest, base)
+        if key not in self._broadcasts:
+            if len(self._broadcasts) >= 4:
+                self._broadcasts.clear()
+            self._broadcasts[key] = Broadcast(self._encoded(digest, base), base)
+        return self._broadcasts[key]
+
+    def _can_build_on(self, base: Digest, digest: Digest) -> bool:
+        if self._rules.down.lossy:
+            return (base, digest) in self._lossy
+        return base in self._models and base != digest
+
+    def _encoded(self, digest: Digest, base: Digest | None) -> bytes:
+        if base is None:
+            return encode_model(self.model(digest), Compression(pack=self._rules.down.pack)).data
+        if self._rules.down.lossy:
+            return self._lossy[base, digest]
+        return encode_model(self.model(digest), self._rules.down, self.model(base)).data
+
+    # --- the gate ------------------------------------------------------------------
+
+    def enter_round(
+        self, round_: int, model: Digest, enrolled: Mapping[str, int], taken: list[Counted]
+    ) -> None:
+        """Judge updates by a round from now on; ``taken`` were counted in it before a restart."""
+        if self._gate is not None and self._gate_round == round_:
+            return
+        if self._gate is not None:
+            self._norms = self._gate.norms or self._norms
+            self._verdicts = {key: v for key, v in self._verdicts.items() if key[1].round >= round_}
+        self._gate = Gate(
+            self._rules.gate,
+            self.model(model),
+            round_,
+            enrolled,
+            oldest=max(1, round_ - self._rules.max_staleness),
+            controls=self._rules.aggregation.controls,
+            norms=self._norms,
+        )
+        self._gate_round = round_
+        for update in taken:
+            self._gate.remember(update.client, update.order.round, update.norm)
+
+    def judge(self, client: str, order: OrderId, digest: Digest, data: bytes) -> Union[Arrived, Refused]:
+        """Gate an update whose bytes have that digest, and keep it if it is good; harmless twice."""
+        known = self._verdicts.get((client, order))
+        if isinstance(known, Arrived) and known.update.digest == digest:
+            return known
+        verdict = self._judged(client, order, digest, data)
+        self._verdicts[client, order] = verdict
+        return verdict
+
+    def _judged(self, client: str, order: OrderId, digest: Digest, data: bytes) -> Union[Arrived, Refused]:
+        assert self._gate is not None
+        try:
+            update = decode_update(data)
+            if update.round != order.round:
+                reason = f"is {update.round}, and {order.round} was asked for"
+                return Refused(client, order, "round", reason, len(data))
+            refusal = self._gate.judge(update, client)
+        except CollabError as error:
+            refusal = malformed(client, error)
+        if refusal is not None:
+            return Refused(client, order, refusal.field, refusal.message, len(data))
+        self._blobs.put(data)
+        reference = UpdateRef(
+            digest,
+            len(data),
+            update.samples,
+            norm=self._gate.norms[-1],
+            loss=update.metrics.get("loss"),
+            metrics=update.metrics,
+        )
+        return Arrived(client, order, reference)
+
+    # --- aggregation ------------------------------------------------------------------
+
+    def aggregate(self, action: Aggregate, clients: int) -> Aggregated:
+        """The next model; ``clients`` is how many take part at all (SCAFFOLD's N)."""
+        rules = self._rules
+        before = self.model(action.model)
+        state = unpack_arrays(self._blobs.get(action.state)) if action.state is not None else {}
+        residual = {
+            name.removeprefix(_RESIDUAL): state.pop(name)
+            for name in list(state)
+            if name.startswith(_RESIDUAL)
+        }
+        if rules.aggregation.robust:
+            with DiskSpool(self._scratch) as spool:
+                aggregator = RoundAggregator(rules.aggregation, before, state, spool=spool, clients=clients)
+                weights = self._added(aggregator, action)
+        else:
+            aggregator = RoundAggregator(rules.aggregation, before, state, clients=clients)
+            weights = self._added(aggregator, action)
+        kept = aggregator.state()
+        change = b""
+        if rules.down.lossy:
+            # Clients go on with what they can be sent, and the server with the same.
+            target = {name: array + residual.get(name, np.float32(0)) for name, array in weights.items()}
+            random = np.random.default_rng([rules.seed, action.round])
+            change, weights = encode_model(target, rules.down, before, random)
+            kept |= {f"{_RESIDUAL}{name}": target[name] - weights[name] for name in target}
+        model, size = self.put_model(weights)
+        self._lossy = {(action.model, model): change}
+        control = None
+        if rules.aggregation.controls:
+            control = self._blobs.put(plain_weights(controls(weights, kept)))
+        state_digest = self._blobs.put(pack_arrays(kept)) if kept else None
+        return Aggregated(action.round, model, size, state_digest, control)
+
+    def _added(self, aggregator: RoundAggregator, action: Aggregate) -> Parameters:
+        for counted in action.updates:
+            update = decode_update(self._blobs.get(counted.digest))
+            aggregator.add(replace(update, staleness=counted.staleness))
+        return aggregator.finish()

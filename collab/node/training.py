@@ -1,0 +1,445 @@
+"""Federated training on a node: performs what its `Participant` decides, and answers for its orders."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from collab.codec.pb import control_pb2 as pb
+from collab.core.ids import Digest
+from collab.errors import BackendError, CollabError, NotLoaded, Refused, StoreError
+from collab.federated import participant as machine
+from collab.federated.compression.settings import ABILITIES
+from collab.federated.orders import MAX_HELD_MODELS, OrderId
+from collab.node.store import Store
+from collab.node.training_config import TrainingConfig
+from collab.node.training_files import Made, TrainingFiles
+from collab.node.training_offer import Ask
+from collab.node.training_policy import Look, look, refusal
+from collab.node.training_thread import Guard, TrainingThread, energy_meter
+from collab.node.verbs import Caller
+from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, evaluate, restore, train
+
+log = logging.getLogger("collab.training")
+
+MAX_WAIT_S: Final = 20.0
+"""Longest that a question for the state of an order waits; calls end after 30 s."""
+_WATCH_S: Final = 1.0
+"""Between two looks at the policy while training."""
+
+OffLoop = Callable[..., Awaitable[Any]]
+
+
+@dataclass
+class Errand:
+    """An order on this node, and where it stands."""
+
+    order: OrderId
+    ask: Ask | None
+    """None for one from before a restart."""
+    state: str
+    reason: str = ""
+    guard: Guard | None = None
+    made: Made = Made()
+    update: Digest | None = None
+    update_bytes: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self, state: str, reason: str = "") -> None:
+        """It is done or failed; the first word counts."""
+        if not self.over.is_set():
+            self.state, self.reason = state, reason
+            self.over.set()
+
+    def message(self) -> pb.TrainingState:
+        """As it is told."""
+        made = self.made
+        return pb.TrainingState(
+            state=self.state,
+            reason=self.reason,
+            steps=self.guard.steps if self.guard is not None else made.steps,
+            update=self.update or "",
+            update_bytes=self.update_bytes,
+            samples=made.samples,
+            seconds=made.seconds,
+            metrics=[pb.Metric(name=name, value=value) for name, value in made.metrics.items()],
+        )
+
+
+class NodeTraining:
+    """One order at a time; a run's weights, updates and states live in the node's store."""
+
+    def __init__(
+        self,
+        name: str,
+        config: TrainingConfig,
+        store: Store,
+        off_loop: OffLoop,
+        trainers: Mapping[str, MakeTrainer],
+        read_device: Look = look,
+    ) -> None:
+        self.config = config
+        self.draining = False
+        self._name = name
+        self._store = store
+        self._off_loop = off_loop
+        self._trainers = trainers
+        self._look = read_device
+        self._files = TrainingFiles(store.training)
+        self._machine = machine.Participant()
+        self._thread = TrainingThread()
+        self._deciding = asyncio.Lock()
+        self._errand: Errand | None = None
+        self._trial: Errand | None = None
+        """The latest evaluation."""
+        self._enrolled: tuple[Digest, Enrolled] | None = None
+        self._holds: tuple[str, list[Digest]] = ("", [])
+        """Weights of the latest run."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- life ------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Go on where the node ended: an update that was made can still be fetched."""
+        kept = await self._off_loop(self._files.standing)
+        if kept is not None:
+            standing, made = kept
+            self._machine = machine.Participant(standing)
+            errand = Errand(standing.order, None, "training", made=made)
+            self._announce(errand, standing.digest, standing.bytes)
+            self._errand = errand
+            await self._held(standing.order.run)
+
+    async def close(self) -> None:
+        """End training at its next step; a server offers it again."""
+        for errand in (self._errand, self._trial):
+            if errand is not None and errand.guard is not None:
+                errand.guard.stop("the node stops")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._thread.close()
+
+    def used_digests(self) -> list[Digest]:
+        """Blobs that must stay in the store."""
+        used = list(self._holds[1])
+        for errand in (self._errand, self._trial):
+            if errand is not None:
+                used += errand.ask.blobs if errand.ask is not None else ()
+                used += [errand.update] if errand.update is not None else []
+        return used
+
+    def is_update(self, sha256: Digest) -> bool:
+        """Whether a blob is the update that was made last."""
+        return self._errand is not None and self._errand.update == sha256
+
+    def check(self, caller: Caller, verb: str) -> None:
+        """Refuse who may not have this node train; raises `Refused`.
+
+        Another node may, as a gateway, where the settings name it; others where they name nobody.
+        """
+        named = self.config.servers
+        own = caller.name.partition("~")[0]
+        if own in named or (caller.role != "node" and not named):
+            return
+        log.warning("%s of %s (%s) is refused", verb, caller.name, caller.role)
+        raise Refused(
+            f"{verb}: {own!r} may not have {self._name!r} train; "
+            f"name it in training.servers there, which has {', '.join(named) or 'nobody'}"
+        )
+
+    # --- verbs -----------------------------------------------------------------
+
+    async def describe(self, run: str, trainable: Digest | None) -> pb.DescribeTrainingReply:
+        """What this node can do in a run."""
+        reply = pb.DescribeTrainingReply(refusal=await self._refusal(), encodings=sorted(ABILITIES))
+        if not self.config.data:
+            return reply
+        reply.trainer = self.config.trainer
+        reply.ready = trainable is not None and await self._holding(trainable)
+        if reply.ready and trainable is not None:
+            reply.samples = (await self._trainer(trainable)).samples
+            reply.step_s = await self._off_loop(self._files.step_s, trainable)
+        if run:
+            reply.holds.extend(await self._held(run))
+        return reply
+
+    async def offer(self, ask: Ask) -> pb.OfferTrainingReply:
+        """Take an order or decline it; again, and it stands where it stood."""
+        refused = await self._refusal()
+        if ask.evaluate:
+            state = self._offer_trial(ask, refused)
+        else:
+            async with self._deciding:
+                state = await self._offer_order(ask, refused)
+        reply = pb.OfferTrainingReply(state=state)
+        if state.state == "accepted":
+            reply.lacks.extend([digest for digest in ask.blobs if not await self._holding(digest)])
+            reply.holds.extend(await self._held(ask.order.run))
+        return reply
+
+    def _offer_trial(self, ask: Ask, refused: str) -> pb.TrainingState:
+        trial = self._trial
+        if trial is not None and trial.order == ask.order and trial.state in ("training", "done"):
+            return trial.message()
+        if refused:
+            return pb.TrainingState(state="declined", reason=refused)
+        if trial is not None and trial.guard is not None:
+            trial.guard.stop("another evaluation was asked for")
+        self._trial = Errand(ask.order, ask, "accepted")
+        return self._trial.message()
+
+    async def _offer_order(self, ask: Ask, refused: str) -> pb.TrainingState:
+        before = self._errand
+        actions = self._machine.handle(machine.Offered(ask.order, ask.work, refused), _now())
+        fresh = any(isinstance(action, machine.Accept) for action in actions)
+        if fresh and (before is None or before.order != ask.order or before.over.is_set()):
+            # What is freed and settled below is the former order's.
+            await self._perform([a for a in actions if not isinstance(a, machine.Accept)])
+            for digest in await self._off_loop(self._files.enter, ask.order.run):
+                await self._off_loop(self._store.drop, [digest])
+            self._errand = Errand(ask.order, ask, "accepted")
+            self._spawn(self._watch(self._errand))
+            return self._errand.message()
+        declined = [action for action in actions if isinstance(action, machine.Decline)]
+        if declined:
+            return pb.TrainingState(state="declined", reason=declined[0].reason)
+        await self._perform(actions)
+        assert self._errand is not None
+        return self._errand.message()
+
+    async def begin(self, order: OrderId, evaluating: bool, parts: Sequence[Part]) -> pb.TrainingState:
+        """Make weights of the blobs that came, then do the work."""
+        errand = self._found(order, evaluating)
+        if errand is None or errand.ask is None:
+            raise NotLoaded(f"order {order.round} of run {order.run!r} is not known here; offer it")
+        if errand.state != "accepted":
+            return errand.message()
+        await self._restore(errand.ask, parts)
+        if evaluating:
+            if errand.state == "accepted":
+                errand.state = "training"
+                self._spawn(self._evaluate(errand, errand.ask))
+        else:
+            async with self._deciding:
+                await self._perform(self._machine.handle(machine.ModelCame(order), _now()))
+        return errand.message()
+
+    async def status(self, order: OrderId, evaluating: bool, wait_s: float) -> pb.TrainingState:
+        """Where an order stands, as soon as it is over or after so long."""
+        errand = self._found(order, evaluating)
+        if errand is None:
+            return pb.TrainingState(state="unknown")
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(errand.over.wait(), min(wait_s, MAX_WAIT_S))
+        return errand.message()
+
+    async def end(self, order: OrderId, evaluating: bool, counted: bool, leave: bool) -> None:
+        """The server has what it wanted of an order, or wants it no more."""
+        if evaluating:
+            errand = self._found(order, True)
+            if errand is not None and errand.guard is not None:
+                errand.guard.stop("the server wants it no more")
+        else:
+            async with self._deciding:
+                event: machine.ClientEvent = machine.Cancelled(order, "the server wants it no more")
+                if self._machine.phase == "uploading":
+                    event = machine.Acknowledged(order, counted)
+                await self._perform(self._machine.handle(event, _now()))
+        if leave:
+            await self._leave(order.run)
+
+    async def _leave(self, run: str) -> None:
+        if self._errand is not None and self._errand.order.run == run:
+            dropped = [self._errand.update] if self._errand.update is not None else []
+            self._errand = None
+            await self._off_loop(self._store.drop, dropped)
+        if self._holds[0] == run:
+            self._holds = ("", [])
+        if self._trial is not None and self._trial.order.run == run:
+            self._trial = None
+        await self._off_loop(self._store.drop, await self._off_loop(self._files.leave, run))
+
+    # --- deciding ----------------------------------------------------------------
+
+    def _found(self, order: OrderId, evaluating: bool) -> Errand | None:
+        errand = self._trial if evaluating else self._errand
+        return errand if errand is not None and errand.order == order else None
+
+    async def _refusal(self) -> str:
+        """Why nothing is begun here now; empty where it may be."""
+        if not self.config.data:
+            return f"{self._name!r} does not train; set training.data in its settings"
+        if self.draining:
+            return f"{self._name!r} drains"
+        guard = self._errand.guard if self._errand is not None else None
+        if guard is not None and guard.hangs:
+            return "the training before hangs; start the node again"
+        try:
+            energy_meter(self.config)
+        except Refused as error:
+            return str(error)
+        return refusal(self.config, await self._off_loop(self._look), at_work=guard is not None)
+
+    async def _perform(self, actions: Iterable[machine.ClientAction]) -> None:
+        for action in actions:
+            await self._perform_one(action)
+
+    async def _perform_one(self, action: machine.ClientAction) -> None:
+        errand = self._errand
+        if isinstance(action, machine.Settle):
+            await self._off_loop(self._files.settle, action.order.run, action.keep)
+        elif isinstance(action, machine.Free):
+            await self._off_loop(self._store.drop, [action.digest])
+        elif errand is None:
+            return
+        elif isinstance(action, machine.Train):
+            assert errand.ask is not None
+            errand.state = "training"
+            errand.guard = Guard(self.config, energy_meter(self.config))
+            self._spawn(self._train(errand, errand.ask, errand.guard))
+        elif isinstance(action, machine.Stop):
+            if errand.guard is not None:
+                errand.guard.stop("the server asks for something else")
+            errand.end("failed", "cancelled")
+        elif isinstance(action, machine.Remember):
+            await self._off_loop(self._files.remember, action.standing, errand.made)
+        elif isinstance(action, machine.Announce):
+            self._announce(errand, action.digest, action.bytes)
+        elif isinstance(action, machine.Tell):
+            errand.end("failed", action.reason)
+
+    def _announce(self, errand: Errand, digest: Digest, size: int) -> None:
+        errand.update, errand.update_bytes = digest, size
+        errand.end("done")
+
+    async def _decide(self, event: machine.ClientEvent) -> None:
+        async with self._deciding:
+            await self._perform(self._machine.handle(event, _now()))
+
+    async def _watch(self, errand: Errand) -> None:
+        """End an order whose time has passed, or that the policy forbids by now."""
+        while not errand.over.is_set():
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(errand.over.wait(), _WATCH_S)
+            if errand.over.is_set():
+                return
+            now = await self._off_loop(self._look)
+            forbidden = refusal(self.config, now, at_work=True)
+            if forbidden:
+                errand.end("failed", forbidden)
+                await self._decide(machine.Cancelled(errand.order, forbidden))
+            due_s = self._machine.wake_at
+            if due_s is not None and due_s <= _now():
+                await self._decide(machine.Tick())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- working -----------------------------------------------------------------
+
+    async def _train(self, errand: Errand, ask: Ask, guard: Guard) -> None:
+        event: machine.ClientEvent
+        try:
+            job = Job(
+                self._name,
+                ask.order,
+                ask.work.training,
+                ask.encoding,
+                weights=await self._path(ask.work.model),
+                control=await self._path(ask.work.control) if ask.work.control is not None else None,
+                state=await self._off_loop(self._files.client, ask.order.run),
+            )
+            enrolled = await self._trainer(ask.trainable)
+            product = await self._thread.run(train, job, enrolled, guard)
+            errand.made = product.made
+            digest = await self._off_loop(self._store.add, product.update, self.used_digests())
+            await self._off_loop(self._files.stage, ask.order.run, product.state)
+            step_s = product.made.seconds / max(1, product.made.steps)
+            await self._off_loop(self._files.keep_step_s, ask.trainable, step_s)
+            event = machine.Finished(ask.order, digest, len(product.update))
+        except Exception as error:
+            event = machine.Broke(ask.order, guard.reason or self._said(error))
+        errand.guard = None
+        await self._decide(event)
+
+    async def _evaluate(self, errand: Errand, ask: Ask) -> None:
+        try:
+            enrolled = await self._trainer(ask.trainable)
+            path = await self._path(ask.work.model)
+            errand.made = await self._thread.run(evaluate, enrolled, path)
+            errand.end("done")
+        except Exception as error:
+            errand.end("failed", self._said(error))
+
+    def _said(self, error: Exception) -> str:
+        """An error in one line; a third party's is logged whole."""
+        if isinstance(error, CollabError):
+            return str(error)
+        log.error("trainer %r fails", self.config.trainer, exc_info=error)
+        return f"trainer {self.config.trainer!r} fails with {type(error).__name__}; see the node's log"
+
+    async def _trainer(self, trainable: Digest) -> Enrolled:
+        if self._enrolled is None or self._enrolled[0] != trainable:
+            make = self._trainers.get(self.config.trainer)
+            if make is None:
+                known = ", ".join(sorted(self._trainers))
+                raise BackendError(f"training.trainer: {self.config.trainer!r} is not known; use {known}")
+            path = await self._path(trainable)
+            self._enrolled = (trainable, await self._thread.run(make, path, self.config))
+        return self._enrolled[1]
+
+    # --- weights -----------------------------------------------------------------
+
+    async def _path(self, digest: Digest) -> Path:
+        path: Path = await self._off_loop(self._store.path, digest)
+        return path
+
+    async def _holding(self, digest: Digest) -> bool:
+        _, complete = await self._off_loop(self._store.held, digest)
+        return bool(complete)
+
+    async def _held(self, run: str) -> list[Digest]:
+        """Weights of a run that are in the store."""
+        if self._holds[0] != run:
+            self._holds = (run, await self._off_loop(self._files.holds, run))
+        kept = [digest for digest in self._holds[1] if await self._holding(digest)]
+        self._holds = (run, kept)
+        return kept
+
+    async def _restore(self, ask: Ask, parts: Sequence[Part]) -> None:
+        """Decode what came, check it against its digest, and keep it; drop what is old by now."""
+        wanted = set(ask.blobs)
+        for part in parts:
+            if part.weights not in wanted:
+                raise NotLoaded(f"weights {part.weights[:12]}: not what the order names")
+            if not await self._holding(part.weights):
+                blob = await self._path(part.blob)
+                base = await self._path(part.base) if part.base is not None else None
+                data = await asyncio.to_thread(restore, part, blob, base)
+                await self._off_loop(self._store.add, data, self.used_digests())
+            if part.blob != part.weights:
+                await self._off_loop(self._store.drop, [part.blob])
+        lacking = [digest for digest in ask.blobs if not await self._holding(digest)]
+        if lacking:
+            raise StoreError(f"weights {lacking[0][:12]}: not in the store; send them")
+        run = ask.order.run
+        named = [digest for digest in ask.blobs if digest != ask.trainable]
+        holds = [digest for digest in await self._held(run) if digest not in named] + named
+        old, new = holds[:-MAX_HELD_MODELS], holds[-MAX_HELD_MODELS:]
+        if new != self._holds[1]:
+            self._holds = (run, new)
+            await self._off_loop(self._files.keep_holds, run, new)
+        await self._off_loop(self._store.drop, old)
+
+
+def _now() -> float:
+    return time.monotonic()

@@ -1,0 +1,85 @@
+"""Offers of training as they come over the wire, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from collab.codec.pb import control_pb2 as pb
+from collab.core.ids import Digest, check_digest, check_name
+from collab.errors import ConfigError, LimitExceeded, ProtocolError
+from collab.federated.compression.settings import Compression
+from collab.federated.orders import OrderId, Work
+from collab.federated.update import LocalTraining
+
+MAX_SETTINGS_BYTES: Final = 64 * 1024
+"""Of the JSON in an offer."""
+MAX_DEADLINE_S: Final = 7 * 86_400.0
+MAX_ROUND: Final = 1 << 40
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What an offer asks for."""
+
+    order: OrderId
+    evaluate: bool
+    trainable: Digest
+    work: Work
+    encoding: Compression
+    """Of the update."""
+
+    @property
+    def blobs(self) -> tuple[Digest, ...]:
+        """What has to be in the store before the work begins."""
+        control = (self.work.control,) if self.work.control is not None else ()
+        return (self.trainable, self.work.model, *control)
+
+
+def order_of(message: pb.TrainingOrder) -> OrderId:
+    """The order that a message names; raises `InputError` or `LimitExceeded`."""
+    if message.round > MAX_ROUND:
+        raise LimitExceeded(f"order.round: {message.round} is over {MAX_ROUND}")
+    return OrderId(check_name(message.run, "order.run:"), int(message.round), message.attempt)
+
+
+def read_offer(request: pb.OfferTrainingRequest) -> Ask:
+    """What is asked; raises `ProtocolError`, `InputError` or `LimitExceeded`."""
+    if max(len(request.training), len(request.encoding)) > MAX_SETTINGS_BYTES:
+        raise LimitExceeded(f"OfferTraining: settings over {MAX_SETTINGS_BYTES} bytes")
+    if not (0 < request.deadline_s <= MAX_DEADLINE_S):
+        raise ProtocolError(
+            f"OfferTraining.deadline_s: {request.deadline_s:g}; give up to {MAX_DEADLINE_S:g}"
+        )
+    try:
+        training = msgspec.json.decode(request.training or b"{}", type=LocalTraining)
+        encoding = msgspec.json.decode(request.encoding or b"{}", type=Compression).check("encoding")
+    except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
+        raise ProtocolError(f"OfferTraining: training or encoding: {error}") from error
+    _check(training)
+    control = check_digest(request.control, "OfferTraining.control:") if request.control else None
+    work = Work(
+        model=check_digest(request.weights, "OfferTraining.weights:"),
+        training=training,
+        deadline_s=request.deadline_s,
+        control=control,
+        counted=order_of(request.counted) if request.HasField("counted") else None,
+    )
+    trainable = check_digest(request.trainable, "OfferTraining.trainable:")
+    return Ask(order_of(request.order), request.order.evaluate, trainable, work, encoding)
+
+
+def _check(training: LocalTraining) -> None:
+    """Numbers with which training would not end, or fail far from here."""
+    for name in ("epochs", "batch_size"):
+        if not 1 <= getattr(training, name) <= 1 << 20:
+            raise ProtocolError(f"OfferTraining.training: {name} is {getattr(training, name)}")
+    for name in ("learning_rate", "momentum", "proximal"):
+        value = getattr(training, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ProtocolError(f"OfferTraining.training: {name} is {value}")
+    if training.max_steps is not None and training.max_steps < 1:
+        raise ProtocolError(f"OfferTraining.training: max_steps is {training.max_steps}")
