@@ -36,16 +36,14 @@ def arrays(path: Path) -> list[Any]:
 
 
 def network(layers: list[dict[str, Any]]) -> Any:
-    """The Keras model of a list such as ``[{"kind": "conv", "width": 8, "size": 3}, {"kind": "pool"}, …]``."""
+    """The Keras model of a list such as ``[{"kind": "conv", "width": 8, "size": 3}, {"kind": "pool"}]``."""
     import keras
 
     made: list[Any] = [keras.Input((28, 28, 1))]
     for layer in layers:
         kind = layer["kind"]
         if kind == "conv":
-            made.append(
-                keras.layers.Conv2D(layer["width"], layer["size"], padding="same", activation="relu")
-            )
+            made.append(keras.layers.Conv2D(layer["width"], layer["size"], padding="same", activation="relu"))
         elif kind == "pool":
             made.append(keras.layers.MaxPooling2D())
         elif kind == "flatten":
