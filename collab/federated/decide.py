@@ -20,7 +20,8 @@ from collab.federated.task import Task
 class Wait:
     """Too few clients are here to go on."""
 
-    reason: str
+    needed: int
+    note: str = ""
 
 
 Decision = Union[Asked, Closed, Extended, Skipped, Recorded, Finished, Wait]
@@ -68,7 +69,7 @@ class Scene:
     @property
     def counted(self) -> int:
         """Updates that wanted and quorum are about; late ones only count in asynchronous rounds."""
-        return len(self.ledger.counted) if self.is_async else self.ledger.fresh()
+        return len(self.ledger.counted) if self.is_async else self.ledger.fresh
 
     @property
     def connected(self) -> int:
@@ -95,7 +96,7 @@ def decide(scene: Scene) -> Decision | None:
     if (over := _finish(scene)) is not None:
         return over
     if scene.is_async:
-        return _wait(scene, "") if _too_few(scene) else _gather(scene)
+        return _wait(scene) if _too_few(scene) else _gather(scene)
     return _gather(scene) if ledger.opened else _open(scene)
 
 
@@ -155,15 +156,17 @@ def _too_few(scene: Scene) -> bool:
 
 def _open(scene: Scene) -> Decision:
     """Ask the first clients of a synchronous round."""
+    if _too_few(scene):
+        return _wait(scene)
     cohort = scene.task.cohort
     candidates = _candidates(scene)
     wanted = wanted_of(cohort, len(candidates))
     quorum = scene.task.round.quorum_of(wanted)
     chosen = _chosen(scene, candidates, asked_for(cohort, wanted))
-    if _too_few(scene) or len(chosen) < quorum:
+    if len(chosen) < quorum:
         slow = len(candidates) - len(chosen) if cohort.select == "deadline" else 0
-        reason = f"{slow} too slow for round.deadline_s {scene.task.round.deadline_s:g}" if slow else ""
-        return _wait(scene, reason, quorum, len(chosen))
+        note = f"{slow} too slow for round.deadline_s {scene.task.round.deadline_s:g}" if slow else ""
+        return _wait(scene, quorum, note)
     return Asked(
         round=scene.ledger.round,
         attempt=scene.ledger.attempt,
@@ -174,24 +177,28 @@ def _open(scene: Scene) -> Decision:
     )
 
 
-def _wait(scene: Scene, reason: str, quorum: int = 1, could: int = 0) -> Wait | Finished:
-    ledger, present = scene.ledger, len(scene.present)
-    out = sum(client in ledger.quarantine for client in scene.present)
-    unwilling = sum(not capabilities.willing for capabilities in scene.present.values())
-    notes = [f"{present} connected"]
-    notes += [f"{out} in quarantine"] if out else []
-    notes += [f"{unwilling} not willing"] if unwilling else []
-    notes += [reason] if reason else []
-    at_first = ledger.round == 1 and not ledger.opened
-    need = max(quorum, scene.task.clients.minimum if at_first else 0, scene.expected)
-    text = f"round {ledger.round} needs {need} clients: {', '.join(notes)}"
+def _wait(scene: Scene, quorum: int = 1, note: str = "") -> Wait | Finished:
+    at_first = scene.ledger.round == 1 and not scene.ledger.opened
+    needed = max(quorum, scene.task.clients.minimum if at_first else 0, scene.expected)
+    wait = Wait(needed, note)
     if not scene.waited:
-        return Wait(text)
+        return wait
     return Finished(
         outcome="failed",
-        exit_code=1 if present >= need else 3,
-        reason=f"{text}, after clients.wait_s {scene.task.clients.wait_s:g}",
+        exit_code=1 if len(scene.present) >= needed else 3,
+        reason=f"{explained(scene, wait)}, after clients.wait_s {scene.task.clients.wait_s:g}",
     )
+
+
+def explained(scene: Scene, wait: Wait) -> str:
+    """What a run waits for, in words."""
+    out = sum(client in scene.ledger.quarantine for client in scene.present)
+    unwilling = sum(not capabilities.willing for capabilities in scene.present.values())
+    notes = [f"{len(scene.present)} connected"]
+    notes += [f"{out} in quarantine"] if out else []
+    notes += [f"{unwilling} not willing"] if unwilling else []
+    notes += [wait.note] if wait.note else []
+    return f"round {scene.ledger.round} needs {wait.needed} clients: {', '.join(notes)}"
 
 
 def _gather(scene: Scene) -> Decision | None:
@@ -204,7 +211,7 @@ def _gather(scene: Scene) -> Decision | None:
 
 def _settle(scene: Scene) -> Decision | None:
     """End a synchronous round early when nobody is left who could send an update."""
-    if scene.is_async or any(o.round == scene.ledger.round for o in scene.ledger.asked.values()):
+    if scene.is_async or scene.ledger.at_work:
         return None
     if scene.counted >= scene.quorum:
         return _close(scene)
@@ -257,8 +264,7 @@ def _ask_more(scene: Scene) -> Asked | None:
     if scene.is_async:
         need = scene.task.buffered.concurrency - len(ledger.asked)
     else:
-        at_work = sum(order.round == ledger.round for order in ledger.asked.values())
-        need = asked_for(scene.task.cohort, ledger.wanted) - scene.counted - at_work
+        need = asked_for(scene.task.cohort, ledger.wanted) - scene.counted - ledger.at_work
     chosen = _chosen(scene, _candidates(scene), need) if need > 0 else []
     if not chosen:
         return None

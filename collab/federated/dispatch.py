@@ -93,8 +93,8 @@ class Dispatch:
             return flight.expires
         rules = self._task.round
         until = self.deadline if self.deadline is not None else self.opened_at + rules.deadline_s
-        late = rules.late.max_staleness if rules.late.policy == "discount" else 0
-        return until + late * rules.deadline_s
+        spare = rules.extensions - self._ledger.extensions if rules.on_lack == "extend" else 0
+        return until + (self.max_staleness + spare) * rules.deadline_s
 
     def accepted(self, event: events.Accepted, now: float) -> Steps:
         """It wants the model."""
@@ -116,8 +116,7 @@ class Dispatch:
     def sent(self, event: events.Sent, now: float) -> Steps:
         """It has the model."""
         if (flight := self.flights.get(event.client, event.order)) is not None:
-            flight.step("sent")
-            flight.down_bytes += event.bytes
+            self.flights.sent(flight, event.bytes)
         return []
 
     def declined(self, event: events.Declined, now: float) -> Steps:

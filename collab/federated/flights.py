@@ -19,10 +19,7 @@ TRANSITIONS: dict[tuple[Stage, str], Stage] = {
     ("training", "accept"): "accepted",
     ("sending", "accept"): "accepted",
     **{(stage, "lose"): "waiting" for stage in ("offered", "accepted", "sending", "training", "fetching")},
-    **{
-        (stage, "announce"): "fetching"
-        for stage in ("offered", "accepted", "sending", "training", "fetching")
-    },
+    **{(stage, "announce"): "fetching" for stage in ("offered", "accepted", "sending", "training")},
     **{
         (stage, "keep"): "keeping"
         for stage in ("waiting", "offered", "accepted", "sending", "training", "fetching")
@@ -54,11 +51,13 @@ class Flights:
 
     def __init__(self) -> None:
         self._by_client: dict[str, Flight] = {}
+        self.down_bytes = 0
+        """Sent for orders that are open."""
 
     def follow(self, asked: Mapping[str, OrderId], expires: float | None = None) -> None:
         """Take over what the ledger says is open; what is new gets this expiry."""
         for client in [c for c, flight in self._by_client.items() if asked.get(c) != flight.order]:
-            del self._by_client[client]
+            self.drop(client)
         for client, order in asked.items():
             if client not in self._by_client:
                 self._by_client[client] = Flight(order, expires=expires)
@@ -70,7 +69,14 @@ class Flights:
 
     def drop(self, client: str) -> None:
         """Its order is over."""
-        self._by_client.pop(client, None)
+        flight = self._by_client.pop(client, None)
+        self.down_bytes -= flight.down_bytes if flight is not None else 0
+
+    def sent(self, flight: Flight, size: int) -> None:
+        """A client has the model of its order."""
+        flight.step("sent")
+        flight.down_bytes += size
+        self.down_bytes += size
 
     def add(self, client: str, order: OrderId, expires: float | None) -> Flight:
         """Follow a new order."""
@@ -99,8 +105,3 @@ class Flights:
             if flight.expires is not None and flight.stage != "keeping"
         ]
         return min(times, default=None)
-
-    @property
-    def down_bytes(self) -> int:
-        """Sent for orders that are open."""
-        return sum(flight.down_bytes for flight in self._by_client.values())

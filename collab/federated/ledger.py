@@ -64,6 +64,10 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     """Model and control variate that the orders of a round begin with."""
     tried: set[str] = set()
     """Clients that were asked in this round and are not to be asked again in it."""
+    at_work: int = 0
+    """Open orders of this round."""
+    fresh: int = 0
+    """Counted updates that began with the model of this round."""
     counted: list[Counted] = []
     dropped: list[Dropped] = []
     closing: Closed | None = None
@@ -110,10 +114,6 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         last = self.last_counted.get(client)
         return OrderId(self.run, *last) if last is not None else None
 
-    def fresh(self) -> int:
-        """Counted updates that began with the model of the gathering round."""
-        return sum(not update.staleness for update in self.counted)
-
     def blobs(self) -> frozenset[Digest]:
         """What the run still needs."""
         named = {self.model, self.state, self.control}
@@ -138,13 +138,15 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         order = OrderId(self.run, entry.round, entry.attempt)
         self.starts[entry.round] = (self.model, self.control)
         self.asked |= dict.fromkeys(entry.clients, order)
+        self.at_work += len(entry.clients)
         self.tried |= set(entry.clients)
 
     def _counted(self, entry: Counted) -> None:
         if not self.is_open(entry.client, entry.order):
             return  # its round ended while this was being written
-        del self.asked[entry.client]
+        self._end(entry.client)
         staleness = self.round - entry.order.round
+        self.fresh += not staleness
         self.counted.append(msgspec.structs.replace(entry, staleness=staleness))
         self.tried.discard(entry.client)
         self.last_counted[entry.client] = (entry.order.round, entry.order.attempt)
@@ -154,7 +156,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     def _dropped(self, entry: Dropped) -> None:
         if not self.is_open(entry.client, entry.order):
             return
-        del self.asked[entry.client]
+        self._end(entry.client)
         if len(self.dropped) < MAX_LEFT_OUT:
             self.dropped.append(entry)
         if entry.kind == "refused":
@@ -163,6 +165,10 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
             self.misses[entry.client] = self.misses.get(entry.client, 0) + 1
         if entry.quarantined is not None:
             self.quarantine[entry.client] = entry.quarantined
+
+    def _end(self, client: str) -> None:
+        order = self.asked.pop(client)
+        self.at_work -= order.round == self.round
 
     def _extended(self, entry: Extended) -> None:
         self.extensions += 1
@@ -206,6 +212,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
             self.closing, self.gathered, self.gathered_dropped = None, [], []
             self.round = entry.round
         self.asked, self.counted, self.dropped, self.tried = {}, [], [], set()
+        self.at_work = self.fresh = 0
         self.opened, self.attempt = False, attempt
 
     def _drop_open(self, missed: bool) -> None:
@@ -221,6 +228,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         self.round += 1
         self.counted, self.dropped, self.tried = [], [], set(self.asked)
         self.opened, self.attempt, self.extensions, self.wanted = False, 0, 0, 0
+        self.at_work = self.fresh = 0
 
     def _made(self, entry: Made) -> None:
         closed = self.closing

@@ -26,7 +26,7 @@ from collab.federated.actions import (
     Persist,
     Record,
 )
-from collab.federated.decide import Scene, Wait, decide, skipped
+from collab.federated.decide import Scene, Wait, decide, explained, skipped
 from collab.federated.dispatch import Dispatch, Steps
 from collab.federated.evaluating import Evaluating, evaluators, is_due
 from collab.federated.ledger import Ledger
@@ -371,7 +371,7 @@ class Rounds:
         if self._waiting is not None:
             return []
         self._waiting = now + self._task.clients.wait_s
-        return [Notify("waiting", decision.reason)]
+        return [Notify("waiting", explained(self._scene(now), decision))]
 
     def _expire(self, now: float) -> Actions:
         """Give up waiting: for orders whose own time has passed, and for clients that do not come back."""
@@ -410,7 +410,7 @@ class Rounds:
             self._evaluating = Evaluating(("",), now + rules.deadline_s)
             return [Evaluate(record.round, record.model, ())]
         if len(self._clients.present) < self._expected:
-            return Wait(f"evaluation of round {record.round} waits for {self._expected} clients")
+            return Wait(self._expected, f"evaluation of round {record.round}")
         sound = self._clients.present.keys() - self.ledger.quarantine.keys()
         chance = random.Random(f"{self._task.seed}/evaluation/{record.round}")
         clients = evaluators(rules, sound, chance)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.unit.federated.test_rounds import NAMES, task
 from tests.unit.federated.world import World
 
 MODES = {
     "sync": task(),
-    "quorum": task(cohort={"select": "random", "count": 2, "over_selection": 1.5}, rounds=4),
+    "quorum": task(cohort={"select": "random", "count": 2, "over_selection": 1.5}),
     "discount": task(
         cohort={"select": "random", "count": 2, "over_selection": 2},
         round={"late": {"policy": "discount"}},
-        rounds=4,
+        rounds=3,
     ),
-    "async": task(mode="async", buffered={"buffer": 2, "concurrency": 3}, rounds=5),
+    "async": task(mode="async", buffered={"buffer": 2, "concurrency": 3}, rounds=4),
 }
 
 
@@ -39,3 +41,19 @@ def test_killed_within_any_write_it_ends_with_the_same_bits(mode, power):
         for name, client in world.clients.items():
             assert set(client.trainings.values()) <= {1}, "trained twice"
             assert client.state == whole.clients[name].state
+
+
+@given(st.sampled_from(sorted(MODES)), st.sets(st.integers(1, 250), max_size=5), st.booleans())
+@settings(max_examples=25)
+def test_killed_again_and_again_also_while_it_resumes_it_ends_with_the_same_bits(mode, at, power):
+    world, whole = finished(mode, at, power), finished(mode)
+    assert (world.finish, world.model) == (whole.finish, whole.model)
+    assert all(set(client.trainings.values()) <= {1} for client in world.clients.values())
+
+
+def test_killed_while_messages_are_under_way_it_ends_with_the_same_bits():
+    whole = World(MODES["sync"], NAMES, delay=0.05).run()
+    for at in range(1, whole.disk.fuse.burnt + 1, 7):
+        world = World(MODES["sync"], NAMES, delay=0.05)
+        world.disk.fuse.at = {at}
+        assert world.run().model == whole.model

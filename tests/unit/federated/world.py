@@ -68,6 +68,8 @@ class Client:
             case part.Decline(order, reason):
                 tell(on.Declined(self.name, order, reason))
             case part.Train(order, work):
+                training = sum(c.machine.phase == "training" for c in self.world.clients.values())
+                self.world.most_training = max(self.world.most_training, training)
                 self.world.later(self.seconds, lambda: self._trained(order, work))
             case part.Announce(order, digest, size):
                 tell(on.Announced(self.name, order, digest, size))
@@ -113,10 +115,19 @@ class Client:
 class World:
     """Runs until the server finishes or nothing is left to happen."""
 
-    def __init__(self, task: Task, names: list[str], *, delay: float = 0.0, crashes: int = 0) -> None:
+    def __init__(
+        self,
+        task: Task,
+        names: list[str],
+        *,
+        delay: float = 0.0,
+        spent: Callable[[int], str] = lambda models: "",
+    ) -> None:
         self.task = task
         self.now = 0.0
         self.delay = delay
+        self._spent = spent
+        self.most_training = 0
         self.disk = MemoryDisk()
         self.weights = MemoryDisk(self.disk.fuse)
         self.clients = {name: Client(name, self, seconds=1 + i / 8) for i, name in enumerate(names)}
@@ -156,6 +167,11 @@ class World:
             self.guarded(what)
         return self
 
+    def deliver(self) -> None:
+        """Let what was sent to clients by now arrive."""
+        while self._heap and self._heap[0][0] <= self.now:
+            heapq.heappop(self._heap)[2]()
+
     def guarded(self, what: Callable[[], None]) -> None:
         try:
             what()
@@ -174,7 +190,7 @@ class World:
     def _start(self) -> None:
         self._incarnation += 1
         self.journal, self.blobs = FileJournal(self.disk), Blobs(self.weights)
-        self.rounds = Rounds(self.task, self.journal.read())
+        self.rounds = Rounds(self.task, self.journal.read(), spent=self._spent)
         model = self.blobs.put(INITIAL.tobytes())
         self._queue.extend(self.rounds.begin("run", Digest("0" * 64), model, INITIAL.nbytes, self.now))
         self._work()
