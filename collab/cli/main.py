@@ -54,6 +54,7 @@ def _register() -> None:
         doctor,
         emulate,
         ensemble,
+        fed,
         model,
         node,
         nodes,
@@ -66,6 +67,7 @@ def _register() -> None:
 
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
+    app.add_typer(fed.app, name="fed")
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
     for module in (controller, doctor):

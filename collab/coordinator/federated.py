@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar, Union
+from typing import Any, Final, TypeVar
 
 from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.cluster import Cluster
@@ -111,14 +111,19 @@ class FederatedServer:
 
     # --- outside -------------------------------------------------------------------
 
-    async def run(self, begin: Begin, peers: Sequence[str]) -> do.Finish:
-        """Go on until the run is over; raises `StoreError` when the disk fails."""
+    async def run(self, begin: Begin, peers: Sequence[str], release: Sequence[str] = ()) -> do.Finish:
+        """Go on until the run is over; raises `StoreError` when the disk fails.
+
+        Clients of ``release`` are taken out of quarantine.
+        """
         self._run = self._rounds.ledger.run or begin.run
         try:
             for address in peers:
                 self._spawn(self._follow(address))
             actions = self._rounds.begin(begin.run, begin.task, begin.model, begin.model_bytes, _now())
             finish = await self._perform(actions)
+            for name in release:
+                self._tell(on.Released(name))
             while finish is None:
                 finish = await self._perform(self._rounds.handle(await self._next(), _now()))
             if self._failure is not None:
@@ -218,9 +223,7 @@ class FederatedServer:
         state = await client.outcome(order, progress)
         if state.state == "done":
             self._trained_s[client.name, order] = state.seconds
-            self._tell(
-                on.Announced(client.name, order, Digest(state.update), int(state.update_bytes))
-            )
+            self._tell(on.Announced(client.name, order, Digest(state.update), int(state.update_bytes)))
         elif state.state == "unknown":
             # It was started again so quickly that its link was not missed.
             self._tell(on.Left(client.name))
@@ -244,9 +247,7 @@ class FederatedServer:
             self._work.enter_round, ledger.round, ledger.model, self._enrolled, list(ledger.counted)
         )
         self._unsettled.add(action.digest)
-        verdict = await self._off_loop(
-            self._work.judge, action.client, action.order, action.digest, data
-        )
+        verdict = await self._off_loop(self._work.judge, action.client, action.order, action.digest, data)
         if isinstance(verdict, on.Arrived):
             seconds = self._trained_s.pop((action.client, action.order), 0.0)
             verdict = replace(verdict, update=replace(verdict.update, seconds=seconds))

@@ -1,0 +1,142 @@
+"""``collab fed``: devices learn together, and their data stays where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, Trust, confirmed
+from collab.errors import UsageError
+
+if TYPE_CHECKING:
+    from collab.coordinator.federated_folder import RunFolder
+    from collab.federated.task import Task
+
+app = typer.Typer(help="Train one model on many devices; data stays where it is.", no_args_is_help=True)
+
+RUN_EXAMPLE = """
+Example:
+
+    collab fed run task.yaml --peers 10.0.0.7:7070,10.0.0.8:7070 --out digits-run
+"""
+
+RESUME_EXAMPLE = """
+Example:
+
+    collab fed resume digits-run
+"""
+
+STATUS_EXAMPLE = """
+Example:
+
+    collab fed status digits-run
+"""
+
+RunDirectory = Annotated[Path, typer.Argument(help="Folder of a run, as `fed run --out` made it.")]
+
+
+@app.command("run", epilog=RUN_EXAMPLE)
+def run(
+    task: Annotated[Path, typer.Argument(help="A task file.", show_default=False)],
+    peers: Peers = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the run; the task's name if it is not given.")
+    ] = None,
+    insecure: Insecure = False,
+    insecure_network: InsecureNetwork = False,
+    json_: AsJson = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links.")] = False,
+) -> None:
+    """Run a federated task to its end; Ctrl-C ends it so that `fed resume` goes on."""
+    from collab.cli.fed_running import read_task, read_trainable
+    from collab.cli.settings import peers as read_peers
+    from collab.coordinator.federated_folder import RunFolder, RunSettings
+
+    found = read_task(task)
+    addresses = tuple(read_peers(peers)) or found.clients.peers
+    if not addresses:
+        raise UsageError("no peers: give --peers HOST:PORT,…, clients.peers in the task, or COLLAB_PEERS")
+    model = read_trainable(task, found)
+    with RunFolder(out or Path(found.name)) as folder:
+        if folder.begun:
+            raise UsageError(
+                f"--out {folder.path}: a run is there already; 'collab fed resume {folder.path}' goes on with it"
+            )
+        folder.begin(found, model, RunSettings(addresses))
+        _go_on(folder, found, addresses, confirmed(insecure, insecure_network), json_, verbose)
+
+
+@app.command("resume", epilog=RESUME_EXAMPLE)
+def resume(
+    directory: RunDirectory,
+    peers: Peers = None,
+    release: Annotated[str | None, typer.Option(help="NAME,… of clients to take out of quarantine.")] = None,
+    insecure: Insecure = False,
+    insecure_network: InsecureNetwork = False,
+    json_: AsJson = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links.")] = False,
+) -> None:
+    """Go on with a run that was stopped or killed; its final model is the same to the bit."""
+    from collab.cli.settings import peers as read_peers
+    from collab.coordinator.federated_folder import RunFolder
+
+    _must_be_there(directory)
+    with RunFolder(directory) as folder:
+        task = folder.task()
+        addresses = tuple(read_peers(peers)) or folder.settings().peers
+        names = tuple(name.strip() for name in (release or "").split(",") if name.strip())
+        _go_on(folder, task, addresses, confirmed(insecure, insecure_network), json_, verbose, names)
+
+
+def _go_on(
+    folder: RunFolder,
+    task: Task,
+    addresses: tuple[str, ...],
+    trust: Trust,
+    as_json: bool,
+    verbose: bool,
+    release: tuple[str, ...] = (),
+) -> None:
+    from collab.cli.connect import with_cluster
+    from collab.cli.fed_progress import Progress
+    from collab.cli.fed_running import run_federated, summary
+    from collab.cli.logs import log_to_stderr
+    from collab.cli.output import emit, say
+
+    log_to_stderr(verbose)
+    with Progress(folder, task) as progress:
+        finish = with_cluster(
+            lambda cluster: run_federated(cluster, folder, task, addresses, progress, release), trust=trust
+        )
+    document = summary(folder, task, finish)
+    if as_json:
+        emit(document)
+    say(f"{finish.outcome}: {finish.reason}; {folder.path} has rounds.jsonl, summary.json, weights.npz")
+    if finish.exit_code:
+        raise typer.Exit(finish.exit_code)
+
+
+@app.command("status", epilog=STATUS_EXAMPLE)
+def status(directory: RunDirectory, json_: AsJson = False) -> None:
+    """Show the rounds of a run, whether or not it is running."""
+    from collab.cli.fed_progress import rounds_table, state_document
+    from collab.cli.output import emit, show
+    from collab.coordinator.federated_folder import RunFolder
+
+    _must_be_there(directory)
+    kept = RunFolder(directory).look()
+    document: dict[str, Any] = state_document(kept)
+    if json_:
+        emit(document)
+    else:
+        show(rounds_table(kept.task.name, kept.records))
+        from collab.cli.output import say
+
+        say(document["said"])
+
+
+def _must_be_there(directory: Path) -> None:
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such folder; give the one that `collab fed run --out` made")

@@ -1,0 +1,139 @@
+"""What people see of a federated run: a live table, lines, a table of rounds, a plot."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from collab.cli.output import console, say, table
+from collab.cli.plots import Series, lines_svg
+from collab.coordinator.federated import Watcher
+from collab.coordinator.federated_client import RemoteClient
+from collab.coordinator.federated_folder import Kept, RunFolder
+from collab.federated.actions import Notify
+from collab.federated.records import RoundRecord
+from collab.federated.task import Task
+from collab.planner.wording import size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+MAX_ROWS: Final = 40
+"""Clients that the live table shows."""
+
+
+class Progress(Watcher):
+    """Writes records, says notices, and on a terminal shows a table of the clients that stays live."""
+
+    def __init__(self, folder: RunFolder, task: Task) -> None:
+        self._folder = folder
+        self._task = task
+        self._live: Live | None = None
+        self._last: RoundRecord | None = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.live import Live
+
+            self._live = Live(console=console(), refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def notice(self, notice: Notify) -> None:
+        """Say it above the table."""
+        if self._live is not None:
+            self._live.console.print(notice.text, markup=False)
+        else:
+            say(notice.text)
+
+    def record(self, record: RoundRecord) -> None:
+        """Keep it and say it."""
+        self._folder.add_record(record)
+        self._last = record
+        self.notice(Notify("round", record_text(record, self._task.rounds)))
+
+    def clients(self, clients: Sequence[RemoteClient]) -> None:
+        """Show what clients are at."""
+        if self._live is None:
+            return
+        rows = [
+            (client.name, client.samples, client.state) for client in sorted(clients, key=lambda c: c.name)
+        ]
+        title = self._task.name if self._last is None else record_text(self._last, self._task.rounds)
+        self._live.update(table(title, ("client", "samples", "state"), rows[:MAX_ROWS]))
+
+
+def record_text(record: RoundRecord, rounds: int) -> str:
+    """A round in one line."""
+    parts = [f"round {record.round} of {rounds}"]
+    if record.outcome == "skipped":
+        return f"{parts[0]}: skipped, {record.reason}"
+    if record.loss is not None:
+        parts.append(f"training loss {record.loss:.4g}")
+    parts += [f"{name} {value:.4g}" for name, value in record.evaluation.items() if name != "samples"]
+    parts.append(f"{len(record.took_part)} of {len(record.took_part) + len(record.left_out)} updates")
+    parts.append(f"{size(record.down_bytes)} down, {size(record.up_bytes)} up, {record.seconds:.2f} s")
+    return ", ".join(parts)
+
+
+def rounds_table(title: str, records: Sequence[RoundRecord]) -> RenderableType:
+    """One row for each round."""
+    columns = ("round", "loss", "evaluation", "took part", "left out", "down", "up", "s")
+    rows = [
+        (
+            record.round,
+            "" if record.loss is None else f"{record.loss:.4g}",
+            record.reason
+            or ", ".join(f"{k} {v:.4g}" for k, v in record.evaluation.items() if k != "samples"),
+            len(record.took_part),
+            ", ".join(f"{e.client} ({e.kind}: {e.field or e.reason})" for e in record.left_out),
+            size(record.down_bytes),
+            size(record.up_bytes),
+            f"{record.seconds:.2f}",
+        )
+        for record in records
+    ]
+    return table(title, columns, rows)
+
+
+def state_document(kept: Kept) -> dict[str, Any]:
+    """Where a run stands, for scripts."""
+    import msgspec
+
+    ledger = kept.ledger
+    finished = ledger.finished
+    outcome = finished.outcome if finished is not None else "open"
+    reason = finished.reason if finished is not None else f"round {ledger.round} of {kept.task.rounds}"
+    quarantined = f"; in quarantine: {', '.join(sorted(ledger.quarantine))}" if ledger.quarantine else ""
+    return {
+        "task": kept.task.name,
+        "outcome": outcome,
+        "reason": reason,
+        "round": ledger.round,
+        "model": ledger.model,
+        "quarantined": sorted(ledger.quarantine),
+        "said": f"{outcome}: {reason}{quarantined}",
+        "rounds": [msgspec.to_builtins(record) for record in kept.records],
+    }
+
+
+def rounds_svg(title: str, records: Sequence[RoundRecord]) -> str:
+    """Training loss and every evaluated metric over the rounds; empty where there is nothing to draw."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        if record.loss is not None:
+            lines.setdefault("training loss", []).append((float(record.round), record.loss))
+        for name, value in record.evaluation.items():
+            if name != "samples":
+                lines.setdefault(f"evaluated {name}", []).append((float(record.round), value))
+    series = [Series(name, tuple(points)) for name, points in sorted(lines.items())]
+    return lines_svg(series, "round", "loss, accuracy", title) if series else ""

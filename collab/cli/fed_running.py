@@ -1,0 +1,190 @@
+"""Runs a federated task: from files to the server over links, and back to files."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import io
+import secrets
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+
+from collab.cli.files import read_npz, read_yaml
+from collab.coordinator.cluster import Cluster
+from collab.coordinator.federated import Begin, EvaluateHere, FederatedServer, Watcher
+from collab.coordinator.federated_folder import RunFolder, digest_of
+from collab.core.ids import Digest
+from collab.errors import ConfigError, InputError
+from collab.federated.actions import Finish
+from collab.federated.exchange import read_weights
+from collab.federated.rounds import Rounds
+from collab.federated.server_work import Rules, ServerWork
+from collab.federated.task import Task, convert_task, task_bytes
+from collab.federated.update import Parameters
+
+if TYPE_CHECKING:
+    from collab.federated.base import Trainer
+
+_MAX_TASK_BYTES: Final = 1 << 20
+_MAX_MODEL_BYTES: Final = 1 << 30
+
+
+def read_task(path: Path) -> Task:
+    """A checked task from its YAML file; raises `ConfigError` or `InputError`."""
+    return convert_task(read_yaml("task", path, _MAX_TASK_BYTES))
+
+
+def read_trainable(task_file: Path, task: Task) -> bytes:
+    """The trainable model that a task names, from the task's folder."""
+    path = (task_file.parent / Path(task.model).expanduser()).resolve()
+    try:
+        if path.stat().st_size > _MAX_MODEL_BYTES:
+            raise InputError(f"model {path}: over {_MAX_MODEL_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"model {path}: {error.strerror}") from error
+
+
+def initial_weights(model: Path) -> Parameters:
+    """The weights that a trainable model comes with; an ``.npz`` has nothing else."""
+    with open(model, "rb") as file:
+        magic = file.read(2)
+    if magic == b"PK":
+        return {name: np.asarray(array) for name, array in read_npz(model, "model").items()}
+    from collab.federated.trainers.litert import LiteRtEngine
+
+    return LiteRtEngine(model).initial
+
+
+async def run_federated(
+    cluster: Cluster,
+    folder: RunFolder,
+    task: Task,
+    peers: Sequence[str],
+    watcher: Watcher,
+    release: Sequence[str] = (),
+) -> Finish:
+    """Begin or go on with a folder's run, until it is over or SIGINT or SIGTERM ends it."""
+    prepared = await asyncio.to_thread(_prepare, folder, task)
+    rounds, journal, blobs, work, begin = prepared
+    data = await asyncio.to_thread(folder.model.read_bytes)
+    server = FederatedServer(
+        cluster,
+        task,
+        rounds,
+        journal,
+        blobs,
+        work,
+        (digest_of(data), data),
+        folder.scratch(),
+        watcher,
+        _evaluation(folder, task, work),
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.stop)
+    try:
+        return await server.run(begin, peers, release)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _prepare(folder: RunFolder, task: Task) -> Any:
+    journal, blobs = folder.journal(task), folder.blobs(task)
+    ledger = journal.read()
+    task_digest = digest_of(task_bytes(task))
+    if ledger.run and ledger.task != task_digest:
+        raise ConfigError(f"{folder.path}: its journal is of another task; restore task.json, or begin anew")
+    work = ServerWork(rules_of(task), blobs, folder.scratch())
+    if ledger.run:
+        begin = Begin(ledger.run, task_digest, ledger.model, 0)
+    else:
+        model, size = work.put_model(initial_weights(folder.model))
+        begin = Begin(f"run-{secrets.token_hex(12)}", task_digest, model, size)
+    return Rounds(task, ledger), journal, blobs, work, begin
+
+
+def rules_of(task: Task) -> Rules:
+    """The parts of a task that are about weights."""
+    late = task.round.late
+    sync = late.max_staleness if late.policy == "discount" else 0
+    return Rules(
+        aggregation=task.aggregation,
+        gate=task.gate,
+        up=task.compression.up,
+        down=task.compression.down,
+        max_staleness=task.buffered.max_staleness if task.mode == "async" else sync,
+        seed=task.seed,
+    )
+
+
+def _evaluation(folder: RunFolder, task: Task, work: ServerWork) -> EvaluateHere | None:
+    """How the server evaluates on data of its own, if the task says so."""
+    if task.evaluation.on != "server":
+        return None
+
+    @functools.cache
+    def trainer() -> Trainer:
+        from collab.assembly import trainers
+        from collab.node.training_config import TrainingConfig
+
+        return trainers()["litert"](folder.model, TrainingConfig(data=task.evaluation.data)).trainer
+
+    def evaluate(model: Digest) -> tuple[int, dict[str, float]]:
+        metrics = {name: float(value) for name, value in trainer().evaluate(work.model(model)).items()}
+        return int(metrics.pop("samples", 0)), metrics
+
+    return evaluate
+
+
+def summary(folder: RunFolder, task: Task, finish: Finish) -> dict[str, Any]:
+    """Write ``summary.json``, ``weights.npz`` and the plot; what the summary says."""
+    from collab.cli.fed_progress import rounds_svg
+
+    records = folder.records()
+    data = folder.blobs(task).get(finish.model)
+    weights = read_weights(data)
+    folder.write("weights.npz", _npz(weights))
+    plot = rounds_svg(task.name, records)
+    if plot:
+        folder.write("rounds.svg", plot.encode())
+    last = next((record for record in reversed(records) if record.evaluation), None)
+    document: dict[str, Any] = {
+        "task": task.name,
+        "outcome": finish.outcome,
+        "reason": finish.reason,
+        "rounds": finish.rounds,
+        "model": finish.model,
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+        "evaluation": dict(last.evaluation) if last is not None else {},
+        "down_bytes": sum(record.down_bytes for record in records),
+        "up_bytes": sum(record.up_bytes for record in records),
+        "seconds": round(sum(record.seconds for record in records), 3),
+        "left_out": _left_out(records),
+        "quarantined": list(records[-1].quarantined) if records else [],
+    }
+    folder.write("summary.json", msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    return document
+
+
+def _left_out(records: Sequence[Any]) -> dict[str, dict[str, int]]:
+    """How often which client was left out, by kind."""
+    found: dict[str, dict[str, int]] = {}
+    for record in records:
+        for entry in record.left_out:
+            kinds = found.setdefault(entry.client, {})
+            kinds[entry.kind] = kinds.get(entry.kind, 0) + 1
+    return found
+
+
+def _npz(weights: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **weights)
+    return buffer.getvalue()

@@ -1,0 +1,182 @@
+"""The folder of a federated run: what it needs to be resumed, and what people read.
+
+``task.json`` and ``model`` are copies of what the run began with, ``checkpoint`` has journal
+and weights, ``rounds.jsonl`` one line for each round.  Blocks on the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import msgspec
+
+from collab.core.ids import Digest
+from collab.errors import ConfigError, InputError, Refused
+from collab.federated.disk import Folder, replace_file
+from collab.federated.journal import Blobs, FileJournal
+from collab.federated.ledger import Ledger
+from collab.federated.records import RoundRecord
+from collab.federated.task import Task, check_task, task_bytes
+
+_TASK, _MODEL, _RUN, _ROUNDS = "task.json", "model", "run.json", "rounds.jsonl"
+_JOURNAL: Final = "checkpoint"
+
+
+class RunSettings(msgspec.Struct, frozen=True):
+    """What `fed resume` has to know beside the task."""
+
+    peers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a folder tells without being opened for work."""
+
+    task: Task
+    ledger: Ledger
+    records: list[RoundRecord]
+
+
+class RunFolder:
+    """One run's folder, used by one process at a time; a context manager that holds its lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+        self._last: int | None = None
+        """The last round that this process has written a record of."""
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be used: {error.strerror}; choose another --out"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._close()
+            raise Refused(f"{self.path}: another process runs it") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # --- what it began with ----------------------------------------------------------
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / _RUN).exists()
+
+    def begin(self, task: Task, model: bytes, settings: RunSettings) -> None:
+        """Keep what a run begins with."""
+        disk = Folder(self.path)
+        replace_file(disk, _TASK, task_bytes(task))
+        replace_file(disk, _MODEL, model)
+        replace_file(disk, _RUN, msgspec.json.encode(settings))
+
+    def task(self) -> Task:
+        """The task; raises `InputError` where no run was begun."""
+        try:
+            task = msgspec.json.decode(self._read(_TASK), type=Task)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{self.path / _TASK}: {error}") from error
+        check_task(task)
+        return task
+
+    def settings(self) -> RunSettings:
+        """What else it began with."""
+        try:
+            return msgspec.json.decode(self._read(_RUN), type=RunSettings)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{self.path / _RUN}: {error}") from error
+
+    @property
+    def model(self) -> Path:
+        """The trainable model."""
+        return self.path / _MODEL
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.path}: no federated run is there ({name}: {error.strerror})") from error
+
+    # --- checkpoint ------------------------------------------------------------------
+
+    def _checkpoint(self, task: Task) -> Path:
+        return Path(task.checkpoint).expanduser() if task.checkpoint else self.path / _JOURNAL
+
+    def journal(self, task: Task) -> FileJournal:
+        """The run's journal."""
+        return FileJournal(Folder(self._checkpoint(task)))
+
+    def blobs(self, task: Task) -> Blobs:
+        """The run's weights and updates."""
+        return Blobs(Folder(self._checkpoint(task) / "blobs"))
+
+    def scratch(self) -> Path:
+        """Where downloads go on after a restart."""
+        path = self.path / "scratch"
+        path.mkdir(exist_ok=True)
+        return path
+
+    # --- what people read --------------------------------------------------------------
+
+    def look(self) -> Kept:
+        """What it tells, whether or not somebody runs it."""
+        task = self.task()
+        return Kept(task, self.journal(task).read(), self.records())
+
+    def records(self) -> list[RoundRecord]:
+        """Records of the rounds so far; a line that a crash tore is none."""
+        try:
+            lines = (self.path / _ROUNDS).read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        found: dict[int, RoundRecord] = {}
+        for line in lines:
+            try:
+                record = msgspec.json.decode(line, type=RoundRecord)
+            except msgspec.DecodeError:
+                continue
+            found[record.round] = record
+        return [found[number] for number in sorted(found)]
+
+    def add_record(self, record: RoundRecord) -> None:
+        """Write a round's record; one of the same round is replaced."""
+        disk, line = Folder(self.path), msgspec.json.encode(record) + b"\n"
+        if self._last is None:
+            before = self.records()
+            kept = [old for old in before if old.round < record.round]
+            replace_file(disk, _ROUNDS, b"".join(msgspec.json.encode(one) + b"\n" for one in kept) + line)
+        else:
+            disk.append(_ROUNDS, line)
+            disk.sync(_ROUNDS)
+        self._last = record.round
+
+    def write(self, name: str, data: bytes) -> Path:
+        """A file for people, whole or not at all."""
+        replace_file(Folder(self.path), name, data)
+        return self.path / name
+
+
+def digest_of(data: bytes) -> Digest:
+    """SHA-256."""
+    return Digest(hashlib.sha256(data).hexdigest())
