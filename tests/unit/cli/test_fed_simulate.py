@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.integration.processes import ROOT, command
+from tests.integration.processes import ROOT, collab, command
 
 
 @pytest.fixture
@@ -67,6 +67,15 @@ def test_a_task_is_simulated_with_the_trainer_of_nodes(place):
     assert 4 * 50_890 / 3 > records[0]["up_bytes"] / 10 > 50_890 / 10
     again = simulate(place, "--test", place / "test.npz", "--clients", 40, "--json").json
     assert again["model"] == done["model"]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_model_as_one(place):
+    write_task(place, rounds=2)
+    one = simulate(place, "--test", place / "test.npz", "--json").json
+    words = ("fed", "simulate", place / "task.yaml", "--data", place / "train.npz", "--test", place / "test.npz")
+    two = collab(*words, "--scale", 255, "--jobs", 2, "--json").json
+    assert (two["model"], two["outcome"]) == (one["model"], "done")
 
 
 def test_owners_are_clients_and_evaluate_on_their_own(place):
