@@ -61,9 +61,7 @@ def run(
     model = read_trainable(task, found)
     with RunFolder(out or Path(found.name)) as folder:
         if folder.begun:
-            raise UsageError(
-                f"--out {folder.path}: a run is there already; 'collab fed resume {folder.path}' goes on with it"
-            )
+            raise UsageError(f"--out {folder.path}: there is a run already; go on with 'collab fed resume'")
         folder.begin(found, model, RunSettings(addresses))
         _go_on(folder, found, addresses, confirmed(insecure, insecure_network), json_, verbose)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import io
 import secrets
 import signal
@@ -23,8 +22,9 @@ from collab.core.ids import Digest
 from collab.errors import ConfigError, InputError
 from collab.federated.actions import Finish
 from collab.federated.exchange import read_weights
+from collab.federated.privacy.accounting import accountant
 from collab.federated.rounds import Rounds
-from collab.federated.server_work import Rules, ServerWork
+from collab.federated.server_work import Rules, ServerWork, spent
 from collab.federated.task import Task, convert_task, task_bytes
 from collab.federated.update import Parameters
 
@@ -37,7 +37,14 @@ _MAX_MODEL_BYTES: Final = 1 << 30
 
 def read_task(path: Path) -> Task:
     """A checked task from its YAML file; raises `ConfigError` or `InputError`."""
-    return convert_task(read_yaml("task", path, _MAX_TASK_BYTES))
+    task = convert_task(read_yaml("task", path, _MAX_TASK_BYTES))
+    if task.secure_aggregation:
+        raise UsageError(
+            "secure_aggregation: is not served over links yet; leave it out, or simulate the task"
+        )
+    if task.privacy is not None:
+        accountant()  # a missing extra is said before anything begins
+    return task
 
 
 def read_trainable(task_file: Path, task: Task) -> bytes:
@@ -108,7 +115,8 @@ def _prepare(folder: RunFolder, task: Task) -> Any:
     else:
         model, size = work.put_model(initial_weights(folder.model))
         begin = Begin(f"run-{secrets.token_hex(12)}", task_digest, model, size)
-    return Rounds(task, ledger), journal, blobs, work, begin
+    limit = functools.partial(spent, task.privacy)
+    return Rounds(task, ledger, spent=limit), journal, blobs, work, begin
 
 
 def rules_of(task: Task) -> Rules:
@@ -121,13 +129,14 @@ def rules_of(task: Task) -> Rules:
         up=task.compression.up,
         down=task.compression.down,
         max_staleness=task.buffered.max_staleness if task.mode == "async" else sync,
+        privacy=task.privacy,
         seed=task.seed,
     )
 
 
 def _evaluation(folder: RunFolder, task: Task, work: ServerWork) -> EvaluateHere | None:
     """How the server evaluates on data of its own, if the task says so."""
-    if task.evaluation.on != "server":
+    if task.evaluation.where != "server":
         return None
 
     @functools.cache
@@ -162,7 +171,6 @@ def summary(folder: RunFolder, task: Task, finish: Finish) -> dict[str, Any]:
         "reason": finish.reason,
         "rounds": finish.rounds,
         "model": finish.model,
-        "weights_sha256": hashlib.sha256(data).hexdigest(),
         "evaluation": dict(last.evaluation) if last is not None else {},
         "down_bytes": sum(record.down_bytes for record in records),
         "up_bytes": sum(record.up_bytes for record in records),

@@ -191,7 +191,7 @@ class FederatedServer:
 
     async def _offered(self, action: do.Offer) -> None:
         client, order = self._clients[action.client], action.order
-        state = await client.offer(order, action.work, self._work.up)
+        state = await client.offer(order, action.work, self._task.compression.up, self._task.privacy)
         client.state = state.state
         if state.state == "declined":
             self._tell(on.Declined(action.client, order, state.reason))
@@ -276,7 +276,8 @@ class FederatedServer:
     async def _aggregated(self, action: do.Aggregate) -> None:
         clients = max(len(self._enrolled), len(action.updates))
         try:
-            self._tell(await self._off_loop(self._work.aggregate, action, clients))
+            models = self._rounds.ledger.models
+            self._tell(await self._off_loop(self._work.aggregate, action, clients, models))
         except CollabError as error:
             self._tell(on.AggregationFailed(action.round, str(error)))
         self._unsettled.difference_update(update.digest for update in action.updates)

@@ -19,6 +19,7 @@ from collab.errors import Conflict, IntegrityError, PeerUnreachable, StoreError
 from collab.federated.compression.settings import Compression
 from collab.federated.orders import Capabilities, OrderId, Work
 from collab.federated.server_work import Broadcast
+from collab.federated.task import Privacy
 from collab.link.link import Link
 
 WAIT_S: Final = 15.0
@@ -83,8 +84,11 @@ class RemoteClient:
 
     # --- an order --------------------------------------------------------------------
 
-    async def offer(self, order: OrderId, work: Work, encoding: Compression) -> pb.TrainingState:
-        """Ask it to train."""
+    async def offer(
+        self, order: OrderId, work: Work, encoding: Compression, private: Privacy | None
+    ) -> pb.TrainingState:
+        """Ask it to train, and to add noise itself if privacy is local."""
+        local = private if private is not None and private.place == "local" else None
         request = pb.OfferTrainingRequest(
             order=order_message(order),
             trainable=self._trainable[0],
@@ -94,6 +98,8 @@ class RemoteClient:
             encoding=msgspec.json.encode(encoding.for_peer(self.abilities)),
             deadline_s=max(work.deadline_s, 0.001),
             counted=order_message(work.counted) if work.counted is not None else None,
+            clip=local.clip if local is not None else 0.0,
+            noise_multiplier=local.noise_multiplier if local is not None else 0.0,
         )
         return await self._offer(order, request)
 

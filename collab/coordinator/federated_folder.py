@@ -21,10 +21,11 @@ from collab.errors import ConfigError, InputError, Refused
 from collab.federated.disk import Folder, replace_file
 from collab.federated.journal import Blobs, FileJournal
 from collab.federated.ledger import Ledger
+from collab.federated.record_file import RecordFile
 from collab.federated.records import RoundRecord
 from collab.federated.task import Task, check_task, task_bytes
 
-_TASK, _MODEL, _RUN, _ROUNDS = "task.json", "model", "run.json", "rounds.jsonl"
+_TASK, _MODEL, _RUN = "task.json", "model", "run.json"
 _JOURNAL: Final = "checkpoint"
 
 
@@ -49,8 +50,6 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
-        self._last: int | None = None
-        """The last round that this process has written a record of."""
 
     def __enter__(self) -> RunFolder:
         try:
@@ -145,31 +144,12 @@ class RunFolder:
         return Kept(task, self.journal(task).read(), self.records())
 
     def records(self) -> list[RoundRecord]:
-        """Records of the rounds so far; a line that a crash tore is none."""
-        try:
-            lines = (self.path / _ROUNDS).read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
-        found: dict[int, RoundRecord] = {}
-        for line in lines:
-            try:
-                record = msgspec.json.decode(line, type=RoundRecord)
-            except msgspec.DecodeError:
-                continue
-            found[record.round] = record
-        return [found[number] for number in sorted(found)]
+        """Records of the rounds so far."""
+        return RecordFile(Folder(self.path)).read()
 
     def add_record(self, record: RoundRecord) -> None:
         """Write a round's record; one of the same round is replaced."""
-        disk, line = Folder(self.path), msgspec.json.encode(record) + b"\n"
-        if self._last is None:
-            before = self.records()
-            kept = [old for old in before if old.round < record.round]
-            replace_file(disk, _ROUNDS, b"".join(msgspec.json.encode(one) + b"\n" for one in kept) + line)
-        else:
-            disk.append(_ROUNDS, line)
-            disk.sync(_ROUNDS)
-        self._last = record.round
+        RecordFile(Folder(self.path)).write(record)
 
     def write(self, name: str, data: bytes) -> Path:
         """A file for people, whole or not at all."""

@@ -406,7 +406,7 @@ class Rounds:
         if not is_due(rules, record.round, self._task.rounds):
             self._evaluating = Evaluating((), now)
             return []
-        if rules.on == "server":
+        if rules.where == "server":
             self._evaluating = Evaluating(("",), now + rules.deadline_s)
             return [Evaluate(record.round, record.model, ())]
         if len(self._clients.present) < self._expected:

@@ -7,30 +7,43 @@ resumed server makes the same models.
 from __future__ import annotations
 
 import hashlib
+import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Union
+from typing import Any, Final, Union
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collab.core.ids import Digest
 from collab.errors import CollabError
 from collab.federated.actions import Aggregate
+from collab.federated.aggregate.fixed import shapes_of
 from collab.federated.aggregate.rounds import RoundAggregator, controls
 from collab.federated.aggregate.settings import Aggregation
 from collab.federated.compression.models import encode_model
 from collab.federated.compression.settings import Compression
 from collab.federated.compression.updates import decode_update
+from collab.federated.disk import Folder, replace_file
 from collab.federated.entries import Counted
 from collab.federated.events import Aggregated, Arrived, Refused
 from collab.federated.exchange import pack_arrays, plain_weights, read_weights, unpack_arrays
 from collab.federated.gate import Gate, GateSettings, malformed
 from collab.federated.journal import Blobs
 from collab.federated.orders import OrderId, UpdateRef
+from collab.federated.privacy.accounting import Budget, Release
+from collab.federated.privacy.clipping import QuantileClip
+from collab.federated.privacy.noise import KeyedNoise, Noise
+from collab.federated.privacy.private_mean import PrivateMean
 from collab.federated.spool import DiskSpool
+from collab.federated.task import Privacy
 from collab.federated.update import Parameters
 
+_BOUND: Final = "privacy:bound"
+"""Clipping bound of the next round."""
+_KEY_BYTES: Final = 32
 _RESIDUAL: Final = "residual:"
 """Of a lossy broadcast: what the clients' model lacks of the server's."""
 
@@ -44,6 +57,7 @@ class Rules:
     up: Compression = Compression()
     down: Compression = Compression()
     max_staleness: int = 0
+    privacy: Privacy | None = None
     seed: int = 0
 
 
@@ -184,8 +198,8 @@ class ServerWork:
 
     # --- aggregation ------------------------------------------------------------------
 
-    def aggregate(self, action: Aggregate, clients: int) -> Aggregated:
-        """The next model; ``clients`` is how many take part at all (SCAFFOLD's N)."""
+    def aggregate(self, action: Aggregate, clients: int, models: int) -> Aggregated:
+        """The next model, after so many; ``clients`` is how many take part at all (SCAFFOLD's N)."""
         rules = self._rules
         before = self.model(action.model)
         state = unpack_arrays(self._blobs.get(action.state)) if action.state is not None else {}
@@ -194,14 +208,17 @@ class ServerWork:
             for name in list(state)
             if name.startswith(_RESIDUAL)
         }
+        private = _begin_private(rules.privacy, before, state, len(action.updates))
         if rules.aggregation.robust:
             with DiskSpool(self._scratch) as spool:
                 aggregator = RoundAggregator(rules.aggregation, before, state, spool=spool, clients=clients)
-                weights = self._added(aggregator, action)
+                weights = self._added(aggregator, action, None)
         else:
             aggregator = RoundAggregator(rules.aggregation, before, state, clients=clients)
-            weights = self._added(aggregator, action)
+            weights = self._added(aggregator, action, private)
         kept = aggregator.state()
+        if private is not None:
+            kept[_BOUND] = np.float64(private.bound).reshape(())
         change = b""
         if rules.down.lossy:
             # Clients go on with what they can be sent, and the server with the same.
@@ -215,10 +232,80 @@ class ServerWork:
         if rules.aggregation.controls:
             control = self._blobs.put(plain_weights(controls(weights, kept)))
         state_digest = self._blobs.put(pack_arrays(kept)) if kept else None
-        return Aggregated(action.round, model, size, state_digest, control)
+        metrics = {"epsilon": epsilon(rules.privacy, models + 1)} if rules.privacy is not None else None
+        return Aggregated(action.round, model, size, state_digest, control, metrics)
 
-    def _added(self, aggregator: RoundAggregator, action: Aggregate) -> Parameters:
+    def _added(
+        self, aggregator: RoundAggregator, action: Aggregate, private: _PrivateRound | None
+    ) -> Parameters:
         for counted in action.updates:
             update = decode_update(self._blobs.get(counted.digest))
             aggregator.add(replace(update, staleness=counted.staleness))
-        return aggregator.finish()
+            if private is not None:
+                private.mean.add(update.delta)
+        if private is None:
+            return aggregator.finish()
+        key = self._noise_key(action)
+        return aggregator.finish(lambda _: private.finish(KeyedNoise(key)))
+
+    def _noise_key(self, action: Aggregate) -> bytes:
+        """Drawn once for each release, so that a restart repeats the same noise on the same updates."""
+        disk = Folder(self._scratch)
+        name = f"noise-{action.round}"
+        for old in disk.names():
+            if old.startswith("noise-") and old != name:
+                disk.remove(old)
+        key = disk.read(name)
+        if key is None or len(key) != _KEY_BYTES:
+            key = secrets.token_bytes(_KEY_BYTES)
+            replace_file(disk, name, key)
+        return key
+
+
+class _PrivateRound:
+    """One round's mean under central differential privacy."""
+
+    def __init__(self, private: Privacy, model: Parameters, bound: float, clients: int) -> None:
+        # Half of a twentieth at least, so that small cohorts have noise on the count too.
+        count_noise = max(clients / 20, private.noise_multiplier)
+        clipping = QuantileClip(bound=bound, count_noise=count_noise if private.adaptive else 0.0)
+        self.mean = PrivateMean(
+            shapes_of(model),
+            clipping,
+            noise_multiplier=private.noise_multiplier,
+            cohort=clients,
+            adaptive=private.adaptive,
+        )
+        self.bound = bound
+
+    def finish(self, noise: Noise) -> Parameters:
+        """The noisy mean; ``bound`` is the next round's then."""
+        noisy = self.mean.finish(noise)
+        self.bound = noisy.clipping.bound
+        return noisy.mean
+
+
+def _begin_private(
+    private: Privacy | None, model: Parameters, state: dict[str, NDArray[Any]], clients: int
+) -> _PrivateRound | None:
+    if private is None or private.place != "central":
+        return None
+    bound = float(state.pop(_BOUND)) if _BOUND in state else private.clip
+    return _PrivateRound(private, model, bound, clients)
+
+
+def spent(private: Privacy | None, models: int) -> str:
+    """Why no further model may be made after so many; empty while the budget allows one more."""
+    if private is None or private.epsilon is None:
+        return ""
+    release = Release(noise_multiplier=private.noise_multiplier, place=private.place)
+    budget = Budget(private.epsilon, private.delta, ((release, models),) if models else ())
+    if budget.allows(release):
+        return ""
+    return f"privacy.epsilon: {private.epsilon:g} at delta {private.delta:g} does not allow another round"
+
+
+def epsilon(private: Privacy, models: int) -> float:
+    """What so many models have cost at the task's delta."""
+    release = Release(noise_multiplier=private.noise_multiplier, place=private.place)
+    return Budget(math.inf, private.delta, ((release, models),)).spent()

@@ -91,7 +91,7 @@ class Evaluation(Frozen, frozen=True, kw_only=True):
 
     every: int = 1
     """Rounds; the last one is always evaluated, 0: none is."""
-    on: Literal["clients", "server"] = "clients"
+    where: Literal["clients", "server"] = "clients"
     count: Union[int, None] = None
     """Clients that are asked, at random; all if it is left out."""
     data: str = ""
@@ -205,9 +205,9 @@ def check_task(task: Task) -> None:
     _seconds("evaluation.deadline_s", task.evaluation.deadline_s)
     if task.evaluation.count is not None:
         _whole("evaluation.count", task.evaluation.count, 1, MAX_CLIENTS)
-    if task.evaluation.every and task.evaluation.on == "server" and not task.evaluation.data:
+    if task.evaluation.every and task.evaluation.where == "server" and not task.evaluation.data:
         raise ConfigError(
-            "evaluation.data: it is missing; name the server's held-out examples, or on: clients"
+            "evaluation.data: it is missing; name the server's held-out examples, or where: clients"
         )
     if task.target is not None and not task.evaluation.every:
         raise ConfigError("target: nothing is evaluated; set evaluation.every to 1 or more, or leave it out")

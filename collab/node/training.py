@@ -354,6 +354,8 @@ class NodeTraining:
                 ask.order,
                 ask.work.training,
                 ask.encoding,
+                ask.clip,
+                ask.noise_multiplier,
                 weights=await self._path(ask.work.model),
                 control=await self._path(ask.work.control) if ask.work.control is not None else None,
                 state=await self._off_loop(self._files.client, ask.order.run),

@@ -44,8 +44,6 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the names of metered network devices begin."""
     hours: str = ""
     """When to train, local time: ``22:00-06:00``; empty for always."""
-    evaluation_seed: int = 0
-    """Which part of the data is held out."""
 
 
 def minutes_of(hours: str) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from collab.federated.update import LocalTraining
 MAX_SETTINGS_BYTES: Final = 64 * 1024
 """Of the JSON in an offer."""
 MAX_DEADLINE_S: Final = 7 * 86_400.0
+MAX_CLIP: Final = 1e6
 MAX_ROUND: Final = 1 << 40
 
 
@@ -31,6 +32,10 @@ class Ask:
     work: Work
     encoding: Compression
     """Of the update."""
+    clip: float = 0.0
+    """L2 norm that the update is clipped to before it leaves; 0 for none."""
+    noise_multiplier: float = 0.0
+    """Of the noise that is added to it then."""
 
     @property
     def blobs(self) -> tuple[Digest, ...]:
@@ -68,8 +73,17 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
         control=control,
         counted=order_of(request.counted) if request.HasField("counted") else None,
     )
-    trainable = check_digest(request.trainable, "OfferTraining.trainable:")
-    return Ask(order_of(request.order), request.order.evaluate, trainable, work, encoding)
+    if not (0 <= request.clip <= MAX_CLIP and 0 <= request.noise_multiplier <= MAX_CLIP):
+        raise ProtocolError(f"OfferTraining: clip {request.clip:g}, noise {request.noise_multiplier:g}")
+    return Ask(
+        order_of(request.order),
+        request.order.evaluate,
+        check_digest(request.trainable, "OfferTraining.trainable:"),
+        work,
+        encoding,
+        request.clip,
+        request.noise_multiplier,
+    )
 
 
 def _check(training: LocalTraining) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,8 @@ from collab.federated.compression.settings import Compression
 from collab.federated.compression.updates import encode_update
 from collab.federated.exchange import pack_arrays, plain_weights, read_weights, unpack_arrays
 from collab.federated.orders import OrderId
+from collab.federated.privacy.noise import KeyedNoise
+from collab.federated.privacy.private_mean import locally_private
 from collab.federated.update import LocalTraining, Update
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import Made
@@ -57,6 +60,8 @@ class Job:
     order: OrderId
     training: LocalTraining
     encoding: Compression
+    clip: float
+    noise_multiplier: float
     weights: Path
     control: Path | None
     """The server's control variate."""
@@ -105,6 +110,8 @@ def train(job: Job, enrolled: Enrolled, guard: Guard) -> Product:
         control=trained.control,
         metrics={name: float(value) for name, value in trained.metrics.items()},
     )
+    if job.clip:
+        update = _private(update, job.clip, job.noise_multiplier)
     random = np.random.default_rng([job.training.seed, job.order.round])
     data, feedback = encode_update(update, job.encoding, _of(state, _FEEDBACK), random)
     control = {name: array + own[name] if own else array for name, array in trained.control.items()} or own
@@ -114,6 +121,14 @@ def train(job: Job, enrolled: Enrolled, guard: Guard) -> Product:
         steps=trained.steps, samples=trained.samples, seconds=trained.seconds, metrics=dict(update.metrics)
     )
     return Product(data, pack_arrays(kept), made)
+
+
+def _private(update: Update, clip: float, noise_multiplier: float) -> Update:
+    """The update with noise of its own; what it says of the data besides is left out."""
+    noise = KeyedNoise(secrets.token_bytes(32))
+    noisy = locally_private(update.delta, clip, noise_multiplier, noise)
+    delta = {name: noisy[name].astype(array.dtype) for name, array in update.delta.items()}
+    return replace(update, delta=delta, metrics={})
 
 
 def _of(state: Mapping[str, NDArray[np.floating]], prefix: str) -> dict[str, NDArray[np.floating]]:

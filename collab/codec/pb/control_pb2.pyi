@@ -541,7 +541,7 @@ class TrainingOrder(_message.Message):
     def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., evaluate: _Optional[bool] = ...) -> None: ...
 
 class OfferTrainingRequest(_message.Message):
-    __slots__ = ("order", "trainable", "weights", "control", "training", "encoding", "deadline_s", "counted")
+    __slots__ = ("order", "trainable", "weights", "control", "training", "encoding", "deadline_s", "counted", "clip", "noise_multiplier")
     ORDER_FIELD_NUMBER: _ClassVar[int]
     TRAINABLE_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -550,6 +550,8 @@ class OfferTrainingRequest(_message.Message):
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     COUNTED_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     order: TrainingOrder
     trainable: str
     weights: str
@@ -558,7 +560,9 @@ class OfferTrainingRequest(_message.Message):
     encoding: bytes
     deadline_s: float
     counted: TrainingOrder
-    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ...) -> None: ...
+    clip: float
+    noise_multiplier: float
+    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
 
 class OfferTrainingReply(_message.Message):
     __slots__ = ("state", "lacks", "holds")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import msgspec
 import pytest
+import yaml
 
 from collab.errors import ConfigError
-from collab.federated.task import convert_task, task_bytes
+from collab.federated.task import Task, convert_task, task_bytes
 
 LEAST = {"name": "toy", "model": "m.tflite", "rounds": 2}
 
@@ -32,7 +37,7 @@ LEAST = {"name": "toy", "model": "m.tflite", "rounds": 2}
         ({"round": {"deadline_s": float("nan")}}, ["round.deadline_s", "seconds"]),
         ({"training": {"learning_rate": -1.0}}, ["training.learning_rate: -1"]),
         ({"training": {"optimizer": "lamb"}}, ["training.optimizer", "adam"]),
-        ({"evaluation": {"on": "server"}}, ["evaluation.data", "missing"]),
+        ({"evaluation": {"where": "server"}}, ["evaluation.data", "missing"]),
         ({"evaluation": {"every": 0}, "target": {"value": 0.9}}, ["target", "evaluation.every"]),
         ({"aggregation": {"rule": "fedbuff"}}, ["aggregation.rule", "async"]),
         ({"aggregation": {"combine": "krum", "byzantine": 2}}, ["round.least: 1", "7 updates"]),
@@ -75,3 +80,31 @@ def test_defaults_written_out_are_the_same_task():
 def test_a_quorum_is_a_share_and_never_fewer_than_the_least(quorum, least, wanted, needed):
     task = convert_task(LEAST | {"round": {"quorum": quorum, "least": least}})
     assert task.round.quorum_of(wanted) == needed
+
+
+DOC = Path(__file__).parents[3] / "docs/federated/rounds.md"
+
+
+def test_the_task_in_the_docs_is_one():
+    (sample,) = re.findall(r"```yaml\n(.*?)```", DOC.read_text("utf-8"), re.DOTALL)
+    task = convert_task(yaml.safe_load(sample))
+    assert (task.cohort.count, task.compression.up.elements) == (10, "int8")
+
+
+def test_the_docs_name_every_field_of_a_task_and_its_default():
+    text = DOC.read_text("utf-8")
+    rows = " ".join(re.findall(r"^\| (`.*)$", text, re.MULTILINE))
+    elsewhere = {"name", "model", "aggregation", "gate", "compression", "training", "privacy"}
+    missing = []
+    for field in msgspec.structs.fields(Task):
+        if field.name in elsewhere:
+            assert f"`{field.name}" in text
+        elif isinstance(field.default, msgspec.Struct):
+            inner = (f"`{field.name}.{part.name}" for part in msgspec.structs.fields(field.default))
+            missing += [name for name in inner if name not in rows]
+        elif f"`{field.name}" not in rows:
+            missing.append(field.name)
+    assert not missing
+    defaults = {"round.deadline_s": "300", "clients.wait_s": "60", "quarantine.after": "1, 5", "seed": "0"}
+    for name, value in defaults.items():
+        assert re.search(rf"^\| `{re.escape(name)}`.*? \| {value} \|", text, re.MULTILINE), name

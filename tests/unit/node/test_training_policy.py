@@ -84,7 +84,7 @@ def test_training_ends_when_its_time_its_memory_or_its_energy_is_used_up():
         guard = Guard(TrainingConfig(**settings), None, lambda: now_s[0], lambda: grown[0])
         assert not guard()
         guard = Guard(TrainingConfig(**settings), Meter(), lambda: now_s[0], lambda: grown[0])
-        now_s[0], grown[0] = 6.0, 106_000_000
+        now_s[0], grown[0] = 7.0, 106_000_000
         assert guard()
         assert said in guard.reason
         assert guard.steps == 0
