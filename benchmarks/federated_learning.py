@@ -19,12 +19,10 @@ from collab.cli.fed_running import rules_of
 from collab.core.ids import Digest
 from collab.emulation.fleet.holdings import LiteRtHoldings
 from collab.emulation.fleet.labour import on_cores
-from collab.emulation.fleet.world import Conditions, FleetWorld, Quick
+from collab.emulation.fleet.world import FleetWorld
 from collab.federated.base import Trained, Trainer
-from collab.federated.journal import Blobs, MemoryJournal
 from collab.federated.partition import parse_rule, partition
 from collab.federated.records import RoundRecord
-from collab.federated.server_work import ServerWork
 from collab.federated.task import convert_task
 from collab.federated.update import LocalTraining, Parameters
 from collab.runtime.cpu import resident_bytes
@@ -103,7 +101,7 @@ def _run(
             "batch_size": BATCH,
             "learning_rate": setting.learning_rate,
         },
-        "evaluation": {"on": "server", "data": "t10k", "every": every},
+        "evaluation": {"where": "server", "data": "t10k", "every": every},
         "round": {"deadline_s": 1e6},
         **fields,
     }
@@ -115,20 +113,8 @@ def _run(
             records.append(told)
             memory.append(resident_bytes() / 1e6)
 
-    blobs = Blobs(Quick(folder / "weights"))
     with on_cores(holdings, cores) as labour:
-        world = FleetWorld(
-            task,
-            holdings,
-            labour,
-            ServerWork(rules_of(task), blobs, folder),
-            blobs,
-            MemoryJournal(),
-            folder,
-            Conditions(),
-            task.compression.up,
-            watch,
-        )
+        world = FleetWorld(task, rules_of(task), holdings, labour, folder, watch=watch)
         finish = world.run("learning", Digest("0" * 64))
     if finish.exit_code:
         raise RuntimeError(f"{finish.outcome}: {finish.reason}")

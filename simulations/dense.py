@@ -85,7 +85,12 @@ class DenseTrainer:
                         speed[name] = slope = np.float32(task.momentum) * speed[name] + slope
                     now[name] = now[name] - np.float32(task.learning_rate) * slope
         loss = float(np.mean(losses)) if losses else 0.0
-        return Trained(now, len(self.labels), len(losses), time.perf_counter() - began, {"loss": loss})
+        control: dict[str, Array] = {}
+        if correction is not None:  # SCAFFOLD, option II: the mean of the gradients themselves
+            pace = np.float32(max(len(losses), 1) * task.learning_rate)
+            control = {n: (begun[n] - now[n]) / pace - correction[n].astype(np.float32) for n in now}
+        seconds = time.perf_counter() - began
+        return Trained(now, len(self.labels), len(losses), seconds, {"loss": loss}, control)
 
     def evaluate(self, parameters: Parameters) -> Mapping[str, float]:
         weights = {name: value.astype(np.float32) for name, value in parameters.items()}

@@ -43,7 +43,7 @@ def simulate(
     task: Annotated[Path, typer.Argument(help="A task file.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Examples of all clients: an .npz with x and y.")],
     test: Annotated[
-        Path | None, typer.Option(help="Examples on which the server evaluates (evaluation.on: server).")
+        Path | None, typer.Option(help="Examples on which the server evaluates (evaluation.where: server).")
     ] = None,
     clients: Annotated[int, typer.Option(help="How many share the examples; 0 with natural: all.")] = 100,
     partition: Annotated[
@@ -143,10 +143,8 @@ def _refuse(task: Task, jobs: int, test: Path | None) -> None:
         raise UsageError(f"--jobs {jobs}: give 0 or more")
     if task.secure_aggregation:
         raise ConfigError("secure_aggregation: it is not simulated; leave it out to simulate the rest")
-    if task.privacy is not None:
-        raise ConfigError("privacy: it is not simulated; leave it out to simulate the rest")
-    if task.evaluation.every and task.evaluation.on == "server" and test is None:
-        raise UsageError("--test: it is missing; evaluation.on is server")
+    if task.evaluation.every and task.evaluation.where == "server" and test is None:
+        raise UsageError("--test: it is missing; evaluation.where is server")
 
 
 def _divided(
@@ -226,28 +224,17 @@ class _Watched:
         self, task: Task, holdings: LiteRtHoldings, labour: Labour, folder: Path, conditions: Conditions
     ) -> Finish | None:
         """The end of it; None if it was interrupted."""
+        import functools
         import time
 
         from collab.cli.fed_running import rules_of
         from collab.coordinator.federated_folder import digest_of
-        from collab.emulation.fleet.world import FleetWorld, Quick
-        from collab.federated.journal import Blobs, FileJournal
-        from collab.federated.server_work import ServerWork
+        from collab.emulation.fleet.world import FleetWorld
+        from collab.federated.server_work import spent
         from collab.federated.task import task_bytes
 
-        blobs = Blobs(Quick(folder / "weights"))
-        world = FleetWorld(
-            task,
-            holdings,
-            labour,
-            ServerWork(rules_of(task), blobs, folder),
-            blobs,
-            FileJournal(Quick(folder / "journal")),
-            folder,
-            conditions,
-            task.compression.up,
-            self._watch,
-        )
+        limit = functools.partial(spent, task.privacy)
+        world = FleetWorld(task, rules_of(task), holdings, labour, folder, conditions, self._watch, limit)
         self._began = time.monotonic()
         try:
             return world.run("simulated", digest_of(task_bytes(task)))

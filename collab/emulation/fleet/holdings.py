@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +41,26 @@ class Holdings(Protocol):
         """Measures on the server's own held-out examples; None where it has none."""
 
 
+class _Opened:
+    """What one process has open of them; it does not travel."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        self.engine = LiteRtEngine(model)
+        """One for all clients: it keeps nothing from step to step."""
+        self._folder = folder
+        self._mapped: dict[str, NDArray[Any]] = {}
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A file of the folder, mapped."""
+        if name not in self._mapped:
+            path = self._folder / f"{name}.npy"
+            try:
+                self._mapped[name] = np.load(path, mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path}: cannot be read: {error}") from error
+        return self._mapped[name]
+
+
 @dataclass(frozen=True)
 class LiteRtHoldings:
     """Parts of one array on disk, trained on the LiteRT runtime.
@@ -67,38 +87,28 @@ class LiteRtHoldings:
         apart = [round(n * self.held_out) if n > 1 else 0 for n in map(len, self.part.rows)]
         return [len(rows) - held for rows, held in zip(self.part.rows, apart, strict=True)]
 
+    @cached_property
+    def _opened(self) -> _Opened:
+        return _Opened(self.model, self.folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
     def initial(self) -> Parameters:
         """See `Holdings`."""
-        return _engine(self.model).initial
+        return self._opened.engine.initial
 
     def trainer(self, client: int) -> Trainer:
         """See `Holdings`."""
-        rows = self.part.rows[client]
-        x, y = _mapped(self.folder / "x.npy"), _mapped(self.folder / "y.npy")
-        data = split(Examples(x[rows], y[rows], self.scale), self.held_out)
-        return LocalTrainer(_engine(self.model), data)
+        rows, opened = self.part.rows[client], self._opened
+        examples = Examples(opened.array("x")[rows], opened.array("y")[rows], self.scale)
+        return LocalTrainer(opened.engine, split(examples, self.held_out))
 
     def judge(self) -> Trainer | None:
         """See `Holdings`."""
         if not (self.folder / "test_x.npy").exists():
             return None
-        x, y = _mapped(self.folder / "test_x.npy"), _mapped(self.folder / "test_y.npy")
+        opened = self._opened
+        test = Examples(opened.array("test_x"), opened.array("test_y"), self.scale)
         # A trainer wants something to train on; only the held-out part is looked at.
-        return LocalTrainer(
-            _engine(self.model), Data(Examples(x[:1], y[:1], self.scale), Examples(x, y, self.scale))
-        )
-
-
-@lru_cache(maxsize=2)
-def _engine(model: Path) -> LiteRtEngine:
-    """One interpreter for all clients of a process: it keeps nothing from step to step."""
-    return LiteRtEngine(model)
-
-
-@lru_cache(maxsize=8)
-def _mapped(path: Path) -> NDArray[Any]:
-    try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    return found
+        return LocalTrainer(opened.engine, Data(test.first(1), test))

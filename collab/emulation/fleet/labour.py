@@ -5,6 +5,8 @@ What is asked for may come back in any order; the world waits for what it needs 
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -63,7 +65,7 @@ def run_errand(errand: Errand, holdings: Holdings) -> Outcome:
         if errand.client is None:
             trainer = holdings.judge()
             if trainer is None:
-                raise InputError("evaluation.on: the server has no held-out examples; give --test")
+                raise InputError("evaluation.where: the server has no held-out examples; give --test")
         else:
             trainer = holdings.trainer(errand.client)
         size = 0 if errand.client is None else holdings.sizes[errand.client]
@@ -194,13 +196,15 @@ def _run_sent(errand: Errand, holdings: Holdings, weights: bytes, control: bytes
 
 
 @lru_cache(maxsize=1)
-def _scratch() -> tempfile.TemporaryDirectory[str]:
+def _scratch() -> Path:
     """Of this process; it goes with it."""
-    return tempfile.TemporaryDirectory(prefix="collab-fleet-")
+    folder = tempfile.mkdtemp(prefix="collab-fleet-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _file_of(name: str, data: bytes) -> Path:
-    folder = Path(_scratch().name)
+    folder = _scratch()
     path = folder / name
     if not path.exists():
         for old in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime)[:-3]:

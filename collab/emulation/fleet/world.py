@@ -24,15 +24,15 @@ from collab.errors import CollabError
 from collab.federated import actions as do
 from collab.federated import events as on
 from collab.federated import participant as part
-from collab.federated.compression.settings import Compression
 from collab.federated.disk import Folder
-from collab.federated.journal import Blobs, Journal
+from collab.federated.journal import Blobs, FileJournal
 from collab.federated.orders import Capabilities, OrderId, Work
 from collab.federated.records import RoundRecord
 from collab.federated.rounds import Rounds
 from collab.federated.selection import steps_of
-from collab.federated.server_work import ServerWork
+from collab.federated.server_work import Rules, ServerWork
 from collab.federated.task import Task
+from collab.federated.update import Parameters
 from collab.node.training_files import Made
 from collab.node.training_work import Job, Product
 
@@ -69,41 +69,37 @@ class FleetWorld:
 
     Args:
         task: A checked one.
+        rules: What it says about weights.
         holdings: The clients' data and trainers.
         labour: Who trains.
-        work: The server's work with weights, on `blobs`.
-        blobs: The server's, in a folder ``weights`` of ``folder``.
-        journal: The server's.
-        folder: For all files; it may be large (states of clients).
+        folder: For all files; states of clients may make it large.
         conditions: Of devices and links.
-        encoding: Of updates.
         watch: Told each round's record and each notice.
+        spent: Why no further round may begin after so many models; empty: one may.
     """
 
     def __init__(
         self,
         task: Task,
+        rules: Rules,
         holdings: Holdings,
         labour: Labour,
-        work: ServerWork,
-        blobs: Blobs,
-        journal: Journal,
         folder: Path,
-        conditions: Conditions,
-        encoding: Compression = Compression(),
+        conditions: Conditions = Conditions(),
         watch: Callable[[RoundRecord | do.Notify], None] = lambda told: None,
+        spent: Callable[[int], str] = lambda models: "",
     ) -> None:
         self._task = task
+        self._rules = rules
         self._holdings = holdings
         self._labour = labour
-        self._work = work
-        self._blobs = blobs
-        self._journal = journal
         self._folder = folder
         self._conditions = conditions
-        self._encoding = encoding
         self._watch = watch
-        self._rounds = Rounds(task, journal.read())
+        self._blobs = Blobs(Quick(folder / "weights"))
+        self._journal = FileJournal(Quick(folder / "journal"))
+        self._work = ServerWork(rules, self._blobs, folder)
+        self._rounds = Rounds(task, self._journal.read(), spent=spent)
         self._index = {name: index for index, name in enumerate(holdings.owners)}
         self._enrolled = dict(zip(holdings.owners, holdings.sizes, strict=True))
         self._shelf = Shelf(folder / "clients")
@@ -132,6 +128,10 @@ class FleetWorld:
         while self._finish is None:
             self._step()
         return self._finish
+
+    def model(self, digest: Digest) -> Parameters:
+        """Weights of the run that are kept."""
+        return self._work.model(digest)
 
     def now(self) -> float:
         """Seconds since the run began."""
@@ -221,11 +221,15 @@ class FleetWorld:
         if chance.random() < self._conditions.drop_outs:
             self._goes_away(device, order, chance.random() * seconds)
             return
+        private = self._rules.privacy
+        local = private if private is not None and private.place == "local" else None
         job = Job(
             client=device.name,
             order=order,
             training=work.training,
-            encoding=self._encoding,
+            encoding=self._rules.up,
+            clip=local.clip if local is not None else 0.0,
+            noise_multiplier=local.noise_multiplier if local is not None else 0.0,
             weights=self._path(work.model),
             control=None if work.control is None else self._path(work.control),
             state=device.state(),
@@ -278,25 +282,22 @@ class FleetWorld:
                 _PERFORM[type(action)](self, action)
 
     def _offer(self, action: do.Offer) -> None:
-        device = self._device(action.client)
         event = part.Offered(action.order, action.work)
-        self._later(self._conditions.rtt_s / 2, lambda: device.take(event))
+        self._later(self._conditions.rtt_s / 2, lambda: self._device(action.client).take(event))
 
     def _send(self, action: do.Send) -> None:
-        device = self._device(action.client)
         size = len(self._work.broadcast(action.model, action.holds).data)
         size += 0 if action.control is None else len(self._blobs.get(action.control))
 
         def there() -> None:
             self.tell(on.Sent(action.client, action.order, size))
-            device.take(part.ModelCame(action.order))
+            self._device(action.client).take(part.ModelCame(action.order))
 
         self._later(self._conditions.rtt_s / 2 + size / self._conditions.down_bytes_s, there)
 
     def _fetch(self, action: do.Fetch) -> None:
-        device = self._device(action.client)
-
         def here() -> None:
+            device = self._device(action.client)
             ledger = self._rounds.ledger
             self._work.enter_round(ledger.round, ledger.model, self._enrolled, list(ledger.counted))
             verdict = self._work.judge(action.client, action.order, action.digest, device.update())
@@ -331,7 +332,7 @@ class FleetWorld:
 
     def _aggregate(self, action: do.Aggregate) -> None:
         try:
-            event: on.Event = self._work.aggregate(action, len(self._enrolled))
+            event: on.Event = self._work.aggregate(action, len(self._enrolled), self._rounds.ledger.models)
         except CollabError as error:
             event = on.AggregationFailed(action.round, str(error))
         self._later(0.0, lambda: self._feed(event))

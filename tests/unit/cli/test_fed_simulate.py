@@ -28,7 +28,7 @@ def write_task(folder: Path, **fields):
         "rounds": 3,
         "cohort": {"select": "random", "count": 10},
         "training": {"batch_size": 20, "epochs": 3, "learning_rate": 0.1},
-        "evaluation": {"on": "server", "data": "test.npz"},
+        "evaluation": {"where": "server", "data": "test.npz"},
         "compression": {"up": {"elements": "int8"}},
         **fields,
     }
@@ -73,13 +73,21 @@ def test_a_task_is_simulated_with_the_trainer_of_nodes(place):
 def test_two_processes_make_the_same_model_as_one(place):
     write_task(place, rounds=2)
     one = simulate(place, "--test", place / "test.npz", "--json").json
-    words = ("fed", "simulate", place / "task.yaml", "--data", place / "train.npz", "--test", place / "test.npz")
+    words = (
+        "fed",
+        "simulate",
+        place / "task.yaml",
+        "--data",
+        place / "train.npz",
+        "--test",
+        place / "test.npz",
+    )
     two = collab(*words, "--scale", 255, "--jobs", 2, "--json").json
     assert (two["model"], two["outcome"]) == (one["model"], "done")
 
 
 def test_owners_are_clients_and_evaluate_on_their_own(place):
-    write_task(place, rounds=1, cohort={}, evaluation={"on": "clients"})
+    write_task(place, rounds=1, cohort={}, evaluation={"where": "clients"})
     done = simulate(place, "--partition", "natural", "--clients", 0, "--held-out", 0.25).err
     assert "25" in done
     assert "accuracy" in done

@@ -5,13 +5,11 @@ from functools import cached_property
 
 import numpy as np
 
+from collab.cli.fed_running import rules_of
 from collab.core.ids import Digest
 from collab.emulation.fleet.labour import Here
-from collab.emulation.fleet.world import Conditions, FleetWorld, Quick
-from collab.federated.compression.settings import Compression
-from collab.federated.journal import Blobs, MemoryJournal
+from collab.emulation.fleet.world import Conditions, FleetWorld
 from collab.federated.records import RoundRecord
-from collab.federated.server_work import Rules, ServerWork
 from collab.federated.task import convert_task
 from simulations.dense import DenseTrainer, initial_dense
 
@@ -77,7 +75,7 @@ def task_of(**fields):
         "model": "none",
         "rounds": 4,
         "training": {"batch_size": 8, "learning_rate": 0.1},
-        "evaluation": {"on": "server", "data": "made-up"},
+        "evaluation": {"where": "server", "data": "made-up"},
         "cohort": {"select": "random", "count": 8},
         **fields,
     }
@@ -86,21 +84,7 @@ def task_of(**fields):
 
 def run_fleet(folder, fleet, task, conditions=Conditions(), labour=None):
     """The end of a run, what it told, and the final weights."""
-    weights, watched = folder / "weights", Watched()
-    blobs = Blobs(Quick(weights))
-    rules = Rules(task.aggregation, task.gate, task.compression.up, task.compression.down)
-    work = ServerWork(rules, blobs, folder)
-    world = FleetWorld(
-        task,
-        fleet,
-        labour or Here(fleet),
-        work,
-        blobs,
-        MemoryJournal(),
-        folder,
-        conditions,
-        task.compression.up or Compression(),
-        watched,
-    )
+    watched = Watched()
+    world = FleetWorld(task, rules_of(task), fleet, labour or Here(fleet), folder, conditions, watched)
     finish = world.run("run", Digest("0" * 64))
-    return finish, watched, work.model(finish.model)
+    return finish, watched, world.model(finish.model)
