@@ -118,7 +118,7 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Blobs that are still needed; all others of the run may be dropped."""
+    """Blobs that are still needed; others may be dropped, but for those that are being put just now."""
 
     digests: frozenset[Digest]
 

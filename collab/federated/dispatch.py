@@ -6,11 +6,13 @@ import hashlib
 from dataclasses import replace
 from typing import Literal
 
+from msgspec import structs
+
 from collab.federated import entries, events
 from collab.federated.actions import Acknowledge, Action, Cancel, Fetch, Notify, Offer, Send
 from collab.federated.flights import Flight, Flights
 from collab.federated.ledger import Ledger
-from collab.federated.orders import Capabilities, OrderId, Work
+from collab.federated.orders import MAX_HELD_MODELS, Capabilities, OrderId, Work
 from collab.federated.task import Task
 
 Steps = list[Action | entries.Entry]
@@ -66,7 +68,8 @@ class Dispatch:
     def joined(self, event: events.Joined, now: float) -> Steps:
         """A client is here; its open order is offered again."""
         new = event.client not in self.present
-        self.present[event.client] = event.capabilities
+        told = event.capabilities
+        self.present[event.client] = structs.replace(told, holds=told.holds[-MAX_HELD_MODELS:])
         flight = self.flights.get(event.client)
         return self.offer(event.client, flight, now) if new and flight is not None else []
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Final
 
 from collab.federated.task import Evaluation
 
 MAX_METRICS: Final = 32
 """Of one client's answer; more are not looked at."""
+MAX_NAME: Final = 80
+"""Characters of a metric's name; longer ones are passed over."""
 
 
 def is_due(rules: Evaluation, round_: int, last: int) -> bool:
@@ -44,7 +47,8 @@ class Evaluating:
         if client not in self._open:
             return
         self._open.remove(client)
-        sound = {k: float(v) for k, v in list(metrics.items())[:MAX_METRICS] if math.isfinite(v)}
+        told = [(name, float(value)) for name, value in islice(metrics.items(), MAX_METRICS)]
+        sound = {name: value for name, value in told if math.isfinite(value) and len(name) <= MAX_NAME}
         if samples > 0 and sound:
             self._answers[client] = (samples, sound)
 

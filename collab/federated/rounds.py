@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from collab.core.ids import Digest
 from collab.core.plan import Frozen
+from collab.errors import ConfigError
 from collab.federated import entries, events
 from collab.federated.actions import (
     Action,
@@ -102,7 +103,13 @@ class Rounds:
             model: The initial weights.
             model_bytes: Their size when they are sent whole.
             now: Time of the monotonic clock that `handle` is given.
+
+        Raises `ConfigError` if the ledger is of another task.
         """
+        if self.ledger.run and self.ledger.task != task:
+            raise ConfigError(
+                "task: it has changed since the run began; name another checkpoint, or undo that"
+            )
         if self.ledger.finished is not None:
             self._over = True
             return [*self._last_record(), self._finish(self.ledger.finished)]

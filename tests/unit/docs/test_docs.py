@@ -22,6 +22,10 @@ from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
+from collab.federated import task
+from collab.federated.evaluating import MAX_METRICS
+from collab.federated.ledger import MAX_LEFT_OUT
+from collab.federated.orders import MAX_HELD_MODELS
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
@@ -168,6 +172,10 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "an emulated network: hosts, links": f"{emulator.MAX_HOSTS}, {emulator.MAX_LINKS:,}",
         "a simulated network: hosts, links": f"{network.MAX_PLACES:,}, {network.MAX_LINKS:,}",
         "packets under way in the emulator": f"{MAX_HELD:,}",
+        "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
+        f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
+        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {MAX_METRICS}",
+        "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
     }
     assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}

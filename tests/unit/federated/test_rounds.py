@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from collab.core.ids import Digest
+from collab.errors import ConfigError
 from collab.federated import actions as do
 from collab.federated import events as on
 from collab.federated.ledger import Ledger
@@ -329,6 +330,12 @@ def test_a_finished_run_that_is_resumed_is_finished():
     first, world.finish = world.finish, None
     world.kill()
     assert world.finish == first
+
+
+def test_a_run_is_not_resumed_with_another_task():
+    rounds, _, _ = driven()
+    with pytest.raises(ConfigError, match="task: it has changed"):
+        Rounds(task(), rounds.ledger).begin("run", Digest("f" * 64), Digest("1" * 64), 8, 0.0)
 
 
 def test_evaluation_is_due_every_few_rounds_and_at_the_end():
