@@ -6,8 +6,8 @@
 Ten clients with 6,000 Fashion-MNIST images between them (Dirichlet 0.5), the small CNN of tests/data, batch
 20, SGD, the same start weights.  Flower and ours run one after the other as real processes in two network
 namespaces (root, iproute2); bytes are the kernel's on the cable between them.  A round's time leaves out the
-first round, which contains the start; that is reported by itself.  Flower runs twice: its legacy gRPC server and
-clients, and SuperLink, whose rounds take a minute, so it does three of them.
+first round, which contains the start; that is reported by itself.  Flower runs twice: its legacy gRPC server
+and clients, and SuperLink, whose rounds take a minute, so it does three of them.
 """
 
 from __future__ import annotations

@@ -118,9 +118,10 @@ class FleetWorld:
 
     def run(self, name: str, task: Digest) -> do.Finish:
         """Go on until the run is over."""
-        model, size = self._work.put_model(self._holdings.initial())
+        initial = self._holdings.initial()
+        model, size = self._work.put_model(initial)
         self._began = time.monotonic()
-        begin = self._rounds.begin(name, task, model, size, self.now())
+        begin = self._rounds.begin(name, task, model, size, self.now(), self._work.first_control(initial))
         # All are there before the first decision: each would otherwise be one for nothing.
         for client in self._index:
             self._rounds.handle(on.Joined(client, self._capabilities(client)), self.now())
