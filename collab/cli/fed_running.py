@@ -19,7 +19,7 @@ from collab.coordinator.cluster import Cluster
 from collab.coordinator.federated import Begin, EvaluateHere, FederatedServer, Watcher
 from collab.coordinator.federated_folder import RunFolder, digest_of
 from collab.core.ids import Digest
-from collab.errors import ConfigError, InputError
+from collab.errors import ConfigError, InputError, UsageError
 from collab.federated.actions import Finish
 from collab.federated.exchange import read_weights
 from collab.federated.privacy.accounting import accountant

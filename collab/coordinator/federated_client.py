@@ -45,6 +45,8 @@ class RemoteClient:
         """What the node lacked and held when it took its order."""
         self._step_s: float | None = None
         self._rates: dict[str, float] = {}
+        self._evaluation_bytes = 0
+        """Sent for evaluations; the next order's model came with them."""
 
     @property
     def _training(self) -> TrainingControl:
@@ -127,6 +129,10 @@ class RemoteClient:
             await self._training.begin(message, parts)
             sent += more
         self._measure("down", sent, begun)
+        if evaluate:
+            self._evaluation_bytes += sent
+            return sent
+        sent, self._evaluation_bytes = sent + self._evaluation_bytes, 0
         return sent
 
     async def _put(

@@ -23,8 +23,8 @@ from collab.node.training_files import Made, TrainingFiles
 from collab.node.training_offer import Ask
 from collab.node.training_policy import Look, look, refusal
 from collab.node.training_thread import Guard, TrainingThread, energy_meter
-from collab.node.verbs import Caller
 from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, evaluate, restore, train
+from collab.node.verbs import Caller
 
 log = logging.getLogger("collab.training")
 

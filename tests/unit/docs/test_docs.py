@@ -30,8 +30,8 @@ from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
 from collab.node.limits import SessionLimits
-from collab.node.training_config import TrainingConfig
 from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
+from collab.node.training_config import TrainingConfig
 
 ROOT = Path(__file__).parents[3]
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
