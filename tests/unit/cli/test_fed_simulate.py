@@ -119,7 +119,7 @@ def simulate_code(said):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"secure_aggregation": True, "gate": {}}, "secure_aggregation: it is not simulated"),
+        ({"secure_aggregation": True}, "secure_aggregation"),
         ({"model": "missing.tflite"}, "missing.tflite: no such file"),
     ],
 )
