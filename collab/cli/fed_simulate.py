@@ -30,9 +30,6 @@ Examples:
     collab fed simulate task.yaml --data train.npz --partition shards:2 --clients 100 --drop-outs 0.3 --json
 """
 
-_DRAWN: Final = 60
-"""Clients in the picture of a partition."""
-
 
 def register(app: typer.Typer) -> None:
     """Add the command to the group ``fed``."""
@@ -77,6 +74,7 @@ def simulate(
     """
     import tempfile
 
+    from collab.cli.fed_partition import divided, partition_table, spread_out
     from collab.cli.fed_running import read_task
     from collab.cli.output import emit, say, show
     from collab.emulation.fleet.world import Conditions
@@ -97,14 +95,14 @@ def simulate(
     with tempfile.TemporaryDirectory(prefix="collab-fleet-") as scratch:
         folder = Path(scratch)
         model = (task.parent / Path(found.model).expanduser()).resolve()
-        part, labels = _divided(data, folder, partition, clients, found.seed, at_least)
+        part, labels = divided(data, folder, partition, clients, found.seed, at_least)
         from collab.federated.partition import outcome
 
         came = outcome(part, labels)
         if test is not None:
-            _spread_out(test, folder, "test_")
+            spread_out(test, folder, "test_")
         if not json_:
-            show(_partition_table(partition, asdict(came)))
+            show(partition_table(partition, asdict(came)))
         holdings = _holdings(model, folder, part, held_out, scale)
         watched = _Watched(found, say if not json_ else lambda text: None)
         with _labour(holdings, jobs, dask) as labour:
@@ -145,42 +143,6 @@ def _refuse(task: Task, jobs: int, test: Path | None) -> None:
         raise ConfigError("secure_aggregation: it is not simulated; leave it out to simulate the rest")
     if task.evaluation.every and task.evaluation.where == "server" and test is None:
         raise UsageError("--test: it is missing; evaluation.where is server")
-
-
-def _divided(
-    data: Path, folder: Path, text: str, clients: int, seed: int, at_least: int
-) -> tuple[Partition, Any]:
-    """Write the examples where worker processes map them, and divide them."""
-    from collab.federated.partition import parse_rule, partition
-
-    rule = parse_rule(text)
-    arrays = _spread_out(data, folder, "")
-    owners = arrays.get("owner") if rule.kind == "natural" else None
-    labels = arrays["y"]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        if rule.kind in ("dirichlet", "shards"):
-            raise ConfigError(f"partition {text!r}: it divides classes, and y is not one whole number each")
-        import numpy as np
-
-        labels = np.zeros(len(labels), np.int64)
-    listed = None if owners is None else owners.tolist()
-    return partition(rule, labels, clients, seed, at_least=at_least, owners=listed), labels
-
-
-def _spread_out(path: Path, folder: Path, prefix: str) -> Mapping[str, Any]:
-    """Arrays of an npz as files that can be mapped."""
-    import numpy as np
-
-    from collab.cli.files import read_npz
-
-    arrays = read_npz(path, "data")
-    if missing := [name for name in ("x", "y") if name not in arrays]:
-        raise InputError(f"{path}: has no array {missing[0]!r}; it has {', '.join(arrays)}")
-    if len(arrays["x"]) != len(arrays["y"]):
-        raise InputError(f"{path}: {len(arrays['x'])} examples in x and {len(arrays['y'])} in y")
-    for name in ("x", "y"):
-        np.save(folder / f"{prefix}{name}.npy", arrays[name])
-    return arrays
 
 
 def _holdings(model: Path, folder: Path, part: Partition, held_out: float, scale: float) -> LiteRtHoldings:
@@ -278,13 +240,6 @@ class _Watched:
         }
 
 
-def _partition_table(rule: str, came: Mapping[str, Any]) -> Any:
-    from collab.cli.output import table
-
-    rows = [(name.replace("_", " "), value) for name, value in came.items()]
-    return table(f"partition {rule}", ("", "examples"), rows)
-
-
 def _write(
     out: Path, records: Sequence[RoundRecord], document: Mapping[str, Any], part: Partition, labels: Any
 ) -> None:
@@ -292,6 +247,7 @@ def _write(
 
     import msgspec
 
+    from collab.cli.fed_partition import partition_svg
     from collab.cli.fed_progress import rounds_svg
     from collab.cli.files import write_text
     from collab.federated.partition import class_table
@@ -303,27 +259,3 @@ def _write(
     write_text(out / "partition.svg", partition_svg(part.owners, class_table(part, labels)))
     if plot := rounds_svg(str(document["task"]), records):
         write_text(out / "rounds.svg", plot)
-
-
-def partition_svg(owners: Sequence[str], table: Any) -> str:
-    """Who holds how many of each class: a bar for each of the first clients, a shade for each class."""
-    from collab.cli.canvas import HUES, MARGIN, WIDTH, Canvas, fitted
-
-    shown = table[:_DRAWN]
-    largest = max(int(shown.sum(axis=1).max()), 1)
-    canvas = Canvas()
-    canvas.text(MARGIN, 38, "Who holds what", "title")
-    more = f"the first {len(shown)} of {len(table)} clients, one colour a class, by turns"
-    canvas.text(MARGIN, 60, more, "muted")
-    left, room, y = MARGIN + 110, WIDTH - 2 * MARGIN - 170, 80.0
-    for owner, row in zip(owners, shown, strict=False):
-        canvas.text(MARGIN, y + 9, fitted(owner, 104, 11), "small")
-        x = float(left)
-        for label, count in enumerate(row):
-            width = room * int(count) / largest
-            if count:
-                canvas.box(x, y, width, 10, f"hue{label % HUES}", 0, f"{owner}: {count} of class {label}")
-            x += width
-        canvas.text(x + 6, y + 9, str(int(row.sum())), "small num")
-        y += 14
-    return canvas.render(y + MARGIN, "Who holds what", more)

@@ -32,21 +32,21 @@ class Surroundings(Protocol):
 
 @dataclass
 class Shelf:
-    """Where all devices keep updates and states; the files of one are named after it."""
+    """Where all devices keep updates and states; files have their numbers, since names are foreign."""
 
     folder: Path
 
-    def update(self, name: str) -> Path:
+    def update(self, index: int) -> Path:
         """The last update, encoded."""
-        return self.folder / f"{name}.update"
+        return self.folder / f"{index}.update"
 
-    def state(self, name: str) -> Path:
+    def state(self, index: int) -> Path:
         """Error feedback and control variate."""
-        return self.folder / f"{name}.state"
+        return self.folder / f"{index}.state"
 
-    def staged(self, name: str) -> Path:
+    def staged(self, index: int) -> Path:
         """What the state becomes when the last update is counted."""
-        return self.folder / f"{name}.staged"
+        return self.folder / f"{index}.staged"
 
 
 class Device:
@@ -70,20 +70,20 @@ class Device:
         """Training is over."""
         if self.machine.phase != "training" or self.machine.order != order:
             return  # it was called off meanwhile
-        self._shelf.update(self.name).write_bytes(product.update)
-        self._shelf.staged(self.name).write_bytes(product.state)
+        self._shelf.update(self.index).write_bytes(product.update)
+        self._shelf.staged(self.index).write_bytes(product.state)
         self.seconds = seconds
         digest = Digest(hashlib.sha256(product.update).hexdigest())
         self.take(part.Finished(order, digest, len(product.update)))
 
     def update(self) -> bytes:
         """The encoded update, as the server fetches it."""
-        return self._shelf.update(self.name).read_bytes()
+        return self._shelf.update(self.index).read_bytes()
 
     def state(self) -> bytes:
         """What it remembers from update to update."""
         with suppress(FileNotFoundError):
-            return self._shelf.state(self.name).read_bytes()
+            return self._shelf.state(self.index).read_bytes()
         return b""
 
     def _accept(self, action: part.Accept) -> None:
@@ -102,15 +102,15 @@ class Device:
         self._around.tell(on.Failed(self.name, action.order, action.reason))
 
     def _settle(self, action: part.Settle) -> None:
-        staged = self._shelf.staged(self.name)
+        staged = self._shelf.staged(self.index)
         with suppress(FileNotFoundError):
             if action.keep:
-                os.replace(staged, self._shelf.state(self.name))
+                os.replace(staged, self._shelf.state(self.index))
             else:
                 staged.unlink()
 
     def _free(self, action: part.Free) -> None:
-        self._shelf.update(self.name).unlink(missing_ok=True)
+        self._shelf.update(self.index).unlink(missing_ok=True)
 
     def _nothing(self, action: part.ClientAction) -> None:
         """Stopping is seen when training ends, and simulated clients are not started again."""
