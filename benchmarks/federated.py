@@ -7,7 +7,7 @@ Ten clients with 6,000 Fashion-MNIST images between them (Dirichlet 0.5), the sm
 20, SGD, the same start weights.  Flower and ours run one after the other as real processes in two network
 namespaces (root, iproute2); bytes are the kernel's on the cable between them.  A round's time leaves out the
 first round, which contains the start; that is reported by itself.  Flower runs twice: its legacy gRPC server
-and clients, and SuperLink, whose rounds take a minute, so it does three of them.
+and clients, and SuperLink, whose rounds take a minute, so it does two of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def beside_flower(quick: bool) -> list[Figure]:
         _in_folder(lambda folder: ours.measured(setting, folder, INT8, "ours, int8")),
     ]
     if not quick:
-        found.append(_in_folder(lambda folder: flower.superlink(replace(setting, rounds=3), folder)))
+        found.append(_in_folder(lambda folder: flower.superlink(replace(setting, rounds=2), folder)))
     how = f"{setting.clients} clients, {setting.samples} images, {setting.rounds} rounds of an epoch"
     return [*_ratios(found, how), *(figure for one in found for figure in _plain(one, how))]
 

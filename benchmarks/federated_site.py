@@ -114,11 +114,6 @@ class Peaks:
         """Of the largest process at the server's place."""
         return max(self._server.values(), default=0.0)
 
-    @property
-    def device_mb(self) -> float:
-        """Of the process in the middle among the largest ones, one for each device."""
-        return max(self._devices.values(), default=0.0)
-
     def device_median_mb(self, count: int) -> float:
         """Median of the largest so many processes at the devices' place."""
         largest = sorted(self._devices.values(), reverse=True)[:count]
