@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -118,12 +117,3 @@ class Peaks:
         """Median of the largest so many processes at the devices' place."""
         largest = sorted(self._devices.values(), reverse=True)[:count]
         return largest[len(largest) // 2] if largest else 0.0
-
-
-def await_file(path: Path, ready: float, process: subprocess.Popen[bytes], what: str) -> None:
-    """Wait for a file, or say what a process has said instead of making it."""
-    deadline = time.monotonic() + ready
-    while not path.exists():
-        if time.monotonic() > deadline or process.poll() is not None:
-            raise RuntimeError(f"{what} did not come to its end; see its log")
-        time.sleep(0.02)
