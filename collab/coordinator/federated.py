@@ -57,6 +57,8 @@ class Begin:
     task: Digest
     model: Digest
     model_bytes: int
+    control: Digest | None = None
+    """The first control variate (SCAFFOLD)."""
 
 
 class Watcher:
@@ -120,7 +122,9 @@ class FederatedServer:
         try:
             for address in peers:
                 self._spawn(self._follow(address))
-            actions = self._rounds.begin(begin.run, begin.task, begin.model, begin.model_bytes, _now())
+            actions = self._rounds.begin(
+                begin.run, begin.task, begin.model, begin.model_bytes, _now(), begin.control
+            )
             finish = await self._perform(actions)
             for name in release:
                 self._tell(on.Released(name))
