@@ -10,7 +10,7 @@ BENCH ?= chain
 
 export PYTHON
 BIN := .venv/bin
-SOURCES := collab scripts tests benchmarks $(if $(wildcard simulations/*.py),simulations)
+SOURCES := collab scripts tests benchmarks simulations
 SETUP = scripts/setup $(if $(filter all toolchain,$(subst $(comma), ,$(HEAVY))),toolchain,dev)
 comma := ,
 

@@ -1,0 +1,1 @@
+"""Experiments over emulated and simulated networks; see docs/experiments.md."""
