@@ -36,6 +36,11 @@ _HELD_OUT: Final = 4
 """One in so many of the longer ranges is kept from a fit, to see how it predicts."""
 _LEAST_SHARE_OF_MODEL: Final = 10
 """Longer ranges have this part of the model's pieces at least."""
+_SHARES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+"""Of which the spread of runs is noted."""
+_LONG: Final = 3
+"""Stages tell of that spread that take this part of the longest at least: moments of others have little to
+do with what a plan's stages meet."""
 _WAITED: Final = 0.3
 """Share of its runs' time for which a device may lack a processor without a warning."""
 
@@ -87,6 +92,18 @@ class Measured:
         """Time by processor time of the quietest run: above 1 where a device is held back all the time."""
         return max(1.0, min(float((ms / cpu).min()) for ms, cpu in self.runs[piece]))
 
+    def spread(self) -> tuple[tuple[float, float], ...]:
+        """Quantiles of the times of runs as multiples of their stage's median, over the longest stages."""
+        timed = {piece: self._undisturbed(piece) for piece in self.runs}
+        least_ms = max(timed.values()) / _LONG
+        factors = []
+        for piece, rounds in self.runs.items():
+            if timed[piece] >= least_ms:
+                ms = np.concatenate([took for took, _ in rounds])
+                factors.append(ms / np.median(ms))
+        found = np.quantile(np.concatenate(factors), _SHARES)
+        return tuple((share, round(float(at), 4)) for share, at in zip(_SHARES, found, strict=True))
+
     @property
     def waited(self) -> float:
         """Share of their time in which runs stood still for others."""
@@ -107,6 +124,8 @@ class DeviceCosts:
     stage_bytes: int
     fit_error: float | None
     """Of the first number of threads."""
+    run_quantiles: tuple[tuple[float, float], ...] = ()
+    """The same."""
     watts: float | None = None
     """While it computes, above idle, where the device counts energy."""
 
@@ -141,6 +160,7 @@ class DeviceMeter:
         errors: list[float | None] = []
         memory: tuple[tuple[int, ...], int] | None = None
         watts: float | None = None
+        spread: tuple[tuple[float, float], ...] = ()
         for count in threads:
             measured = await self._time(count)
             fitted, error = self._fit(measured.timed())
@@ -151,9 +171,10 @@ class DeviceMeter:
             errors.append(error)
             if memory is None:
                 memory, watts = self._memory(measured), fit_power(measured.power)
+                spread = measured.spread()
         assert memory is not None
         error = None if errors[0] is None else round(errors[0], 4)
-        return DeviceCosts(times, *memory, error, None if watts is None else round(watts, 3))
+        return DeviceCosts(times, *memory, error, spread, None if watts is None else round(watts, 3))
 
     async def codecs(self, names: Sequence[str], sample: Tensors) -> tuple[CodecSpeed, ...]:
         """How fast the device encodes and decodes the model's own tensors."""

@@ -264,6 +264,7 @@ class Profiling:
             load=round(self._loads[view.name], 3),
             measured_at=self._date(),
             fit_error=costs.fit_error,
+            run_quantiles=costs.run_quantiles,
         )
 
     # --- codecs --------------------------------------------------------------------------

@@ -89,6 +89,8 @@ class DeviceProfile(Frozen, frozen=True, kw_only=True):
     """ISO 8601 with a time zone."""
     fit_error: float | None = None
     """Median relative error of predicted times of stages that the fit had not seen."""
+    run_quantiles: tuple[tuple[float, float], ...] = ()
+    """How runs of a stage spread: shares from 0 to 1, and times as multiples of the median."""
 
 
 class LinkEntry(Frozen, frozen=True, kw_only=True, rename={"source": "from", "target": "to"}):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Final, TypeVar
 
 import msgspec
@@ -124,7 +125,19 @@ def _check_device(where: str, device: DeviceProfile, ops: int) -> None:
         value = getattr(device, field)
         if value is not None:
             _not_negative(f"{where}.{field}", value)
+    _quantiles(f"{where}.run_quantiles", device.run_quantiles)
     _moment(f"{where}.measured_at", device.measured_at)
+
+
+def _quantiles(where: str, known: Sequence[tuple[float, float]]) -> None:
+    """Shares from 0 to 1 that ascend, and factors that do not fall."""
+    shares, factors = [share for share, _ in known], [factor for _, factor in known]
+    if known and (shares[0] != 0 or shares[-1] != 1 or any(a >= b for a, b in pairwise(shares))):
+        raise PlanError(f"{where}: shares {shares}; begin with 0, end with 1, and let them ascend")
+    for i, factor in enumerate(factors):
+        _not_negative(f"{where}[{i}][1]", factor)
+    if any(a > b for a, b in pairwise(factors)):
+        raise PlanError(f"{where}: factors {factors}; let none be below the one before")
 
 
 def _times(where: str, op_ms: Sequence[float], stage_ms: float, ops: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from random import Random
 from typing import Final
 
 from msgspec.structs import replace
@@ -14,6 +16,7 @@ from collab.core.plan import Edge, Plan
 from collab.core.profile import DeviceProfile, Profile
 from collab.core.validate import flow
 from collab.emulation.machines import StageTime
+from collab.emulation.models.delay import quantiles
 from collab.emulation.scenario import Scenario
 from collab.emulation.streams import Framing
 from collab.errors import PlanError
@@ -29,6 +32,8 @@ class StackCosts:
     byte_us: float
     header_bytes: int
     """Envelope, frames and TLS records of a message."""
+    idle_us: float = 0.0
+    """More of it between processes that have long done nothing; half at each end, too."""
 
     @staticmethod
     def of(scenario: Scenario) -> StackCosts:
@@ -36,10 +41,13 @@ class StackCosts:
         cluster, given = scenario.cluster, scenario.stack
         base = CALIBRATED[cluster.transport]
         secured = SECURED[cluster.transport] if cluster.secured else NOTHING
+        # Who says what a message costs means all of it.
+        idle_us = IDLE_US if given.message_us is None else 0.0
         return StackCosts(
             base.message_us + secured.message_us if given.message_us is None else given.message_us,
             base.byte_us + secured.byte_us if given.ns_per_byte is None else given.ns_per_byte / 1000,
             base.header_bytes + secured.header_bytes if given.header_bytes is None else given.header_bytes,
+            idle_us if given.idle_us is None else given.idle_us,
         )
 
 
@@ -54,6 +62,9 @@ CALIBRATED: Final = {
     "coap+tcp": StackCosts(390.0, 0.0008, 300),
     "coap+udp": StackCosts(475.0, 0.0100, 320),
 }
+IDLE_US: Final = 740.0
+# Emulated chains of one to three nodes, 4 kB, with pauses of 0 to 40 ms between requests: by any transport a
+# message costs that much more after 40 ms than back to back, two thirds of it after 5 ms.
 SECURED: Final = {
     "grpc": StackCosts(10.0, 0.0005, 60),
     "mqtt": StackCosts(50.0, 0.0012, 60),
@@ -131,6 +142,16 @@ def stage_times(plan: Plan, profile: Profile, device: DeviceProfile) -> dict[int
             _coding_us(evaluator, plan, device, out, 0),
         )
     return times
+
+
+def run_spread(device: DeviceProfile, noise: float | None, chance: Random) -> Callable[[], float] | None:
+    """Draws how many times its usual time a run takes: as measured, unless the scenario has a ``noise``."""
+    if noise is not None:
+        return partial(chance.lognormvariate, 0.0, noise) if noise else None
+    if not device.run_quantiles:
+        return None
+    factor, draw = quantiles(device.run_quantiles), chance.random
+    return lambda: factor(1.0 - draw())
 
 
 def _coding_us(

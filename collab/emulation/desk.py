@@ -88,9 +88,9 @@ class Desk:
         views = await self._cluster.describe(names)
         settings = Settings(
             codecs=order.codecs,
-            rounds=2,
-            runs=4,
-            budget_ms=6.0,
+            rounds=3,
+            runs=3,
+            budget_ms=40.0,
             share=1.0,
             requester=NodeName(self._settings.host),
             seed=self._settings.seed,

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from random import Random
-from typing import Protocol
+from math import exp
+from typing import Final, Protocol
 
 from collab.client.actions import Send
 from collab.core.ids import Digest, EdgeId, Epoch, NodeName, PlanName
@@ -24,6 +24,8 @@ from collab.node.session import Session
 
 EPOCH = Epoch(1)
 _NEVER = float("inf")
+COOLING_US: Final = 5_000.0
+"""Pause after which two thirds of what a long one costs are due."""
 Skips = Callable[[int], frozenset[EdgeId]]
 """Edges from a stage, by its index, that a guard keeps values of one result from."""
 
@@ -54,11 +56,14 @@ class Transmit(Protocol):
 
 
 class Loop:
-    """An event loop: one thing after another."""
+    """An event loop: one thing after another.
 
-    def __init__(self, clock: Clock, slower: float = 1.0) -> None:
+    After a pause caches hold other things and cores sleep: what follows takes up to ``idle_us`` longer.
+    """
+
+    def __init__(self, clock: Clock, slower: float = 1.0, idle_us: float = 0.0) -> None:
         self._clock = clock
-        self._slower = slower
+        self._slower, self._idle_us = slower, idle_us
         self._free_us = 0.0
         self.frozen = False
         self._held: list[tuple[float, Callable[[], None]]] = []
@@ -72,7 +77,11 @@ class Loop:
         if cost_us <= 0 and self._free_us <= now:
             act()
             return
-        self._free_us = max(self._free_us, now) + cost_us * self._slower
+        if self._free_us < now:
+            if self._idle_us:
+                cost_us += self._idle_us * (1.0 - exp((self._free_us - now) / COOLING_US))
+            self._free_us = now
+        self._free_us += cost_us * self._slower
         self._clock.at(self._free_us, self._run, cost_us, act)
 
     def _run(self, cost_us: float, act: Callable[[], None]) -> None:
@@ -137,16 +146,16 @@ class SimulatedNode:
         cores: int,
         transmit: Transmit,
         skips: Skips,
-        chance: Random,
-        noise: float,
+        longer: Callable[[], float] | None,
     ) -> None:
+        """``longer`` draws how many times its usual time a run takes."""
         self.name = name
         self.loop = loop
         self.down = False
         self._plan, self._times = plan, times
         self._clock, self._cores = clock, cores
         self._transmit, self._skips = transmit, skips
-        self._chance, self._noise = chance, noise
+        self._longer = longer
         self._out_edges = {stage: plan.edges_from(plan.stages[stage].id) for stage in times}
         self._start()
 
@@ -235,8 +244,7 @@ class SimulatedNode:
             self._done(stage, job.work, late)
             return
         self._busy += 1
-        factor = self._chance.lognormvariate(0.0, self._noise) if self._noise else 1.0
-        compute_us = times.compute_us * factor
+        compute_us = times.compute_us if self._longer is None else times.compute_us * self._longer()
         hop = Hop(
             *(stage, self.name, now - job.queued_us),
             *(round(times.decode_us), round(compute_us), round(times.encode_us)),

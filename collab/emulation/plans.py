@@ -48,7 +48,8 @@ class Placed:
 
 def host_device(scenario: Scenario, profile: Profile, name: str, host: Host) -> DeviceProfile:
     """What operators cost on a host: its device's times, stretched and under its quota."""
-    device = next(device for device in profile.devices if device.name == host.device)
+    devices = {str(device.name): device for device in profile.devices}
+    device = devices.get(host.device) or devices[name]
     slower = max(1.0, 1.0 / host.cpu) if host.cpu is not None else 1.0
     factor = host.stretch * slower
     return replace(
@@ -108,7 +109,7 @@ class Field:
         transport, broker = self.scenario.cluster.transport, self.scenario.cluster.broker
         hops = [(source, broker), (broker, target)] if broker else [(source, target)]
         latency_ms, per_byte_ms, jitter, passed = (
-            self.stack.message_us / 1e3,
+            (self.stack.message_us + self.stack.idle_us) / 1e3,
             self.stack.byte_us / 1e3,
             0.0,
             1.0,

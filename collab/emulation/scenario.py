@@ -213,6 +213,8 @@ class Stack(Frozen, frozen=True, kw_only=True):
 
     message_us: float | None = None
     """Of both ends' event loops together."""
+    idle_us: float | None = None
+    """More of it between processes that have done nothing for long; 0 where ``message_us`` is given."""
     ns_per_byte: float | None = None
     header_bytes: int | None = None
     """Envelope, framing and TLS of one message."""
@@ -242,8 +244,8 @@ class Scenario(Frozen, frozen=True, kw_only=True):
     faults: tuple[FaultSpec, ...] = ()
     seed: int = 1
     repetitions: int = 1
-    noise: float = 0.0
-    """Spread of compute times in the simulator: standard deviation of their logarithm."""
+    noise: float | None = None
+    """Spread of compute times in the simulator: standard deviation of their logarithm; None: as measured."""
     stack: Stack = Stack()
 
     @property

@@ -33,8 +33,8 @@ def check_scenario(scenario: Scenario) -> Network:
     _name("name", scenario.name)
     _check_hosts(scenario)
     _at_least("repetitions", scenario.repetitions, 1)
-    _not_negative("noise", scenario.noise)
-    for field in ("message_us", "ns_per_byte", "header_bytes"):
+    _not_negative("noise", scenario.noise or 0.0)
+    for field in ("message_us", "idle_us", "ns_per_byte", "header_bytes"):
         value = getattr(scenario.stack, field)
         if value is not None:
             _not_negative(f"stack.{field}", value)
@@ -56,7 +56,8 @@ def check_profile(scenario: Scenario, profile: Profile) -> None:
     known = [str(device.name) for device in profile.devices]
     for name, host in scenario.hosts.items():
         device = host.device or name
-        if device not in known:
+        # A run that was measured knows each host of a group.
+        if device not in known and not set(scenario.groups[name]) <= set(known):
             raise ConfigError(
                 f"hosts.{name}.device: the profile has no device {device!r}; {_nearest(device, known)}"
             )

@@ -14,7 +14,7 @@ from collab.emulation.assembled import AssembledLinks
 from collab.emulation.base import stream
 from collab.emulation.build import shape_of
 from collab.emulation.clock import Clock
-from collab.emulation.costs import FRAMING, StackCosts, edge_costs, stage_times
+from collab.emulation.costs import FRAMING, StackCosts, edge_costs, run_spread, stage_times
 from collab.emulation.machines import EPOCH, DigestedPlan, Loop, SimulatedNode
 from collab.emulation.models.direction import Direction
 from collab.emulation.network import Leg, NetworkLink
@@ -45,7 +45,8 @@ class World:
         self._machines = scenario.machines
         self._stack: StackCosts = field.stack
         self._framing = FRAMING[scenario.cluster.transport]
-        self._broker = scenario.cluster.broker
+        # Its process; a node may be on the same host.
+        self._broker = f"{scenario.cluster.broker}/" if scenario.cluster.broker else ""
         self._escalated = placed.escalated
         self._doubt = stream(seed, "doubt")
         self._guards = {EdgeId(i): e.guard for i, e in enumerate(placed.plan.edges) if e.guard is not None}
@@ -114,8 +115,7 @@ class World:
             cores=host.cores,
             transmit=self.transmit,
             skips=self._skips,
-            chance=stream(self.seed, "compute", name),
-            noise=self.field.scenario.noise,
+            longer=run_spread(field.devices[name], field.scenario.noise, stream(self.seed, "compute", name)),
         )
 
     def _askers(self, resolved: Resolved) -> tuple[Asker, ...]:
@@ -143,7 +143,7 @@ class World:
     def _loop(self, host: str) -> Loop:
         """Every process has one of its own; a quota slows it down."""
         cpu = self._machines[host].cpu
-        return Loop(self.clock, max(1.0, 1.0 / cpu) if cpu is not None else 1.0)
+        return Loop(self.clock, max(1.0, 1.0 / cpu) if cpu is not None else 1.0, self._stack.idle_us / 2)
 
     # --- links between processes -------------------------------------------------------
 
@@ -178,7 +178,7 @@ class World:
         near, far = source.strip("@/"), target.strip("@/")
         if near == far and not self._broker:
             return None
-        deliver = self._relay if self._broker and target == self._broker else self._came
+        deliver = self._relay if target == self._broker else self._came
         made = Stream(self.clock, self._path(near, far), self._path(far, near), self._framing, deliver)
         self._streams[key] = made
         return made
@@ -194,7 +194,7 @@ class World:
 
     def _relay(self, item: _Item) -> None:
         """The broker hands a message on."""
-        onward = self._stream(f"{self._broker}/", item[1])
+        onward = self._stream(self._broker, item[1])
         assert onward is not None
         self.clock.at(self.clock.now_us + _BROKER_US, onward.send, item[2], item)
 
