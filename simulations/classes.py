@@ -30,7 +30,7 @@ def cases(quick: bool) -> list[Case]:
         deadline = {"deadline_ms": 2 * budget_ms(name) + ALLOWANCE_MS}
         made = changed(tree, topology={"profile": name}, workload=deadline)
         simulated = changed(made, workload={"requests": 300}) if quick else made
-        emulated = changed(made, workload={"requests": 60 if quick else 800, "warmup": 10})
+        emulated = changed(made, workload={"requests": 60 if quick else 400, "warmup": 10})
         found.append(Case("simulated", axes, simulated, model))
         if name in _EMULATED:
             found.append(Case("emulated", axes, emulated, model))

@@ -11,13 +11,13 @@ from simulations.experiment import Case, Done, Experiment, changed, markdown, sc
 LAYERS: Final = 24
 STAGES: Final = 8
 """Of the longest chain; more nodes than that are replicas of its stages."""
-_EMULATED: Final = (1, 2, 3, 4, 6, 8)
-_SIMULATED: Final = (*_EMULATED, 16, 32, 64, 128, 256, 512, 1000)
+_EMULATED: Final = (1, 2, 4, 8)
+_SIMULATED: Final = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256, 512, 1000)
 _BY_CLIENT: Final = 50
 """Nodes that one client asks."""
 _WARM: Final = 2
 """Requests for each place at a time that are not counted: queues fill."""
-_COUNTED: Final = {"simulated": 16, "emulated": 12}
+_COUNTED: Final = {"simulated": 8, "emulated": 12}
 """Requests for each node."""
 
 
@@ -43,7 +43,7 @@ def _case(kind: Any, count: int, quick: bool) -> Case:
     }
     at_once = 2 * count
     warmup = _WARM * at_once
-    requests = warmup + (4 if quick else max(_COUNTED[kind], 96 // count)) * count
+    requests = warmup + (4 if quick else max(_COUNTED[kind], 64 // count)) * count
     made = changed(
         tree,
         requester=_client(0, clients),

@@ -12,7 +12,7 @@ from simulations.experiment import Case, Done, Experiment, changed, markdown, sc
 def cases(quick: bool) -> list[Case]:
     """The same twice, emulated with fewer requests."""
     tree, model = scenario("quorum")
-    counts = {"simulated": 200, "emulated": 40} if quick else {"simulated": 5000, "emulated": 500}
+    counts = {"simulated": 200, "emulated": 40} if quick else {"simulated": 5000, "emulated": 400}
     return [
         Case("simulated", {}, changed(tree, workload={"requests": counts["simulated"]}), model),
         Case("emulated", {}, changed(tree, workload={"requests": counts["emulated"]}), model),

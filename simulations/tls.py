@@ -26,7 +26,7 @@ def cases(quick: bool) -> list[Case]:
             }
             axes = {"transport": transport, "secured": secured}
             made = changed(tree, cluster=cluster, workload={"requests": 16} if quick else {})
-            links = changed(made, workload={"requests": 3 if quick else 12, "warmup": 0})
+            links = changed(made, workload={"requests": 3 if quick else 6, "warmup": 0})
             found += [
                 Case("simulated", {**axes, "what": "requests"}, made, model),
                 Case("emulated", {**axes, "what": "requests"}, made, model),

@@ -9,7 +9,7 @@ from simulations.drawing import curves
 from simulations.experiment import Case, Done, Experiment, changed, markdown, scenario
 
 TRANSPORTS: Final = ("grpc", "mqtt", "coap+tcp", "coap+udp")
-LOSSES: Final = (0.0, 0.001, 0.01, 0.03)
+LOSSES: Final = (0.0, 0.01, 0.03)
 AT_ONCE: Final = (1, 8)
 
 
@@ -28,7 +28,7 @@ def cases(quick: bool) -> list[Case]:
                 load = {"concurrency": at_once} | ({"requests": 20, "warmup": 4} if quick else {})
                 made = changed(tree, topology={"profile": link}, cluster=cluster, workload=load)
                 axes = {"transport": transport, "loss": loss, "at_once": at_once}
-                longer = made if quick else changed(made, workload={"requests": 1010})
+                longer = made if quick else changed(made, workload={"requests": 510})
                 found += [Case("simulated", axes, longer, model), Case("emulated", axes, made, model)]
     return found
 
