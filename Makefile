@@ -10,12 +10,12 @@ BENCH ?= chain
 
 export PYTHON
 BIN := .venv/bin
-SOURCES := collab scripts tests benchmarks $(if $(wildcard simulations/*.py),simulations)
+SOURCES := collab scripts tests benchmarks simulations
 SETUP = scripts/setup $(if $(filter all toolchain,$(subst $(comma), ,$(HEAVY))),toolchain,dev)
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy check format protos lock bench clean core dev
+.PHONY: help demo test test-heavy check format protos lock bench experiments clean core dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,10 @@ lock: ## re-make requirements/*.txt (UPGRADE=1 for the newest versions; needs uv
 
 bench: core ## run one benchmark: make bench BENCH=chain ARGS=--quick
 	@$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
+
+experiments: ## run the experiments of docs/experiments.md: make experiments ARGS="quorum --quick"
+	@$(SETUP)
+	@$(BIN)/python -m simulations $(ARGS)
 
 clean: ## remove the environment and everything that tools left behind
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

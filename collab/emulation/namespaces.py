@@ -25,6 +25,8 @@ DEVICE: Final = "emulated"
 QUEUE_PACKETS: Final = 10_000
 """What a host may have sent and the emulator not yet read."""
 PREFIX_BITS: Final = 16
+CONGESTION_CONTROLS: Final = ("cubic", "reno")
+"""Of TCP on hosts, the first that may be used; else the machine's own."""
 
 REMEDY: Final = (
     "needs root, or a user namespace of its own (`unshare --user --map-root-user`), and /dev/net/tun "
@@ -78,6 +80,7 @@ def fresh_namespace() -> Iterator[int]:
     with _returning():
         _check(_libc.unshare(CLONE_NEWNET))
         _without_ipv6()
+        _usual_congestion_control()
         configure("lo")
         yield _own()
 
@@ -130,6 +133,15 @@ def _without_ipv6() -> None:
         # Router solicitations would only be noise; where this cannot be written they are dropped.
         with suppress(OSError):
             Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1", encoding="ascii")
+
+
+def _usual_congestion_control() -> None:
+    """Have TCP react to losses, as on most devices, whatever this machine's own is set to."""
+    for name in CONGESTION_CONTROLS:
+        # A namespace may only use what the machine allows everybody.
+        with suppress(OSError):
+            Path("/proc/sys/net/ipv4/tcp_congestion_control").write_text(name, encoding="ascii")
+            return
 
 
 def configure(device: str, address: IPv4Address | None = None, mtu: int = 0) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from collab.core.codecs import parse_codec
 from collab.core.ids import Digest, NodeName, PlanName, StageId
 from collab.core.plan import ModelRef, NodeRef, Plan, Predicted, StageSpec
 from collab.core.profile import DeviceProfile, LinkEntry, Profile
@@ -189,7 +190,14 @@ def _placed(field: Field, choice: str | PlanChoice, files: Mapping[str, Plan]) -
     if choice.ensemble is not None:
         return Placed(_ensemble(field, choice), None, choice.escalated)
     if choice.at is not None and choice.assign is not None:
-        return _by_hand(field, choice.name, choice.at, _assigned(field.scenario, choice.assign))
+        return _by_hand(
+            field,
+            choice.name,
+            choice.at,
+            _assigned(field.scenario, choice.assign),
+            codecs_by_hand(choice),
+            choice.codec_error,
+        )
     profile = field.everything()
     wants = Wants(
         objective=choice.objective,
@@ -225,7 +233,19 @@ def _assigned(scenario: Scenario, entries: Sequence[str]) -> tuple[tuple[str, ..
     )
 
 
-def _by_hand(field: Field, name: str, at: Sequence[int], stages: Sequence[Sequence[str]]) -> Placed:
+def codecs_by_hand(choice: PlanChoice) -> tuple[str, ...]:
+    """One for each edge of a chain by hand, the input's first and the answer's last; empty: all raw."""
+    return () if choice.codecs == ("raw",) else tuple(str(parse_codec(codec)) for codec in choice.codecs)
+
+
+def _by_hand(
+    field: Field,
+    name: str,
+    at: Sequence[int],
+    stages: Sequence[Sequence[str]],
+    codecs: Sequence[str] = (),
+    codec_error: float | None = None,
+) -> Placed:
     ops = len(field.base.devices[0].op_ms)
     known = {cut.at for cut in field.base.cuts}
     for cut in at:
@@ -235,18 +255,19 @@ def _by_hand(field: Field, name: str, at: Sequence[int], stages: Sequence[Sequen
             )
     bounds = [0, *at, ops]
     nodes = [tuple(NodeName(host) for host in hosts) for hosts in stages]
-    move = Move(field.scenario.cluster.transport)
+    transport = field.scenario.cluster.transport
+    moves = tuple(Move(transport, codec) for codec in codecs or ("raw",) * (len(nodes) + 1))
     made = Chain(
         tuple(StageChoice(*span, names) for span, names in zip(pairwise(bounds), nodes, strict=True)),
-        (move,) * (len(nodes) + 1),
+        moves,
     )
     ends = [(NodeName(field.scenario.requesters[0]),), *nodes, (NodeName(field.scenario.requesters[0]),)]
     count = sum(len(a) * len(b) for a, b in pairwise(ends))
     if count > _PREDICTED_PAIRS:
-        return Placed(chain_plan(field, name, made, None), None)
+        return Placed(chain_plan(field, name, made, codec_error), None)
     pairs = [(s, t) for a, b in pairwise(ends) for s in a for t in b if s != t]
     hosts = tuple(dict.fromkeys(host for names in nodes for host in names))
-    return _chain(field, name, made, field.profile(hosts, pairs), None)
+    return _chain(field, name, made, field.profile(hosts, pairs), codec_error)
 
 
 def _chain(field: Field, name: str, made: Chain, profile: Profile, codec_error: float | None) -> Placed:

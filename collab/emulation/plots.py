@@ -21,8 +21,11 @@ _BINS: Final = 60
 PARTS: Final = ("queue_ms", "decode_ms", "compute_ms", "encode_ms")
 
 
-def _figure(draw: Callable[[Axes], None]) -> str:
-    """A figure as SVG; raises `BackendError` without the ``emulation`` extra."""
+def figure(draw: Callable[[Axes], None], size: tuple[float, float] = _SIZE, left: float = 0.16) -> str:
+    """A figure as SVG, of so many inches, with a share of its width ``left`` of the axes.
+
+    Raises `BackendError` without the ``emulation`` extra.
+    """
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -30,12 +33,12 @@ def _figure(draw: Callable[[Axes], None]) -> str:
         raise BackendError("plots: matplotlib is missing; install collab[emulation]") from error
     # Text stays text, and the same results give the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "collab", "font.size": 9}):
-        figure = Figure(figsize=_SIZE)
+        made = Figure(figsize=size)
         # Laying out by measuring draws everything twice.
-        figure.subplots_adjust(left=0.16, right=0.97, top=0.96, bottom=0.14)
-        draw(figure.add_subplot())
+        made.subplots_adjust(left=left, right=0.97, top=1 - 0.15 / size[1], bottom=0.5 / size[1])
+        draw(made.add_subplot())
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        made.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 
@@ -48,12 +51,12 @@ def latency_cdf(curves: Mapping[str, Sequence[Asking]]) -> str:
             ordered = sorted(asking.latency_ms for asking in askings if asking.answered)
             if ordered:
                 shares = [i / (_POINTS - 1) for i in range(_POINTS)]
-                axes.plot([percentile(ordered, 100 * share) for share in shares], shares, label=_plain(name))
+                axes.plot([percentile(ordered, 100 * share) for share in shares], shares, label=plain(name))
         axes.set(xlabel="latency (ms)", ylabel="share of answers", ylim=(0, 1))
         axes.set_xlim(left=0)
-        _finish(axes)
+        finish(axes)
 
-    return _figure(draw)
+    return figure(draw)
 
 
 def throughput_over_time(results: Results) -> str:
@@ -69,13 +72,13 @@ def throughput_over_time(results: Results) -> str:
                 if asking.plan == run.name:
                     counts[min(int((asking.start_ms + asking.latency_ms) / width), _BINS - 1)] += 1
             times = [(i + 0.5) * width / 1000 for i in range(_BINS)]
-            axes.plot(times, [1000 * count / width for count in counts], label=_plain(run.name))
+            axes.plot(times, [1000 * count / width for count in counts], label=plain(run.name))
         for mark in results.marks:
             if mark.at_ms <= end:
                 color = "tab:red" if mark.kind == "fault" else "tab:gray"
                 axes.axvline(mark.at_ms / 1000, color=color, linestyle="--", linewidth=1)
                 axes.annotate(
-                    _plain(mark.text),
+                    plain(mark.text),
                     (mark.at_ms / 1000, 1),
                     xycoords=("data", "axes fraction"),
                     rotation=90,
@@ -85,9 +88,9 @@ def throughput_over_time(results: Results) -> str:
                 )
         axes.set(xlabel="time (s)", ylabel="answers a second")
         axes.set_ylim(bottom=0)
-        _finish(axes)
+        finish(axes)
 
-    return _figure(draw)
+    return figure(draw)
 
 
 def hop_stack(results: Results) -> str:
@@ -105,14 +108,14 @@ def hop_stack(results: Results) -> str:
                     if value:
                         layers.setdefault(name, [0.0] * len(results.plans))[at] = value
         for name, heights in layers.items():
-            axes.barh(range(len(heights)), heights, left=bottoms, label=_plain(name))
+            axes.barh(range(len(heights)), heights, left=bottoms, label=plain(name))
             bottoms = [a + b for a, b in zip(bottoms, heights, strict=True)]
-        axes.set_yticks(range(len(results.plans)), [_plain(run.name) for run in results.plans])
+        axes.set_yticks(range(len(results.plans)), [plain(run.name) for run in results.plans])
         axes.invert_yaxis()
         axes.set(xlabel="mean time (ms)")
-        _finish(axes)
+        finish(axes)
 
-    return _figure(draw)
+    return figure(draw)
 
 
 def predicted_and_run(results: Results) -> str:
@@ -124,21 +127,22 @@ def predicted_and_run(results: Results) -> str:
             ordered = sorted(a.latency_ms for a in results.of(run.name) if a.answered)
             middle = percentile(ordered, 50)
             if run.predicted_ms is not None and math.isfinite(middle):
-                axes.plot([run.predicted_ms], [middle], "o", label=_plain(run.name))
+                axes.plot([run.predicted_ms], [middle], "o", label=plain(run.name))
                 most = max(most, run.predicted_ms, middle)
         axes.plot([0, most], [0, most], color="tab:gray", linewidth=1)
         axes.set(xlabel="predicted latency (ms)", ylabel=f"{results.kind} median (ms)")
-        _finish(axes)
+        finish(axes)
 
-    return _figure(draw)
+    return figure(draw)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Names are not formulas, and one with an underscore in front is shown, too."""
     return text.replace("$", r"\$").lstrip("_") or " "
 
 
-def _finish(axes: Axes) -> None:
+def finish(axes: Axes) -> None:
+    """Grid, and a legend where there is something to tell apart."""
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=8)

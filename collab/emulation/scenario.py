@@ -140,6 +140,7 @@ class PlanChoice(Frozen, frozen=True, kw_only=True):
     first_on: str | None = None
     forbid: tuple[str, ...] = ()
     codecs: tuple[str, ...] = ("raw",)
+    """What the planner may choose from; with ``at`` and ``assign`` exactly one for each edge."""
     codec_error: float | None = None
     at: tuple[int, ...] | None = None
     """Exactly these cuts."""

@@ -174,6 +174,11 @@ def _check_assign(where: str, choice: PlanChoice, hosts: Iterable[str]) -> None:
     if choice.at is None or choice.assign is None:
         return
     stages = len(choice.at) + 1
+    if choice.codecs != ("raw",) and len(choice.codecs) != stages + 1:
+        raise ConfigError(
+            f"{where}.codecs: {len(choice.codecs)} for {stages + 1} edges; with at and assign give one "
+            "for each, the input's first and the answer's last"
+        )
     if len(choice.assign) != stages:
         raise ConfigError(
             f"{where}.assign: {len(choice.assign)} entries for {stages} stages; give one for each"

@@ -24,6 +24,7 @@ from collab.emulation.ability import machine_lacks, rootless_prefix
 from collab.emulation.cgroups import PREFIX, machine_hierarchy
 from collab.emulation.devices import Limits
 from collab.emulation.emulator import EmulatedNetwork
+from collab.emulation.namespaces import CONGESTION_CONTROLS
 from collab.emulation.netem import Netem
 from collab.emulation.network import Network, mesh, multi_cell, star
 from collab.emulation.profile import DirectionProfile, LinkProfile
@@ -184,6 +185,13 @@ def test_a_ping_takes_the_delays_of_both_hops_and_links_change_meanwhile():
         assert net.counts().directions["b → base"].drops == {"loss": 2}
         net.mend("base", "b")
         assert 22 <= ping_ms(net, "b", "c", 3)[0] <= 22 + LATE_MS
+
+
+def test_tcp_of_a_host_reacts_to_losses_whatever_the_machine_does():
+    with EmulatedNetwork(star({"a": profile(1)})) as net:
+        place = "/proc/sys/net/ipv4/tcp_congestion_control"
+        done = subprocess.run([*net.inside("a"), "cat", place], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in CONGESTION_CONTROLS
 
 
 @pytest.mark.parametrize("offload", [True, False], ids=["large", "single"])

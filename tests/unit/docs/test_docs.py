@@ -51,8 +51,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-OTHERS = {"--heavy", "--quick", "--full"}
-"""Options of pytest and of the benchmarks."""
+OTHERS = {"--heavy", "--quick", "--full", "--only", "--again", "--minutes"}
+"""Options of pytest, of the benchmarks and of the experiments."""
 
 
 def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

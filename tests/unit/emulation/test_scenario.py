@@ -71,6 +71,10 @@ def test_sites_are_joined_by_their_backhaul():
         ({"plans": ["local", "local"]}, "plans[1].name: 'local' stands there twice"),
         ({"plans": [{"name": "x", "at": [2], "assign": ["a"]}]}, "plans[0].assign: 1 entries for 2 stages"),
         ({"plans": [{"name": "x", "at": [2]}]}, "plans[0]: at and assign go together"),
+        (
+            {"plans": [{"name": "x", "at": [], "assign": ["a"], "codecs": ["zstd"]}]},
+            "plans[0].codecs: 1 for 2 edges; with at and assign give one for each",
+        ),
         ({"plans": [{"name": "x", "codecs": ["int8"]}]}, "plans[0].codec_error: 'int8' loses digits"),
         ({"plans": [{"name": "x", "ensemble": {"members": ["a"], "node": "b"}}]}, "give two hosts at least"),
         ({"workload": {"kind": "poisson", "rate": -1, "requests": 1}}, "workload.rate: -1; give more than 0"),

@@ -1,0 +1,101 @@
+"""Throughput by the number of nodes: chains of stages and replicas of the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from simulations.drawing import curves
+from simulations.experiment import Case, Done, Experiment, changed, markdown, scenario
+
+LAYERS: Final = 24
+STAGES: Final = 8
+"""Of the longest chain; more nodes than that are replicas of its stages."""
+_EMULATED: Final = (1, 2, 4, 8)
+_SIMULATED: Final = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256, 512, 1000)
+_BY_CLIENT: Final = 50
+"""Nodes that one client asks."""
+_WARM: Final = 2
+"""Requests for each place at a time that are not counted: queues fill."""
+_COUNTED: Final = {"simulated": 8, "emulated": 12}
+"""Requests for each node."""
+
+
+def cases(quick: bool) -> list[Case]:
+    """One for each number of nodes."""
+    counts = ((2, 16), (2,)) if quick else (_SIMULATED, _EMULATED)
+    return [_case("simulated", count, quick) for count in counts[0]] + [
+        _case("emulated", count, quick) for count in counts[1]
+    ]
+
+
+def _case(kind: Any, count: int, quick: bool) -> Case:
+    tree, model = scenario("nodes")
+    stages = min(count, STAGES)
+    clients = 1 + (count - 1) // _BY_CLIENT
+    chain = {
+        "name": "chain",
+        "at": [round(LAYERS * at / stages) for at in range(1, stages)],
+        "assign": [
+            "+".join(_node(number, count) for number in range(stage, count, stages))
+            for stage in range(stages)
+        ],
+    }
+    at_once = 2 * count
+    warmup = _WARM * at_once
+    requests = warmup + (4 if quick else max(_COUNTED[kind], 64 // count)) * count
+    made = changed(
+        tree,
+        requester=_client(0, clients),
+        hosts={
+            "client": {**tree["hosts"]["client"], "count": clients},
+            "node": {**tree["hosts"]["node"], "count": count},
+        },
+        plans=[chain, {"name": "replicas", "at": [], "assign": ["node"]}],
+        workload={"concurrency": at_once, "warmup": warmup, "requests": requests, "requesters": ["client"]},
+    )
+    del made["workload"]["duration_s"]
+    return Case(kind, {"nodes": count}, made, model)
+
+
+def _node(number: int, count: int) -> str:
+    return "node" if count == 1 else f"node-{number}"
+
+
+def _client(number: int, count: int) -> str:
+    return "client" if count == 1 else f"client-{number}"
+
+
+def draw(done: Sequence[Done]) -> Mapping[str, str]:
+    """Both ways of using nodes, beside one node's rate times their number."""
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {"simulated": {}, "emulated": {}}
+    for one in done:
+        for row in one.rows():
+            point = (float(row["nodes"]), float(row["throughput_rps"]))
+            series[one.case.kind].setdefault(row["plan"], []).append(point)
+    alone = next((y for points in series["simulated"].values() for x, y in points if x == 1), None)
+    most = max(float(one.case.values["nodes"]) for one in done)
+    ideal = None if alone is None else ("one node times their number", [(1.0, alone), (most, alone * most)])
+    x, y = "nodes", "answers a second"
+    return {"nodes": curves(series["simulated"], series["emulated"], x=x, y=y, log="xy", ideal=ideal)}
+
+
+def table(done: Sequence[Done]) -> str:
+    """Rates, and the share of what as many single nodes would do."""
+    rows = [row for one in done for row in one.rows()]
+    alone = {(row["kind"], row["plan"]): row["throughput_rps"] for row in rows if row["nodes"] == 1}
+    lines = []
+    for row in rows:
+        base = alone.get((row["kind"], row["plan"]))
+        gain = None if base is None else row["throughput_rps"] / base
+        marked = row["kind"] + (" (!)" if row["flagged"] else "")
+        efficiency = None if gain is None else gain / row["nodes"]
+        lines.append(
+            (row["nodes"], marked, row["plan"], row["throughput_rps"], gain, efficiency, row["p50_ms"])
+        )
+    return markdown(("nodes", "kind", "plan", "answers/s", "gain", "of ideal", "p50 ms"), lines)
+
+
+EXPERIMENT: Final = Experiment(
+    "nodes", "How does throughput grow with the number of nodes?", cases, draw, table
+)
