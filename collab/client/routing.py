@@ -90,7 +90,7 @@ class Router:
             if stage.index == self._wiring.entry:
                 if not left:
                     raise self._nobody_left(stage.id, stage.nodes)
-                left = [node for node in left if free(node) > 0]
+                left = list(filter(free, left))
                 if not left:
                     raise Overloaded(
                         f"no credit is free for stage {stage.id!r} on {', '.join(stage.nodes)}; "

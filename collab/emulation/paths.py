@@ -208,7 +208,10 @@ class Path:
     @property
     def usual_us(self) -> float:
         """How long a small packet takes."""
-        return sum([pipe.usual_us for pipe in self.pipes])
+        total_us = 0.0
+        for pipe in self.pipes:
+            total_us += pipe.usual_us
+        return total_us
 
     def send(self, train: Train, arrived: Callable[[], None]) -> None:
         """Send a train that is at the first pipe now; then its ``times`` are told, which may lie ahead."""

@@ -27,6 +27,7 @@ from collab.emulation.plans import Field, Placed, placed_plans
 from collab.emulation.results import Asking, Carried, Results
 from collab.emulation.scenario import PlanChoice, Scenario
 from collab.emulation.scenario_check import check_profile, check_scenario
+from collab.emulation.seen import profile_as_seen
 from collab.emulation.simulator import marks_of, plan_run
 from collab.emulation.site import Site
 from collab.emulation.timeline import timeline
@@ -95,7 +96,7 @@ class Emulation:
         self._late: list[EmulatorCounts] = []
         self._how = ""
         self.measured: Profile | None = None
-        """What was measured on the hosts, where the scenario has no profile."""
+        """What was measured on the hosts, where the scenario has no profile; in the end as the run saw it."""
         self._ended = self._total = 0
 
     async def run(self, stop: asyncio.Event) -> Results:
@@ -125,7 +126,10 @@ class Emulation:
         finally:
             stopped.cancel()
             work.cancel()
-        return self._results(partial)
+        results = self._results(partial)
+        if self.measured is not None:
+            self.measured = profile_as_seen(self.measured, [one.plan for one in self._placed], results)
+        return results
 
     async def _work(self) -> None:
         with tempfile.TemporaryDirectory(prefix="collab-emulate-", ignore_cleanup_errors=True) as name:

@@ -107,7 +107,8 @@ class Stream:
         self._drain(now)
         if not self._in_flight and now - self._sent_us > self._timeout_us:
             self._window = min(self._window, INITIAL_WINDOW)  # slow start after idle, RFC 5681 section 4.1
-        most, parts = (_MERGED, 2) if self._there.merges else (_TRAIN, 4)
+        merges = self._there.merges
+        most, parts = (_MERGED, 2) if merges else (_TRAIN, 4)
         while self._unsent and self._in_flight < int(self._window):
             message = self._unsent[0]
             room = int(self._window) - self._in_flight
@@ -119,7 +120,7 @@ class Stream:
                 self._unsent.popleft()
             self._in_flight += count
             self._sent_us = now
-            self._send(message, count, not message.unsent, 0)
+            self._send(message, count, not message.unsent, 0, merges)
         self._wait()
 
     def _wait(self) -> None:
@@ -128,13 +129,12 @@ class Stream:
             self._waits = True
             self._clock.at(self._acks[0][0], self._pump, self._life)
 
-    def _send(self, message: _Message, count: int, ends: bool, again: int) -> None:
+    def _send(self, message: _Message, count: int, ends: bool, again: int, merged: bool) -> None:
         """Put a train of a message's segments on the way."""
         header, payload = self._framing.header_bytes, self._framing.payload_bytes
         full = payload + header
         now = self._clock.now_us
         last = header + message.last_bytes if ends else full
-        merged = self._there.merges
         if merged and count > 2:
             sizes = [full, (count - 2) * full + last]
         else:
@@ -208,7 +208,7 @@ class Stream:
             self._window = self._threshold
         if again:
             self._window = _LEAST_WINDOW
-        self._send(message, count, ends, again + 1)
+        self._send(message, count, ends, again + 1, self._there.merges)
 
     @property
     def _timeout_us(self) -> float:

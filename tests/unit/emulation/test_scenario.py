@@ -26,6 +26,16 @@ def refusal(**changes) -> str:
     return str(caught.value)
 
 
+def test_the_scenarios_that_hold_the_simulator_against_the_emulator_are_ten_and_possible():
+    folder = Path(__file__).parents[3] / "benchmarks" / "assets" / "simulator"
+    found = {path.stem: convert_scenario(yaml.safe_load(path.read_text())) for path in folder.glob("*.yaml")}
+    assert len(found) == 10
+    for name, made in found.items():
+        check_scenario(made)
+        assert made.name == name
+        assert (folder / made.model).is_file()
+
+
 def test_hosts_of_a_group_have_links_of_their_own():
     hosts = {"me": {}, "edge": {"count": 3, "device": "fast"}}
     network = check_scenario(
