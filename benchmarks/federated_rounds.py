@@ -44,11 +44,10 @@ class Cost:
 
 def plain_task(clients: int, cohort: int, rounds: int, mode: str = "sync") -> Task:
     """Train on ``cohort`` of ``clients``; 100 of them evaluate."""
-    chosen: dict[str, Any] = {
-        "sync": {"cohort": {"select": "random", "count": cohort}},
-        "async": {"mode": "async", "buffered": {"buffer": cohort, "concurrency": cohort}},
-    }[mode]
-    rest = {"clients": {"minimum": clients}, "evaluation": {"count": min(clients, 100)}}
+    chosen: dict[str, Any] = {"cohort": {"select": "random", "count": cohort}}
+    if mode == "async":
+        chosen = {"mode": "async", "buffered": {"buffer": cohort, "concurrency": cohort}}
+    rest: dict[str, Any] = {"clients": {"minimum": clients}, "evaluation": {"count": min(clients, 100)}}
     return convert_task({"name": "toy", "model": "toy", "rounds": rounds} | rest | chosen)
 
 
