@@ -39,7 +39,6 @@ class Cost:
     rounds_s: list[float]
     journal_s: list[float]
     journal_bytes: int
-    peak_bytes: int
 
 
 def plain_task(clients: int, cohort: int, rounds: int, mode: str = "sync") -> Task:
@@ -53,7 +52,7 @@ def plain_task(clients: int, cohort: int, rounds: int, mode: str = "sync") -> Ta
 
 def carried_out(task: Task, journal: Journal, size: Path | None = None) -> Cost:
     """A whole run whose clients answer at once."""
-    cost = Cost([], [], 0, 0)
+    cost = Cost([], [], 0)
     rounds = Rounds(task, journal.read())
     told: deque[on.Event] = deque()
     todo = deque(rounds.begin("run", _TASK, _MODEL, 8, 0.0))
