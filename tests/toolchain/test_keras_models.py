@@ -100,6 +100,8 @@ def test_the_optimizers_are_those_of_keras(tf):
         (lambda layers: [layers.Flatten(), layers.Dense(3, "elu")], "'elu' cannot be trained.*relu6"),
         (lambda layers: [layers.Conv2D(3, 3, dilation_rate=2), layers.Flatten()], "dilation_rate"),
         (lambda layers: [layers.Conv2D(3, 3)], "output must be"),
+        (lambda layers: [layers.Dense(3), layers.Flatten()], "put Flatten before it"),
+        (lambda layers: [layers.Flatten(), layers.Dense(3, trainable=False)], "is frozen"),
         (lambda layers: [layers.Flatten(), layers.Dense(3, "softmax"), layers.Dense(3)], "at the end only"),
     ],
 )
