@@ -145,7 +145,7 @@ class LocalTrainer:
             Cancelled: `cancelled` said so.
             ConfigError: a setting of the task cannot be.
             TensorError: `start` or `correction` are not the model's parameters.
-            BackendError: the loss is not finite: nothing of it should be sent.
+            BackendError: loss or weights are not finite: nothing of it should be sent.
         """
         _check_task(task)
         begun = self._clock()
@@ -248,12 +248,16 @@ class _Run:
             self._gradient += np.float32(task.proximal) * (self._current - self._start)
         if self._correction is not None:
             self._gradient += self._correction
-        self._optimizer.apply(self._current, self._gradient)
+        # What overflows is found by the next step's loss, or at the end.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._optimizer.apply(self._current, self._gradient)
         self.steps += 1
         return loss, right
 
     def parameters(self) -> Parameters:
-        """All parameters, in the model's order."""
+        """All parameters, in the model's order; raises `BackendError` when some are not finite."""
+        if not np.isfinite(self._current).all():
+            raise BackendError(f"the weights are not finite after {self.steps} steps: lower learning_rate")
         found = {**self._views, **self._statistics}
         return {name: found[name].copy() for name in self._order}
 
