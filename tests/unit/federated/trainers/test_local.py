@@ -188,7 +188,7 @@ def test_masks_are_drawn_by_seed_and_keep_the_mean():
 
 def test_a_loss_that_is_no_number_ends_it():
     trainer = LocalTrainer(Line(), line())
-    with pytest.raises(BackendError, match="the loss is inf after .*lower learning_rate"):
+    with pytest.raises(BackendError, match=r"the loss is inf after .*lower learning_rate"):
         trainer.train(start(), LocalTraining(epochs=200, learning_rate=1e9))
     # Within one step: what it would return is no number either.
     with pytest.raises(BackendError, match="weights are not finite after 1 step"):
