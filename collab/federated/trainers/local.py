@@ -232,7 +232,6 @@ class _Run:
         """One step over some examples; mean loss and share of right answers."""
         task, description = self._task, self._engine.description
         loss, right = 0.0, 0.0
-        self._gradient.fill(0)
         for at in range(0, len(rows), description.batch_size):
             part = rows[at : at + description.batch_size]
             masks = _masks(description, (task.seed, epoch, self.steps, at))
@@ -240,7 +239,10 @@ class _Run:
             made = self._engine.step({**self._views, **self._statistics}, batch)
             loss, right = loss + made.loss, right + made.correct
             for name, view in self._into.items():
-                view += made.gradients[name]
+                if at:
+                    view += made.gradients[name]
+                else:
+                    view[...] = made.gradients[name]
             self._statistics.update(made.statistics)
         if not np.isfinite(loss):
             raise BackendError(f"the loss is {loss} after {self.steps} steps: lower learning_rate")
