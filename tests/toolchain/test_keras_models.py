@@ -90,7 +90,7 @@ def test_the_optimizers_are_those_of_keras(tf):
         for move in moves:
             ours.apply(weights, move.copy())
             theirs.apply([tf.constant(move)], [variable])
-        np.testing.assert_allclose(weights, variable.numpy(), rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(weights, variable.numpy(), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(
