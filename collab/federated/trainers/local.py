@@ -21,6 +21,7 @@ from collab.federated.update import LocalTraining, Parameters
 Array = NDArray[Any]
 
 MAX_BATCH: Final = 1 << 16
+_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +281,9 @@ def _check_task(task: LocalTraining) -> None:
     checks = (
         ("epochs", task.epochs >= 1, "at least 1"),
         ("batch_size", 1 <= task.batch_size <= MAX_BATCH, f"1 to {MAX_BATCH}"),
-        ("learning_rate", task.learning_rate > 0 and np.isfinite(task.learning_rate), "above 0"),
+        ("learning_rate", 0 < task.learning_rate <= _LARGEST, "above 0"),
         ("momentum", 0 <= task.momentum < 1, "0 to below 1"),
-        ("proximal", task.proximal >= 0 and np.isfinite(task.proximal), "0 or more"),
+        ("proximal", 0 <= task.proximal <= _LARGEST, "0 or more"),
         ("max_steps", task.max_steps is None or task.max_steps >= 1, "at least 1, or none"),
         ("seed", task.seed >= 0, "0 or more"),
     )
