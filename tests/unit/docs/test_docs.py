@@ -182,8 +182,9 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "a simulated network: hosts, links": f"{network.MAX_PLACES:,}, {network.MAX_LINKS:,}",
         "a node's examples: number, bytes, files of a folder": f"{sources.MAX_EXAMPLES:,}, "
         f"{sources.MAX_BYTES >> 30} GiB, {archives.MAX_FILES:,}",
-        "a table of examples: columns, characters of a field; pixels of a picture": f"{tables.MAX_COLUMNS:,}, "
-        f"{tables.MAX_FIELD:,}; {pictures.MAX_PIXELS:,}",
+        "a table of examples: columns, characters of a field; pixels of a picture": ", ".join(
+            (f"{tables.MAX_COLUMNS:,}", f"{tables.MAX_FIELD:,}; {pictures.MAX_PIXELS:,}")
+        ),
         "a trainable model: its description, examples of a batch, of its calibration": "1 MiB, "
         f"{export.MAX_BATCH:,}, {export.MAX_CALIBRATION}",
         "examples of a task's batch": f"{local.MAX_BATCH:,}",
