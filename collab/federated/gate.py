@@ -132,6 +132,10 @@ class Gate:
         self.remember(update.client, update.round, size)
         return None
 
+    def enrolled(self, client: str) -> int:
+        """Samples that a client said it has; 0 for one that is not enrolled."""
+        return self._enrolled.get(client, 0)
+
     def remember(self, client: str, round: int, size: float) -> None:
         """Count an update as taken whose verdict is known, from a journal."""
         self._taken.add((client, round))
