@@ -192,10 +192,11 @@ class FederatedServer:
         self._for_order(action.client, action.order, self._offered(action))
 
     async def _offered(self, action: do.Offer) -> None:
-        client, order = self._clients[action.client], action.order
-        state = await client.offer(
-            order, action.work, self._task.compression.up, self._task.privacy, self._sums
-        )
+        client, order, asked = self._clients[action.client], action.order, action.work
+        if asked.control is None:
+            first = await self._off_loop(self._work.first_control, asked.model)
+            asked = replace(asked, control=first)
+        state = await client.offer(order, asked, self._task.compression.up, self._task.privacy, self._sums)
         client.state = state.state
         if state.state == "declined":
             self._tell(on.Declined(action.client, order, state.reason))

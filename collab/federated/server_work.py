@@ -58,6 +58,8 @@ class Rules:
     up: Compression = Compression()
     down: Compression = Compression()
     max_staleness: int = 0
+    repeats: bool = False
+    """Whether a client may have several orders in one round (``mode: async``)."""
     privacy: Privacy | None = None
     seed: int = 0
 
@@ -160,6 +162,7 @@ class ServerWork:
             oldest=max(1, round_ - self._rules.max_staleness),
             controls=self._rules.aggregation.controls,
             norms=self._norms,
+            repeats=self._rules.repeats,
         )
         self._gate_round, self._gate_model = round_, model
         for update in taken:

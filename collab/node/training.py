@@ -99,6 +99,8 @@ class NodeTraining:
         self._machine = machine.Participant()
         self._thread = TrainingThread()
         self._deciding = asyncio.Lock()
+        self._restoring = asyncio.Lock()
+        """Training and evaluation may be sent one blob, which goes when it has been read."""
         self._errand: Errand | None = None
         self._trial: Errand | None = None
         """The latest evaluation."""
@@ -231,7 +233,8 @@ class NodeTraining:
             raise NotLoaded(f"order {order.round} of run {order.run!r} is not known here; offer it")
         if errand.state != "accepted":
             return errand.message()
-        await self._restore(errand.ask, parts)
+        async with self._restoring:
+            await self._restore(errand.ask, parts)
         if evaluating:
             if errand.state == "accepted":
                 errand.state = "training"
