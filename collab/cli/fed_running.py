@@ -113,8 +113,10 @@ def _prepare(folder: RunFolder, task: Task) -> Any:
     if ledger.run:
         begin = Begin(ledger.run, task_digest, ledger.model, 0)
     else:
-        model, size = work.put_model(initial_weights(folder.model))
-        begin = Begin(f"run-{secrets.token_hex(12)}", task_digest, model, size)
+        weights = initial_weights(folder.model)
+        model, size = work.put_model(weights)
+        control = work.first_control(weights)
+        begin = Begin(f"run-{secrets.token_hex(12)}", task_digest, model, size, control)
     limit = functools.partial(spent, task.privacy)
     return Rounds(task, ledger, spent=limit), journal, blobs, work, begin
 

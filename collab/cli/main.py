@@ -55,6 +55,7 @@ def _register() -> None:
         emulate,
         ensemble,
         fed,
+        fed_simulate,
         model,
         node,
         nodes,
@@ -69,6 +70,7 @@ def _register() -> None:
     trainable.register(model.app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
+    fed_simulate.register(fed.app)
     app.add_typer(fed.app, name="fed")
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)

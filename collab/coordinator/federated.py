@@ -57,6 +57,8 @@ class Begin:
     task: Digest
     model: Digest
     model_bytes: int
+    control: Digest | None = None
+    """The first control variate (SCAFFOLD)."""
 
 
 class Watcher:
@@ -122,7 +124,9 @@ class FederatedServer:
         try:
             for address in peers:
                 self._spawn(self._follow(address))
-            actions = self._rounds.begin(begin.run, begin.task, begin.model, begin.model_bytes, _now())
+            actions = self._rounds.begin(
+                begin.run, begin.task, begin.model, begin.model_bytes, _now(), begin.control
+            )
             finish = await self._perform(actions)
             for name in release:
                 self._tell(on.Released(name))
@@ -192,11 +196,9 @@ class FederatedServer:
         self._for_order(action.client, action.order, self._offered(action))
 
     async def _offered(self, action: do.Offer) -> None:
-        client, order, asked = self._clients[action.client], action.order, action.work
-        if asked.control is None:
-            first = await self._off_loop(self._work.first_control, asked.model)
-            asked = replace(asked, control=first)
-        state = await client.offer(order, asked, self._task.compression.up, self._task.privacy, self._sums)
+        client, order = self._clients[action.client], action.order
+        encoding, private = self._task.compression.up, self._task.privacy
+        state = await client.offer(order, action.work, encoding, private, self._sums)
         client.state = state.state
         if state.state == "declined":
             self._tell(on.Declined(action.client, order, state.reason))

@@ -266,11 +266,9 @@ def on_dask(address: str) -> Map:
     """
 
     def work(tasks: Sequence[Task], inputs: Inputs) -> Iterator[tuple[int, Run]]:
-        try:
+        with dask_client(address) as client:
             import distributed
-        except ImportError as error:
-            raise BackendError("--dask: dask.distributed is missing; install collab[emulation]") from error
-        with _client(address) as client:
+
             # Sent once, not with every task.
             shared = client.scatter(inputs, broadcast=True)
             futures = {
@@ -286,9 +284,15 @@ def on_dask(address: str) -> Map:
 
 
 @contextmanager
-def _client(address: str) -> Iterator[Any]:
-    import distributed
+def dask_client(address: str) -> Iterator[Any]:
+    """A client of the cluster at a scheduler's address, or of one of this machine's cores for ``local``.
 
+    Raises `BackendError` without the ``emulation`` extra, `PeerUnreachable` without a scheduler.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise BackendError("--dask: dask.distributed is missing; install collab[emulation]") from error
     client_of: Callable[..., Any] = distributed.Client
     if address != "local":
         try:

@@ -21,7 +21,7 @@ class Trained:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """At least ``loss``, the mean over all steps."""
     control: Parameters = field(default_factory=dict)
-    """Change of the client's control variate; empty unless it was given one."""
+    """The client's control variate as it is now (SCAFFOLD, option II); empty without a correction."""
 
 
 class Trainer(Protocol):

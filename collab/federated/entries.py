@@ -23,6 +23,8 @@ class Started(Frozen, frozen=True, kw_only=True, tag="started"):
     model: Digest
     """The initial weights."""
     model_bytes: int = 0
+    control: Digest | None = None
+    """The server's first control variate, zeros (SCAFFOLD)."""
 
 
 class Resumed(Frozen, frozen=True, kw_only=True, tag="resumed"):

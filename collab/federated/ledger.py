@@ -125,7 +125,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
 
     def _started(self, entry: Started) -> None:
         self.run, self.task = entry.run, entry.task
-        self.model, self.model_bytes = entry.model, entry.model_bytes
+        self.model, self.model_bytes, self.control = entry.model, entry.model_bytes, entry.control
 
     def _resumed(self, entry: Resumed) -> None:
         self.resumed += 1

@@ -94,7 +94,15 @@ class Rounds:
 
     # --- outside ------------------------------------------------------------------
 
-    def begin(self, run: str, task: Digest, model: Digest, model_bytes: int, now: float) -> Actions:
+    def begin(
+        self,
+        run: str,
+        task: Digest,
+        model: Digest,
+        model_bytes: int,
+        now: float,
+        control: Digest | None = None,
+    ) -> Actions:
         """Begin, or go on with what the ledger tells of.
 
         Args:
@@ -103,6 +111,7 @@ class Rounds:
             model: The initial weights.
             model_bytes: Their size when they are sent whole.
             now: Time of the monotonic clock that `handle` is given.
+            control: The first control variate (SCAFFOLD).
 
         Raises `ConfigError` if the ledger is of another task.
         """
@@ -114,7 +123,9 @@ class Rounds:
             self._over = True
             return [*self._last_record(), self._finish(self.ledger.finished)]
         if not self.ledger.run:
-            return self._persist(entries.Started(run=run, task=task, model=model, model_bytes=model_bytes))
+            return self._persist(
+                entries.Started(run=run, task=task, model=model, model_bytes=model_bytes, control=control)
+            )
         self._expected = self.ledger.present
         return self._persist(entries.Resumed())
 

@@ -110,6 +110,12 @@ class ServerWork:
         self._remember(digest, weights)
         return digest, len(data)
 
+    def first_control(self, weights: Parameters) -> Digest | None:
+        """The control variate that a run begins with; None where the rule has none."""
+        if not self._rules.aggregation.controls:
+            return None
+        return self._blobs.put(plain_weights(controls(weights, {})))
+
     def model(self, digest: Digest) -> Parameters:
         """Weights that were kept."""
         if digest not in self._models:

@@ -102,21 +102,22 @@ def train(job: Job, enrolled: Enrolled, guard: Guard) -> Product:
         raise Cancelled(f"training was ended: {guard.reason}")
     if trained.parameters.keys() != start.keys():
         raise ProtocolError("the trainer gave other tensors than it was given")
+    # The trainer knows the difference of both variates alone, so what has changed is found here.
+    change = {name: array - own[name] if own else array for name, array in trained.control.items()}
     update = Update(
         round=job.order.round,
         client=job.client,
         samples=trained.samples,
         delta={name: trained.parameters[name] - array for name, array in start.items()},
-        control=trained.control,
+        control=change,
         metrics={name: float(value) for name, value in trained.metrics.items()},
     )
     if job.clip:
         update = _private(update, job.clip, job.noise_multiplier)
     random = np.random.default_rng([job.training.seed, job.order.round])
     data, feedback = encode_update(update, job.encoding, _of(state, _FEEDBACK), random)
-    control = {name: array + own[name] if own else array for name, array in trained.control.items()} or own
     kept = {f"{_FEEDBACK}{name}": array for name, array in feedback.items()}
-    kept |= {f"{_CONTROL}{name}": array for name, array in control.items()}
+    kept |= {f"{_CONTROL}{name}": array for name, array in (trained.control or own).items()}
     made = Made(
         steps=trained.steps, samples=trained.samples, seconds=trained.seconds, metrics=dict(update.metrics)
     )

@@ -258,7 +258,7 @@ class _Run:
         return {name: found[name].copy() for name in self._order}
 
     def control(self, task: LocalTraining) -> Parameters:
-        """Change of the client's control variate (SCAFFOLD, option II of equation 4)."""
+        """The client's control variate as it is now (SCAFFOLD, option II of equation 4)."""
         assert self._correction is not None
         change = (self._start - self._current) / np.float32(max(self.steps, 1) * task.learning_rate)
         change -= self._correction

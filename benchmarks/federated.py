@@ -1,0 +1,237 @@
+"""Federated rounds beside Flower's, learning beside centralised training, rules under poison, a large fleet.
+
+    scripts/flower-environment /tmp/flower          # once
+    FLOWER_ENVIRONMENT=/tmp/flower python -m benchmarks.federated [--part flower|learning|poison|fleet]
+
+Ten clients with 6,000 Fashion-MNIST images between them (Dirichlet 0.5), the small CNN of tests/data, batch
+20, SGD, the same start weights.  Flower and ours run one after the other as real processes in two network
+namespaces (root, iproute2); bytes are the kernel's on the cable between them.  A round's time leaves out the
+first round, which contains the start; that is reported by itself.  Flower runs twice: its legacy gRPC server
+and clients, and SuperLink, whose rounds take a minute, so it does two of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks import federated_learning as learning
+from benchmarks import federated_ours as ours
+from benchmarks import figures, flower
+from benchmarks.federated_data import Setting
+from benchmarks.figures import Figure
+from benchmarks.flower import Measured
+
+PARTS: Final = ("flower", "learning", "poison", "fleet")
+INT8: Final = {"up": {"elements": "int8"}, "down": {"elements": "int8"}}
+LEGACY, SUPERLINK = "Flower, legacy gRPC", "Flower, SuperLink"
+
+
+def beside_flower(quick: bool) -> list[Figure]:
+    """Both systems on the same task."""
+    setting = Setting(clients=4, samples=2400, rounds=3) if quick else Setting()
+    found = [
+        _in_folder(lambda folder: ours.measured(setting, folder, {}, "ours, raw")),
+        _in_folder(lambda folder: flower.legacy(setting, folder)),
+        _in_folder(lambda folder: ours.measured(setting, folder, INT8, "ours, int8")),
+    ]
+    if not quick:
+        found.append(_in_folder(lambda folder: flower.superlink(replace(setting, rounds=2), folder)))
+    how = f"{setting.clients} clients, {setting.samples} images, {setting.rounds} rounds of an epoch"
+    return [*_ratios(found, how), *(figure for one in found for figure in _plain(one, how))]
+
+
+def _in_folder(measure: Callable[[Path], Measured]) -> Measured:
+    with tempfile.TemporaryDirectory(prefix="federated-") as folder:
+        return measure(Path(folder))
+
+
+def _ratios(found: list[Measured], how: str) -> list[Figure]:
+    by_name = {one.name: one for one in found}
+    raw, int8, legacy = by_name["ours, raw"], by_name["ours, int8"], by_name[LEGACY]
+    rivals = [one for one in found if one.name.startswith("Flower")]
+    faster = min(rivals, key=lambda one: one.round_s)
+    return [
+        Figure(
+            "time of a round, by the faster Flower's",
+            int8.round_s / faster.round_s,
+            "times",
+            "<= 0.333",
+            faster.round_s,
+            f"int8; {faster.name}; {how}",
+        ),
+        Figure(
+            "time of a round, raw, by the faster Flower's",
+            raw.round_s / faster.round_s,
+            "times",
+            "",
+            faster.round_s,
+            how,
+        ),
+        Figure(
+            "bytes of a round, int8, by Flower's",
+            int8.round_bytes / legacy.round_bytes,
+            "times",
+            "<= 0.25",
+            legacy.round_bytes / 1e6,
+            f"both ways on the cable, yardstick in MB; {how}",
+        ),
+        Figure(
+            "bytes of a round, raw, by Flower's",
+            raw.round_bytes / legacy.round_bytes,
+            "times",
+            "",
+            legacy.round_bytes / 1e6,
+            "lossless compression only",
+        ),
+        Figure(
+            "accuracy with int8 less Flower's",
+            int8.accuracy - legacy.accuracy,
+            "points",
+            ">= -0.3",
+            legacy.accuracy,
+            how,
+        ),
+        Figure(
+            "memory of a client, by Flower's with TensorFlow",
+            int8.client_mb / legacy.client_mb,
+            "times",
+            "<= 0.2",
+            legacy.client_mb,
+            "largest resident memory, median client",
+        ),
+        Figure(
+            "memory of the server, by Flower's",
+            int8.server_mb / legacy.server_mb,
+            "times",
+            "",
+            legacy.server_mb,
+            "largest resident memory",
+        ),
+    ]
+
+
+def _plain(one: Measured, how: str) -> list[Figure]:
+    return [
+        Figure(f"{one.name}: a round", one.round_s, "s", "", None, f"median but the first; {how}"),
+        Figure(f"{one.name}: until the first round is over", one.first_s, "s", "", None, "start included"),
+        Figure(f"{one.name}: bytes of a round", one.round_bytes / 1e6, "MB", "", None, "on the cable"),
+        Figure(f"{one.name}: memory of a client", one.client_mb, "MB", "", None, "median client"),
+        Figure(f"{one.name}: memory of the server", one.server_mb, "MB", "", None, "largest process"),
+        Figure(f"{one.name}: accuracy", one.accuracy, "%", "", None, "10,000 test images"),
+    ]
+
+
+def learned(quick: bool, full: bool) -> list[Figure]:
+    """Ten clients with unlike data beside all the data in one place."""
+    setting = Setting("mlp", samples=6000, rounds=10, epochs=5)
+    if quick:
+        setting = replace(setting, samples=2000, rounds=4)
+    if full:
+        setting = Setting("cnn", samples=60_000, rounds=50, epochs=5)
+    gaps, here, there = list[float](), list[float](), list[float]()
+    for seed in range(1, 2 if quick else 4):
+        seeded = replace(setting, seed=seed)
+        here.append(learning.last_mean(learning.run_here(seeded)[0]))
+        there.append(learning.last_mean(learning.run_here(learning.alone(seeded))[0]))
+        gaps.append(there[-1] - here[-1])
+    how = (
+        f"{setting.model}, {setting.samples} images, {setting.epochs} epochs, {setting.rounds} rounds, "
+        f"{len(gaps)} seeds, mean of the last {learning.LAST}"
+    )
+    half = 1.96 * float(np.std(gaps, ddof=1)) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
+    return [
+        Figure(
+            "points behind centralised training, Dirichlet 0.5",
+            float(np.mean(gaps)),
+            "points",
+            "<= 1.0",
+            float(np.mean(there)),
+            f"{how}; paired differences {', '.join(f'{gap:.2f}' for gap in gaps)}, ±{half:.2f} (95 %)",
+        ),
+        Figure("accuracy of ten clients", float(np.mean(here)), "%", "", float(np.mean(there)), how),
+    ]
+
+
+def poisoned(quick: bool) -> list[Figure]:
+    """Two of ten send the opposite of what they learned, ten times as large."""
+    setting = Setting("mlp", rule="iid", samples=6000, rounds=5 if quick else 12, epochs=2)
+    clean = learning.last_mean(learning.run_here(setting)[0])
+    rules: dict[str, dict[str, Any]] = {
+        "FedAvg": {},
+        "median": {"aggregation": {"combine": "median"}},
+        "trimmed mean": {"aggregation": {"combine": "trimmed-mean", "trim": 0.2}},
+        "Krum": {"aggregation": {"combine": "krum", "byzantine": 2}},
+        "multi-Krum": {"aggregation": {"combine": "multi-krum", "byzantine": 2}},
+        "norm gate": {"gate": {"relative_norm": 3.0}},
+    }
+    found = []
+    for name, fields in rules.items():
+        got = learning.last_mean(learning.run_here(setting, bad=2, **fields)[0])
+        how = f"2 of 10 bad; without them FedAvg has {clean:.2f} %; mlp, IID, {setting.rounds} rounds"
+        target = "" if name == "FedAvg" else "<= 2.0"
+        found.append(Figure(f"{name} under poison: points lost", clean - got, "points", target, clean, how))
+    return found
+
+
+def fleet(quick: bool) -> list[Figure]:
+    """A hundred of ten thousand clients in each round."""
+    rounds = 5 if quick else 40
+    found = []
+    for clients in (1_000, 10_000):
+        setting = Setting("mlp", clients=clients, samples=60_000, rounds=rounds, seed=1)
+        cohort = {"select": "random", "count": 100}
+        import time
+
+        began = time.monotonic()
+        accuracies, records, memory = learning.run_here(setting, every=rounds, cohort=cohort)
+        took = (time.monotonic() - began) / rounds
+        early = memory[len(memory) // 4]
+        how = f"{clients} clients, 100 in each of {rounds} rounds, {accuracies[-1]:.1f} % at the end"
+        found += [
+            Figure(f"{clients} clients: time of a round", took, "s", "", None, how),
+            Figure(f"{clients} clients: memory of the server", memory[-1], "MB", "", None, how),
+            Figure(
+                f"{clients} clients: growth of that memory after a quarter",
+                100 * (memory[-1] / early - 1),
+                "%",
+                "<= 5",
+                early,
+                f"{how}; {sum(len(r.took_part) for r in records)} updates",
+            ),
+        ]
+    return found
+
+
+def main() -> None:
+    """Measure the parts that are asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--full", action="store_true", help="learning at full length: hours")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
+    options = parser.parse_args()
+    where = figures.machine()
+    found: list[Figure] = []
+    for part in options.part or PARTS:
+        if part == "flower":
+            found += beside_flower(options.quick)
+        elif part == "learning":
+            found += learned(options.quick, options.full)
+        elif part == "poison":
+            found += poisoned(options.quick)
+        else:
+            found += fleet(options.quick)
+    figures.report(found, options, where)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Fashion-MNIST for ten clients, the model that all train, and how good weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.fashion import images
+from collab.federated.data.examples import Data, Examples
+from collab.federated.partition import Partition, parse_rule, partition
+from collab.federated.trainers.litert import LiteRtEngine
+from collab.federated.trainers.local import LocalTrainer
+from collab.federated.update import Parameters
+
+ROOT: Final = Path(__file__).parents[1]
+MODELS: Final = {name: ROOT / "tests" / "data" / f"trainable_{name}.tflite" for name in ("mlp", "cnn")}
+LAYERS: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = {
+    "cnn": (
+        {"kind": "conv", "width": 16, "size": 3},
+        {"kind": "pool"},
+        {"kind": "conv", "width": 32, "size": 3},
+        {"kind": "pool"},
+        {"kind": "flatten"},
+        {"kind": "dense", "width": 10},
+    ),
+    "mlp": (
+        {"kind": "flatten"},
+        {"kind": "dense", "width": 64, "activation": "relu"},
+        {"kind": "dense", "width": 10},
+    ),
+}
+"""The same networks in Keras' words, for `benchmarks.flower_app`."""
+BATCH: Final = 20
+SCALE: Final = 255.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both systems are given."""
+
+    model: str = "cnn"
+    clients: int = 10
+    samples: int = 6000
+    rule: str = "dirichlet:0.5"
+    rounds: int = 6
+    epochs: int = 1
+    learning_rate: float = 0.05
+    seed: int = 1
+
+    def parts(self) -> Partition:
+        """Who holds what of the first images."""
+        labels = images("train").labels[: self.samples]
+        return partition(parse_rule(self.rule), labels, self.clients, self.seed, at_least=BATCH)
+
+
+def write_parts(setting: Setting, folder: Path) -> list[int]:
+    """``part-K.npz`` with x and y for each client; their sizes."""
+    given = images("train")
+    parts = setting.parts().rows
+    for number, rows in enumerate(parts):
+        np.savez(folder / f"part-{number}.npz", x=given.images[rows], y=given.labels[rows])
+    return [len(rows) for rows in parts]
+
+
+def initial(setting: Setting) -> Parameters:
+    """The weights that both begin with."""
+    return LiteRtEngine(MODELS[setting.model]).initial
+
+
+def accuracy(setting: Setting, weights: Parameters) -> float:
+    """Share of the 10,000 test images that are named right, in percent."""
+    test = images("t10k")
+    held_out = Examples(test.images, test.labels, SCALE)
+    data = Data(Examples(test.images[:1], test.labels[:1], SCALE), held_out)
+    trainer = LocalTrainer(LiteRtEngine(MODELS[setting.model]), data)
+    return 100 * trainer.evaluate(weights)["accuracy"]

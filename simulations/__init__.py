@@ -1,0 +1,1 @@
+"""Scenario files, and thin scripts over the package."""
