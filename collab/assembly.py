@@ -45,7 +45,28 @@ SMALLEST_LIMIT: Final = 2 << 20
 BACKENDS: Final[dict[str, Callable[[], Backend]]] = {"litert": LiteRT}
 
 
-TRAINERS: Final[dict[str, MakeTrainer]] = {}
+def _litert_trainer(model: Path, config: TrainingConfig) -> Enrolled:
+    from collab.federated.data.sources import open_data
+    from collab.federated.trainers.litert import LiteRtEngine
+    from collab.federated.trainers.local import Budget, LocalTrainer
+
+    engine = LiteRtEngine(model)
+    memory = None if config.memory_mb is None else int(config.memory_mb * 1e6)
+    data = open_data(config.data, engine.description)
+    trainer = LocalTrainer(engine, data, Budget(config.samples, config.seconds, memory))
+    return Enrolled(trainer, trainer.samples)
+
+
+def _keras_trainer(model: Path, config: TrainingConfig) -> Enrolled:
+    from collab.federated.trainers.keras import KerasTrainer
+    from collab.federated.trainers.local import Budget
+
+    memory = None if config.memory_mb is None else int(config.memory_mb * 1e6)
+    trainer = KerasTrainer(model, config.data, budget=Budget(config.samples, config.seconds, memory))
+    return Enrolled(trainer, trainer.samples)
+
+
+TRAINERS: Final[dict[str, MakeTrainer]] = {"litert": _litert_trainer, "keras": _keras_trainer}
 
 
 def backends(stretch: float = 1.0) -> dict[str, Backend]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from collab.cli.output import console, say, table
 from collab.cli.plots import Series, lines_svg
+from collab.client.remote_client import RemoteClient
 from collab.coordinator.federated import Watcher
-from collab.coordinator.federated_client import RemoteClient
 from collab.coordinator.federated_folder import Kept, RunFolder
 from collab.federated.actions import Notify
 from collab.federated.records import RoundRecord

@@ -130,6 +130,7 @@ def rules_of(task: Task) -> Rules:
         gate=task.gate,
         up=task.compression.up,
         down=task.compression.down,
+        repeats=task.mode == "async",
         max_staleness=task.buffered.max_staleness if task.mode == "async" else sync,
         privacy=task.privacy,
         seed=task.seed,

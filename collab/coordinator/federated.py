@@ -20,15 +20,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from collab.client.remote_client import RemoteClient
 from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.cluster import Cluster
-from collab.coordinator.federated_client import RemoteClient
 from collab.core.ids import Digest, NodeName
 from collab.errors import CollabError, IntegrityError, LinkLost, PeerUnreachable
 from collab.federated import actions as do
 from collab.federated import events as on
 from collab.federated.journal import Blobs, Journal
-from collab.federated.orders import OrderId
+from collab.federated.orders import OrderId, SumRules
 from collab.federated.records import RoundRecord
 from collab.federated.rounds import Rounds
 from collab.federated.server_work import Broadcast, ServerWork
@@ -107,7 +107,9 @@ class FederatedServer:
         self._tasks: dict[asyncio.Task[None], tuple[str, OrderId] | None] = {}
         self._unsettled: set[Digest] = set()
         """Updates that were fetched and are not in the journal yet."""
-        self._trained_s: dict[tuple[str, OrderId], float] = {}
+        self._sums = SumRules(aggregation=task.aggregation, gate=task.gate, seed=task.seed)
+        self._trained: dict[tuple[str, OrderId], pb.TrainingState] = {}
+        """What was told of updates that are not fetched yet."""
         self._failure: BaseException | None = None
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="collab-federated")
 
@@ -195,7 +197,8 @@ class FederatedServer:
 
     async def _offered(self, action: do.Offer) -> None:
         client, order = self._clients[action.client], action.order
-        state = await client.offer(order, action.work, self._task.compression.up, self._task.privacy)
+        encoding, private = self._task.compression.up, self._task.privacy
+        state = await client.offer(order, action.work, encoding, private, self._sums)
         client.state = state.state
         if state.state == "declined":
             self._tell(on.Declined(action.client, order, state.reason))
@@ -226,7 +229,7 @@ class FederatedServer:
 
         state = await client.outcome(order, progress)
         if state.state == "done":
-            self._trained_s[client.name, order] = state.seconds
+            self._trained[client.name, order] = state
             self._tell(on.Announced(client.name, order, Digest(state.update), int(state.update_bytes)))
         elif state.state == "unknown":
             # It was started again so quickly that its link was not missed.
@@ -251,10 +254,17 @@ class FederatedServer:
             self._work.enter_round, ledger.round, ledger.model, self._enrolled, list(ledger.counted)
         )
         self._unsettled.add(action.digest)
-        verdict = await self._off_loop(self._work.judge, action.client, action.order, action.digest, data)
+        told = self._trained.pop((action.client, action.order), pb.TrainingState())
+        judge: Callable[..., on.Arrived | on.Refused] = self._work.judge
+        if client.gateway:
+            judge = functools.partial(self._work.judge_sum, samples=int(told.samples))
+        verdict = await self._off_loop(judge, action.client, action.order, action.digest, data)
         if isinstance(verdict, on.Arrived):
-            seconds = self._trained_s.pop((action.client, action.order), 0.0)
-            verdict = replace(verdict, update=replace(verdict.update, seconds=seconds))
+            update = replace(verdict.update, seconds=told.seconds)
+            if client.gateway:
+                loss = next((metric.value for metric in told.metrics if metric.name == "loss"), None)
+                update = replace(update, loss=loss)
+            verdict = replace(verdict, update=update)
         client.state = "done"
         self._tell(verdict)
 
@@ -268,7 +278,7 @@ class FederatedServer:
         self._ended(action.client, action.order, False)
 
     def _ended(self, name: str, order: OrderId, counted: bool) -> None:
-        self._trained_s.pop((name, order), None)
+        self._trained.pop((name, order), None)
         client = self._clients.get(name)
         if client is not None:
             client.state = "counted" if counted else ""

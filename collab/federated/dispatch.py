@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +11,7 @@ from collab.federated import entries, events
 from collab.federated.actions import Acknowledge, Action, Cancel, Fetch, Notify, Offer, Send
 from collab.federated.flights import Flight, Flights
 from collab.federated.ledger import Ledger
-from collab.federated.orders import MAX_HELD_MODELS, Capabilities, OrderId, Work
+from collab.federated.orders import MAX_HELD_MODELS, Capabilities, OrderId, Work, seed_of
 from collab.federated.task import Task
 
 Steps = list[Action | entries.Entry]
@@ -62,8 +61,7 @@ class Dispatch:
     def seed(self, client: str, order: OrderId) -> int:
         """Of one order's training: the same however often it is repeated."""
         attempt = order.attempt if self.is_async else 0
-        text = f"{self._task.seed}/{client}/{order.round}/{attempt}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
+        return seed_of(self._task.seed, client, order, attempt)
 
     def joined(self, event: events.Joined, now: float) -> Steps:
         """A client is here; its open order is offered again."""

@@ -89,6 +89,8 @@ class Gate:
         oldest: The earliest round that late updates may be for; the round itself where there are none.
         controls: Whether updates carry control variates.
         norms: Of updates that were taken before, of the last round for instance.
+        repeats: Whether a client may send several updates of one round, as in asynchronous ones; then
+            whoever asks tells them apart.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Gate:
         oldest: int | None = None,
         controls: bool = False,
         norms: Iterable[float] = (),
+        repeats: bool = False,
     ) -> None:
         self._settings = settings
         self._specs = {name: (array.shape, array.dtype) for name, array in model.items()}
@@ -108,6 +111,7 @@ class Gate:
         self._oldest = round if oldest is None else oldest
         self._enrolled = enrolled
         self._controls = controls
+        self._repeats = repeats
         self._norms = sorted(norms)
         self._taken: set[tuple[str, int]] = set()
         self.norms: list[float] = []
@@ -132,6 +136,10 @@ class Gate:
         self.remember(update.client, update.round, size)
         return None
 
+    def enrolled(self, client: str) -> int:
+        """Samples that a client said it has; 0 for one that is not enrolled."""
+        return self._enrolled.get(client, 0)
+
     def remember(self, client: str, round: int, size: float) -> None:
         """Count an update as taken whose verdict is known, from a journal."""
         self._taken.add((client, round))
@@ -149,7 +157,7 @@ class Gate:
         if not self._oldest <= update.round <= self._round:
             wanted = f"{self._round}" if self._oldest == self._round else f"{self._oldest} to {self._round}"
             return Reason.ROUND, "round", f"is {update.round}, and updates of {wanted} are taken"
-        if (update.client, update.round) in self._taken:
+        if not self._repeats and (update.client, update.round) in self._taken:
             return Reason.DUPLICATE, "round", f"an update of round {update.round} is there already"
         return None
 

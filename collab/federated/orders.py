@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from collab.core.ids import Digest
 from collab.core.plan import Frozen
+from collab.federated.aggregate.settings import Aggregation
+from collab.federated.gate import GateSettings
 from collab.federated.update import LocalTraining
 
 MAX_HELD_MODELS: Final = 16
@@ -43,6 +46,21 @@ class Work:
     """The server's control variate (SCAFFOLD)."""
     counted: OrderId | None = None
     """The client's last order whose update was counted; it may have missed that it was."""
+
+
+class SumRules(Frozen, frozen=True, kw_only=True):
+    """What a gateway needs to do a server's part for its children."""
+
+    aggregation: Aggregation = Aggregation()
+    gate: GateSettings = GateSettings()
+    seed: int = 0
+    """Of the task."""
+
+
+def seed_of(task_seed: int, client: str, order: OrderId, attempt: int = 0) -> int:
+    """Of one order's training: the same however often it is repeated, and whoever asks."""
+    text = f"{task_seed}/{client}/{order.round}/{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
 
 
 class Capabilities(Frozen, frozen=True, kw_only=True):

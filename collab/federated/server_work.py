@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab.core.ids import Digest
-from collab.errors import CollabError
+from collab.errors import CollabError, ConfigError, LimitExceeded, ProtocolError
 from collab.federated.actions import Aggregate
-from collab.federated.aggregate.fixed import shapes_of
+from collab.federated.aggregate.fixed import MAX_WEIGHT, WEIGHT_UNIT, shapes_of
+from collab.federated.aggregate.partial import decode_partial, is_partial
 from collab.federated.aggregate.rounds import RoundAggregator, controls
 from collab.federated.aggregate.settings import Aggregation
 from collab.federated.compression.models import encode_model
@@ -57,6 +58,8 @@ class Rules:
     up: Compression = Compression()
     down: Compression = Compression()
     max_staleness: int = 0
+    repeats: bool = False
+    """Whether a client may have several orders in one round (``mode: async``)."""
     privacy: Privacy | None = None
     seed: int = 0
 
@@ -89,7 +92,7 @@ class ServerWork:
         self._blobs = blobs
         self._scratch = scratch
         self._gate: Gate | None = None
-        self._gate_round = 0
+        self._gate_round, self._gate_model = 0, Digest("")
         self._norms: list[float] = []
         self._verdicts: dict[tuple[str, OrderId], Union[Arrived, Refused]] = {}
         self._models: dict[Digest, Parameters] = {}
@@ -165,8 +168,9 @@ class ServerWork:
             oldest=max(1, round_ - self._rules.max_staleness),
             controls=self._rules.aggregation.controls,
             norms=self._norms,
+            repeats=self._rules.repeats,
         )
-        self._gate_round = round_
+        self._gate_round, self._gate_model = round_, model
         for update in taken:
             self._gate.remember(update.client, update.order.round, update.norm)
 
@@ -201,6 +205,28 @@ class ServerWork:
             metrics=update.metrics,
         )
         return Arrived(client, order, reference)
+
+    def judge_sum(
+        self, client: str, order: OrderId, digest: Digest, data: bytes, samples: int
+    ) -> Union[Arrived, Refused]:
+        """The same for the sum of a gateway, whose children have so many samples as it says."""
+        assert self._gate is not None
+        rules, shapes = self._rules, shapes_of(self.model(self._gate_model))
+        try:
+            if order.round != self._gate_round:
+                raise ProtocolError(f"a gateway's sum belongs to its round, {order.round}")
+            if rules.privacy is not None or rules.aggregation.robust or rules.aggregation.controls:
+                raise ConfigError("this task needs single updates, and a gateway sends sums")
+            if not 1 <= samples <= self._gate.enrolled(client):
+                raise LimitExceeded(f"{samples} samples, and {self._gate.enrolled(client)} were enrolled")
+            (total,) = decode_partial(data, shapes)
+            most = samples if rules.aggregation.by_samples else total.terms
+            if total.weight > most * WEIGHT_UNIT:
+                raise LimitExceeded(f"the sum weighs more than its {samples} samples")
+        except CollabError as error:
+            return Refused(client, order, "sum", str(error), len(data))
+        self._blobs.put(data)
+        return Arrived(client, order, UpdateRef(digest, len(data), samples))
 
     # --- aggregation ------------------------------------------------------------------
 
@@ -245,7 +271,12 @@ class ServerWork:
         self, aggregator: RoundAggregator, action: Aggregate, private: _PrivateRound | None
     ) -> Parameters:
         for counted in action.updates:
-            update = decode_update(self._blobs.get(counted.digest))
+            data = self._blobs.get(counted.digest)
+            if is_partial(data):
+                by_samples = self._rules.aggregation.by_samples
+                aggregator.merge(data, counted.samples if by_samples else MAX_WEIGHT)
+                continue
+            update = decode_update(data)
             aggregator.add(replace(update, staleness=counted.staleness))
             if private is not None:
                 private.mean.add(update.delta)

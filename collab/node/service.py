@@ -33,6 +33,7 @@ from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.device import Device, describe_device
 from collab.node.flow import unknown
+from collab.node.gateway import Gateway
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
 from collab.node.reporting import Reporter
@@ -89,9 +90,15 @@ class NodeService(Handler):
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
         self.reporter = Reporter(self.stages.off_loop)
-        self.training = NodeTraining(self.name, config.training, store, self.stages.off_loop, trainers)
         self.backends = backends
         self.links = make_links(self)
+        children, gateway = config.training.children, None
+        if children:
+            gateway = Gateway(
+                children, self.links, self.stages.off_loop, store.training.with_name("downloads")
+            )
+        settings = (config.training, store, self.stages.off_loop, trainers)
+        self.training = NodeTraining(self.name, *settings, gateway=gateway)
         self.membership = Membership(self.links, security, make_discoveries)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)

@@ -17,13 +17,14 @@ from collab.errors import BackendError, CollabError, NotLoaded, Refused, StoreEr
 from collab.federated import participant as machine
 from collab.federated.compression.settings import ABILITIES
 from collab.federated.orders import MAX_HELD_MODELS, OrderId
+from collab.node.gateway import Gateway
 from collab.node.store import Store
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import Made, TrainingFiles
 from collab.node.training_offer import Ask
 from collab.node.training_policy import Look, look, refusal
 from collab.node.training_thread import Guard, TrainingThread, energy_meter
-from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, evaluate, restore, train
+from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, Product, evaluate, restore, train
 from collab.node.verbs import Caller
 
 log = logging.getLogger("collab.training")
@@ -83,6 +84,7 @@ class NodeTraining:
         off_loop: OffLoop,
         trainers: Mapping[str, MakeTrainer],
         read_device: Look = look,
+        gateway: Gateway | None = None,
     ) -> None:
         self.config = config
         self.draining = False
@@ -91,10 +93,14 @@ class NodeTraining:
         self._off_loop = off_loop
         self._trainers = trainers
         self._look = read_device
+        self._gateway = gateway
+        """Where others train in this node's place."""
         self._files = TrainingFiles(store.training)
         self._machine = machine.Participant()
         self._thread = TrainingThread()
         self._deciding = asyncio.Lock()
+        self._restoring = asyncio.Lock()
+        """Training and evaluation may be sent one blob, which goes when it has been read."""
         self._errand: Errand | None = None
         self._trial: Errand | None = None
         """The latest evaluation."""
@@ -135,23 +141,22 @@ class NodeTraining:
                 used += [errand.update] if errand.update is not None else []
         return used
 
+    @property
+    def _trains(self) -> bool:
+        return bool(self.config.data) or self._gateway is not None
+
     def is_update(self, sha256: Digest) -> bool:
         """Whether a blob is the update that was made last."""
         return self._errand is not None and self._errand.update == sha256
 
     def check(self, caller: Caller, verb: str) -> None:
-        """Refuse who may not have this node train; raises `Refused`.
-
-        Another node may, as a gateway, where the settings name it; others where they name nobody.
-        """
-        named = self.config.servers
-        own = caller.name.partition("~")[0]
-        if own in named or (caller.role != "node" and not named):
+        """Refuse a node that is no gateway of this one; raises `Refused`."""
+        if caller.role != "node" or caller.name in self.config.gateways:
             return
         log.warning("%s of %s (%s) is refused", verb, caller.name, caller.role)
         raise Refused(
-            f"{verb}: {own!r} may not have {self._name!r} train; "
-            f"name it in training.servers there, which has {', '.join(named) or 'nobody'}"
+            f"{verb}: {caller.name!r} may not have {self._name!r} train; "
+            f"name it in training.gateways there, which has {', '.join(self.config.gateways) or 'nobody'}"
         )
 
     # --- verbs -----------------------------------------------------------------
@@ -159,12 +164,17 @@ class NodeTraining:
     async def describe(self, run: str, trainable: Digest | None) -> pb.DescribeTrainingReply:
         """What this node can do in a run."""
         reply = pb.DescribeTrainingReply(refusal=await self._refusal(), encodings=sorted(ABILITIES))
-        if not self.config.data:
+        if not self._trains:
             return reply
+        reply.children = len(self.config.children)
         reply.trainer = self.config.trainer
         reply.ready = trainable is not None and await self._holding(trainable)
         if reply.ready and trainable is not None:
-            reply.samples = (await self._trainer(trainable)).samples
+            if self._gateway is not None:
+                reply.samples = await self._gateway.enrol(run, await self._trainable(trainable))
+                reply.refusal = reply.refusal or ("" if reply.samples else "none of its children is there")
+            else:
+                reply.samples = (await self._trainer(trainable)).samples
             reply.step_s = await self._off_loop(self._files.step_s, trainable)
         if run:
             reply.holds.extend(await self._held(run))
@@ -173,6 +183,8 @@ class NodeTraining:
     async def offer(self, ask: Ask) -> pb.OfferTrainingReply:
         """Take an order or decline it; again, and it stands where it stood."""
         refused = await self._refusal()
+        if ask.evaluate and not (refused or self.config.data):
+            refused = f"{self._name!r} has no data of its own"
         if ask.evaluate:
             state = self._offer_trial(ask, refused)
         else:
@@ -221,7 +233,8 @@ class NodeTraining:
             raise NotLoaded(f"order {order.round} of run {order.run!r} is not known here; offer it")
         if errand.state != "accepted":
             return errand.message()
-        await self._restore(errand.ask, parts)
+        async with self._restoring:
+            await self._restore(errand.ask, parts)
         if evaluating:
             if errand.state == "accepted":
                 errand.state = "training"
@@ -260,6 +273,8 @@ class NodeTraining:
             dropped = [self._errand.update] if self._errand.update is not None else []
             self._errand = None
             await self._off_loop(self._store.drop, dropped)
+        if self._gateway is not None:
+            self._spawn(self._gateway.leave(run))
         if self._holds[0] == run:
             self._holds = ("", [])
         if self._trial is not None and self._trial.order.run == run:
@@ -274,7 +289,7 @@ class NodeTraining:
 
     async def _refusal(self) -> str:
         """Why nothing is begun here now; empty where it may be."""
-        if not self.config.data:
+        if not self._trains:
             return f"{self._name!r} does not train; set training.data in its settings"
         if self.draining:
             return f"{self._name!r} drains"
@@ -295,6 +310,8 @@ class NodeTraining:
         errand = self._errand
         if isinstance(action, machine.Settle):
             await self._off_loop(self._files.settle, action.order.run, action.keep)
+            if self._gateway is not None:
+                self._spawn(self._gateway.settle(action.order, action.keep))
         elif isinstance(action, machine.Free):
             await self._off_loop(self._store.drop, [action.digest])
         elif errand is None:
@@ -349,19 +366,7 @@ class NodeTraining:
     async def _train(self, errand: Errand, ask: Ask, guard: Guard) -> None:
         event: machine.ClientEvent
         try:
-            job = Job(
-                self._name,
-                ask.order,
-                ask.work.training,
-                ask.encoding,
-                ask.clip,
-                ask.noise_multiplier,
-                weights=await self._path(ask.work.model),
-                control=await self._path(ask.work.control) if ask.work.control is not None else None,
-                state=await self._off_loop(self._files.client, ask.order.run),
-            )
-            enrolled = await self._trainer(ask.trainable)
-            product = await self._thread.run(train, job, enrolled, guard)
+            product = await self._product(ask, guard)
             errand.made = product.made
             digest = await self._off_loop(self._store.add, product.update, self.used_digests())
             await self._off_loop(self._files.stage, ask.order.run, product.state)
@@ -372,6 +377,25 @@ class NodeTraining:
             event = machine.Broke(ask.order, guard.reason or self._said(error))
         errand.guard = None
         await self._decide(event)
+
+    async def _product(self, ask: Ask, guard: Guard) -> Product:
+        """What training comes to, here or at the children."""
+        state = await self._off_loop(self._files.client, ask.order.run)
+        if self._gateway is not None:
+            weights = await self._off_loop((await self._path(ask.work.model)).read_bytes)
+            return await self._gateway.train(ask, await self._trainable(ask.trainable), weights, state)
+        job = Job(
+            self._name,
+            ask.order,
+            ask.work.training,
+            ask.encoding,
+            ask.clip,
+            ask.noise_multiplier,
+            weights=await self._path(ask.work.model),
+            control=await self._path(ask.work.control) if ask.work.control is not None else None,
+            state=state,
+        )
+        return await self._thread.run(train, job, await self._trainer(ask.trainable), guard)
 
     async def _evaluate(self, errand: Errand, ask: Ask) -> None:
         try:
@@ -388,6 +412,9 @@ class NodeTraining:
             return str(error)
         log.error("trainer %r fails", self.config.trainer, exc_info=error)
         return f"trainer {self.config.trainer!r} fails with {type(error).__name__}; see the node's log"
+
+    async def _trainable(self, digest: Digest) -> tuple[Digest, bytes]:
+        return digest, await self._off_loop((await self._path(digest)).read_bytes)
 
     async def _trainer(self, trainable: Digest) -> Enrolled:
         if self._enrolled is None or self._enrolled[0] != trainable:

@@ -22,8 +22,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str = ""
     """Where the examples are: a folder or a file, or ``NAME:…`` of an entry point."""
     trainer: str = "litert"
-    servers: tuple[str, ...] = ()
-    """Who may have this node train, by name; none lets every operator."""
+    gateways: tuple[str, ...] = ()
+    """Nodes that may have this one train, by name; operators may always."""
+    children: tuple[str, ...] = ()
+    """Addresses of nodes that train in this one's place: it is their gateway, and sends one sum on."""
     samples: Count | None = None
     """Most examples that it enrols with."""
     seconds: Positive = 3600.0

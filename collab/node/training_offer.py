@@ -12,7 +12,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest, check_digest, check_name
 from collab.errors import ConfigError, LimitExceeded, ProtocolError
 from collab.federated.compression.settings import Compression
-from collab.federated.orders import OrderId, Work
+from collab.federated.orders import OrderId, SumRules, Work
 from collab.federated.update import LocalTraining
 
 MAX_SETTINGS_BYTES: Final = 64 * 1024
@@ -36,6 +36,8 @@ class Ask:
     """L2 norm that the update is clipped to before it leaves; 0 for none."""
     noise_multiplier: float = 0.0
     """Of the noise that is added to it then."""
+    sums: SumRules | None = None
+    """For a gateway."""
 
     @property
     def blobs(self) -> tuple[Digest, ...]:
@@ -53,7 +55,7 @@ def order_of(message: pb.TrainingOrder) -> OrderId:
 
 def read_offer(request: pb.OfferTrainingRequest) -> Ask:
     """What is asked; raises `ProtocolError`, `InputError` or `LimitExceeded`."""
-    if max(len(request.training), len(request.encoding)) > MAX_SETTINGS_BYTES:
+    if max(len(request.training), len(request.encoding), len(request.sums)) > MAX_SETTINGS_BYTES:
         raise LimitExceeded(f"OfferTraining: settings over {MAX_SETTINGS_BYTES} bytes")
     if not (0 < request.deadline_s <= MAX_DEADLINE_S):
         raise ProtocolError(
@@ -61,6 +63,7 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
         )
     try:
         training = msgspec.json.decode(request.training or b"{}", type=LocalTraining)
+        sums = msgspec.json.decode(request.sums, type=SumRules) if request.sums else None
         encoding = msgspec.json.decode(request.encoding or b"{}", type=Compression).check("encoding")
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
         raise ProtocolError(f"OfferTraining: training or encoding: {error}") from error
@@ -83,6 +86,7 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
         encoding,
         request.clip,
         request.noise_multiplier,
+        sums,
     )
 
 

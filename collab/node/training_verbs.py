@@ -41,11 +41,10 @@ class TrainingVerbs:
 
     async def get_blob(self, caller: Caller, request: pb.GetBlobRequest) -> pb.GetBlobReply:
         """A part of a blob; other nodes may read no more than the update that was made for them."""
+        self._training.check(caller, "GetBlob")
         sha256 = check_digest(request.sha256, "GetBlob.sha256:")
-        if caller.role == "node":
-            self._training.check(caller, "GetBlob")
-            if not self._training.is_update(sha256):
-                raise Refused(f"GetBlob: blob {sha256[:12]} is not for {caller.name!r}")
+        if caller.role == "node" and not self._training.is_update(sha256):
+            raise Refused(f"GetBlob: blob {sha256[:12]} is not for {caller.name!r}")
         limit = min(request.limit or MAX_PART_BYTES, MAX_PART_BYTES)
         read = self._stages.store.read
         total, data = await self._stages.off_loop(read, sha256, request.offset, limit)

@@ -61,8 +61,15 @@ class SoftmaxRegression:
                 w -= np.float32(task.learning_rate) * grad_w
                 b -= np.float32(task.learning_rate) * grad_b
                 losses.append(loss)
+        control = {}
+        if correction is not None:
+            moved = np.float32(len(losses) * task.learning_rate)
+            control = {
+                name: (start[name] - new) / moved - correction[name] for name, new in (("w", w), ("b", b))
+            }
         return Trained(
             {"w": w, "b": b},
+            control=control,
             samples=len(self._x),
             steps=len(losses),
             seconds=time.perf_counter() - begun,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from collab.client.training import TrainingControl
-from tests.integration.federated_trainers import install
+from tests.integration.federated_trainers import HELD_OUT, install
 from tests.integration.processes import ROOT, Finished, NodeProcess, collab, command, environment, running
 from tests.mosquitto import Mosquitto, free_port, mosquitto
 
@@ -70,6 +70,12 @@ def data_of(name: str) -> dict[str, np.ndarray]:
     return {"x": (centres[y] + rng.normal(size=(len(y), FEATURES)) / 2).astype(np.float32), "y": y}
 
 
+def samples(name: str) -> int:
+    """That a client trains on."""
+    count = len(data_of(name)["y"])
+    return count - -(-count // HELD_OUT)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("federated")
@@ -88,7 +94,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             np.savez(folder / f"{name}.npz", **data_of(name))
             config = folder / f"{name}.toml"
             trainer = BAD.get(name, "softmax")
-            config.write_text(f'[training]\ndata = "{folder / name}.npz"\ntrainer = "{trainer}"\n')
+            lines = f'data = "{folder / name}.npz"\ntrainer = "{trainer}"\ngateways = ["hub"]\n'
+            config.write_text(f"[training]\n{lines}")
             options = ("--config", str(config), "--listen", listen)
             nodes[name] = NodeProcess(name, folder, *options, env={"PYTHONPATH": path})
         with running(list(nodes.values())):
@@ -163,6 +170,20 @@ def test_clients_that_send_nonsense_or_nothing_are_named_and_the_run_goes_on(sit
     assert "not finite" in first["nan"]["reason"]
     assert first["odd"]["reason"] == "has shape [1, 4], expected [4]"
     assert first["mute"]["kind"] == "late"
+
+
+def test_a_gateway_that_sums_for_its_children_makes_the_same_model(site, undisturbed, tmp_path):
+    config = tmp_path / "hub.toml"
+    config.write_text(f"[training]\nchildren = {site.peers(HONEST[:2]).split(',')}\n")
+    with NodeProcess("hub", tmp_path, "--config", str(config)) as hub:
+        peers = f"{hub.endpoint},{site.peers(HONEST[2:])}"
+        done = command(*site.arguments(tmp_path / "gateway", peers, minimum=2))
+        assert (done.code, done.json["model"]) == (0, undisturbed["model"]), done
+        first = records(tmp_path / "gateway")[0]
+        assert [(one["client"], one["samples"]) for one in first["took_part"]] == [
+            ("cyd", samples("cyd")),
+            ("hub", samples("ann") + samples("ben")),
+        ]
 
 
 def test_a_client_that_is_killed_while_it_uploads_goes_on_with_the_same_update(

@@ -28,10 +28,8 @@ PURE = (
     "collab.emulation.traces",
     *(f"collab.emulation.{name}" for name in ("arrivals", "compare", "layout", "results", "scenario")),
     *(f"collab.emulation.{name}" for name in ("scenario_check", "summary", "timeline", "turns", "ways")),
-    *(
-        f"collab.federated.{name}"
-        for name in ("aggregate", "combinations", "compression", "gate", "partition")
-    ),
+    *(f"collab.federated.{name}" for name in ("combinations", "compression", "gate", "partition")),
+    "collab.federated.aggregate",
     *(f"collab.federated.privacy.{name}" for name in ("private_mean", "secure_client", "secure_server")),
     "collab.federated.privacy.accounting",
     "collab.node.session",

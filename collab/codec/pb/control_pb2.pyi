@@ -511,7 +511,7 @@ class DescribeTrainingRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., trainable: _Optional[str] = ...) -> None: ...
 
 class DescribeTrainingReply(_message.Message):
-    __slots__ = ("trainer", "samples", "step_s", "refusal", "holds", "ready", "encodings")
+    __slots__ = ("trainer", "samples", "step_s", "refusal", "holds", "ready", "encodings", "children")
     TRAINER_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     STEP_S_FIELD_NUMBER: _ClassVar[int]
@@ -519,6 +519,7 @@ class DescribeTrainingReply(_message.Message):
     HOLDS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     ENCODINGS_FIELD_NUMBER: _ClassVar[int]
+    CHILDREN_FIELD_NUMBER: _ClassVar[int]
     trainer: str
     samples: int
     step_s: float
@@ -526,7 +527,8 @@ class DescribeTrainingReply(_message.Message):
     holds: _containers.RepeatedScalarFieldContainer[str]
     ready: bool
     encodings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, trainer: _Optional[str] = ..., samples: _Optional[int] = ..., step_s: _Optional[float] = ..., refusal: _Optional[str] = ..., holds: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., encodings: _Optional[_Iterable[str]] = ...) -> None: ...
+    children: int
+    def __init__(self, trainer: _Optional[str] = ..., samples: _Optional[int] = ..., step_s: _Optional[float] = ..., refusal: _Optional[str] = ..., holds: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., encodings: _Optional[_Iterable[str]] = ..., children: _Optional[int] = ...) -> None: ...
 
 class TrainingOrder(_message.Message):
     __slots__ = ("run", "round", "attempt", "evaluate")
@@ -541,7 +543,7 @@ class TrainingOrder(_message.Message):
     def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., evaluate: _Optional[bool] = ...) -> None: ...
 
 class OfferTrainingRequest(_message.Message):
-    __slots__ = ("order", "trainable", "weights", "control", "training", "encoding", "deadline_s", "counted", "clip", "noise_multiplier")
+    __slots__ = ("order", "trainable", "weights", "control", "training", "encoding", "deadline_s", "counted", "clip", "noise_multiplier", "sums")
     ORDER_FIELD_NUMBER: _ClassVar[int]
     TRAINABLE_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -552,6 +554,7 @@ class OfferTrainingRequest(_message.Message):
     COUNTED_FIELD_NUMBER: _ClassVar[int]
     CLIP_FIELD_NUMBER: _ClassVar[int]
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
     order: TrainingOrder
     trainable: str
     weights: str
@@ -562,7 +565,8 @@ class OfferTrainingRequest(_message.Message):
     counted: TrainingOrder
     clip: float
     noise_multiplier: float
-    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
+    sums: bytes
+    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sums: _Optional[bytes] = ...) -> None: ...
 
 class OfferTrainingReply(_message.Message):
     __slots__ = ("state", "lacks", "holds")

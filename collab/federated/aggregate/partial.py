@@ -73,6 +73,15 @@ def decode_partial(data: Buffer, shapes: Shapes, controls: bool = False) -> list
     return out
 
 
+def is_partial(data: Buffer) -> bool:
+    """Whether a message is a gateway's sum and not an update."""
+    try:
+        found = msgspec.msgpack.decode(unframe(data)[0])
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and "sums" in found
+
+
 def _check(entry: _Sum, shapes: Shapes) -> None:
     if dict(entry.tensors) != dict(shapes) or len(entry.tensors) != len(shapes):
         raise TensorError("partial sum: its tensors are not those of this model")

@@ -7,7 +7,7 @@ import pytest
 
 from collab.codec.verbs import VERBS
 from collab.errors import CollabError, Refused
-from collab.node.verbs import ROLES
+from collab.node.verbs import ROLES, TRAINING_VERBS
 from tests.integration.attacks.conftest import SCHEMES, Victims
 from tests.integration.attacks.strangers import attacker
 
@@ -23,6 +23,9 @@ async def test_nodes_and_clients_call_no_verb_of_an_operator(victims: Victims, n
         link = await thief.dial(victims.address("x", scheme))
         for verb in (*OPERATORS_VERBS, "PutRevocations"):
             with pytest.raises(Refused, match=r"only .*operator may call it"):
+                await link.call(verb)
+        for verb in (*TRAINING_VERBS, "PutBlob"):
+            with pytest.raises(Refused, match=r"may call it|may not have 'x' train"):
                 await link.call(verb)
         assert link.ended is None
     await victims.says("x", name, "Drain", "may call it")

@@ -23,23 +23,27 @@ from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
 from collab.federated import task
-from collab.federated.evaluating import MAX_METRICS as MAX_EVALUATED
-from collab.federated.ledger import MAX_LEFT_OUT
-from collab.federated.orders import MAX_HELD_MODELS
 from collab.federated.aggregate.combine import BLOCK_BYTES
 from collab.federated.aggregate.fixed import MAX_VALUE, MAX_WEIGHT
 from collab.federated.aggregate.partial import MAX_TERMS
 from collab.federated.compression.message import DEFAULT_MOST_BYTES, MAX_TENSORS
 from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
-from collab.federated.privacy import accounting, messages
 from collab.federated.data import archives, pictures, sources, tables
+from collab.federated.evaluating import MAX_METRICS as MAX_EVALUATED
+from collab.federated.ledger import MAX_LEFT_OUT
+from collab.federated.orders import MAX_HELD_MODELS
+from collab.federated.privacy import accounting, messages
 from collab.federated.trainers import local
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig
 from collab.node.limits import SessionLimits
 from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
+from collab.node.training import MAX_WAIT_S
 from collab.node.training_config import TrainingConfig
+from collab.node.training_files import MAX_RUNS
+from collab.node.training_offer import MAX_DEADLINE_S, MAX_SETTINGS_BYTES
+from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
 from collab.toolchain.trainable import export
 
 ROOT = Path(__file__).parents[3]
@@ -192,6 +196,11 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
         f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
         "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {MAX_EVALUATED}",
+        "an offer of training: its settings, what it names, its deadline": ""
+        f"{MAX_SETTINGS_BYTES >> 10} KiB, {MAX_PARTS} blobs, {MAX_DEADLINE_S / 86_400:g} days",
+        "a part of a blob that a node gives; a question for the state of an order": ""
+        f"{MAX_PART_BYTES >> 20} MiB; {MAX_WAIT_S:g} s",
+        "runs that a node remembers for training": f"{MAX_RUNS}; ",
         "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
         "a secure sum: clients, numbers of a vector, a signature": f"3 to {messages.MAX_CLIENTS}, "
         f"{messages.MAX_LENGTH:,}, {messages.MAX_SIGNATURE_BYTES:,} bytes",

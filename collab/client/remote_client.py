@@ -17,7 +17,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest, NodeName
 from collab.errors import Conflict, IntegrityError, PeerUnreachable, StoreError
 from collab.federated.compression.settings import Compression
-from collab.federated.orders import Capabilities, OrderId, Work
+from collab.federated.orders import Capabilities, OrderId, SumRules, Work
 from collab.federated.server_work import Broadcast
 from collab.federated.task import Privacy
 from collab.link.link import Link
@@ -34,11 +34,13 @@ class RemoteClient:
     def __init__(self, name: NodeName, run: str, trainable: tuple[Digest, bytes], scratch: Path) -> None:
         self.name = name
         self.link: Link | None = None
+        self.run = run
         self.samples = 0
+        self.gateway = False
+        """Whether it sends sums of what others send to it."""
         self.abilities: frozenset[str] = frozenset()
         self.state = ""
         """What it is at, for people."""
-        self._run = run
         self._trainable = trainable
         self._scratch = scratch
         self._lacks: dict[tuple[OrderId, bool], tuple[list[Digest], tuple[Digest, ...]]] = {}
@@ -63,12 +65,12 @@ class RemoteClient:
     async def enrol(self) -> Capabilities:
         """What it is able to do; sends the trainable model if it lacks it."""
         digest, data = self._trainable
-        found = await self._training.describe(self._run, digest)
+        found = await self._training.describe(self.run, digest)
         if found.trainer and not found.ready:
             await self._control.put_blob(digest, data)
-            found = await self._training.describe(self._run, digest)
+            found = await self._training.describe(self.run, digest)
         self.samples, self.abilities = int(found.samples), frozenset(found.encodings)
-        self._step_s = found.step_s or None
+        self._step_s, self.gateway = found.step_s or None, found.children > 0
         return self.capabilities(found.refusal, tuple(Digest(held) for held in found.holds))
 
     def capabilities(self, refusal: str = "", holds: tuple[Digest, ...] = ()) -> Capabilities:
@@ -87,7 +89,12 @@ class RemoteClient:
     # --- an order --------------------------------------------------------------------
 
     async def offer(
-        self, order: OrderId, work: Work, encoding: Compression, private: Privacy | None
+        self,
+        order: OrderId,
+        work: Work,
+        encoding: Compression,
+        private: Privacy | None = None,
+        sums: SumRules | None = None,
     ) -> pb.TrainingState:
         """Ask it to train, and to add noise itself if privacy is local."""
         local = private if private is not None and private.place == "local" else None
@@ -100,6 +107,7 @@ class RemoteClient:
             encoding=msgspec.json.encode(encoding.for_peer(self.abilities)),
             deadline_s=max(work.deadline_s, 0.001),
             counted=order_message(work.counted) if work.counted is not None else None,
+            sums=msgspec.json.encode(sums) if sums is not None and self.gateway else b"",
             clip=local.clip if local is not None else 0.0,
             noise_multiplier=local.noise_multiplier if local is not None else 0.0,
         )

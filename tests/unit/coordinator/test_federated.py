@@ -1,0 +1,161 @@
+"""Federated runs over links within one process: what a task can ask for, and what a lost link costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from collab import assembly
+from collab.assembly import build_cluster, build_node
+from collab.cli.fed_running import run_federated
+from collab.coordinator.federated import Watcher
+from collab.coordinator.federated_folder import RunFolder, RunSettings
+from collab.federated.actions import Finish
+from collab.federated.records import RoundRecord
+from collab.federated.task import convert_task
+from collab.node.config import NodeConfig
+from collab.node.service import NodeService
+from collab.node.training_config import TrainingConfig
+from collab.transport.inproc import InprocTransport
+from tests.integration import federated_trainers
+
+SAMPLES = 40
+
+
+class Told(Watcher):
+    """Keeps what it is told, and can act on it."""
+
+    def __init__(self) -> None:
+        self.records: list[RoundRecord] = []
+        self.on_record: Any = lambda record: None
+
+    def record(self, record: RoundRecord) -> None:
+        self.records.append(record)
+        self.on_record(record)
+
+
+class Site:
+    """Three nodes that train, a gateway of two of them, and a folder for runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.transport = InprocTransport()
+        self.nodes: dict[str, NodeService] = {}
+        self.told = Told()
+
+    async def start(self, name: str, **training: Any) -> NodeService:
+        config = NodeConfig(
+            name=name,
+            listen=(f"inproc://{name}",),
+            discovery=(),
+            store=self.folder / "stores" / name,
+            training=TrainingConfig(trainer="softmax", **training),
+        )
+        self.nodes[name] = await build_node(config, self.transport).__aenter__()
+        return self.nodes[name]
+
+    async def stop(self, name: str) -> None:
+        await self.nodes.pop(name).__aexit__(None, None, None)
+
+    async def run(self, label: str, peers: str = "ann ben", **task: Any) -> Finish:
+        """Begin a run, or go on with the one of that label."""
+        names = peers.split()
+        rules = {"clients": {"minimum": len(names)}, "round": {"deadline_s": 20}, "rounds": 3, **task}
+        made = convert_task({"name": label, "model": "m.npz", **rules})
+        self.told.records.clear()
+        with RunFolder(self.folder / label) as folder:
+            if not folder.begun:
+                folder.begin(made, (self.folder / "m.npz").read_bytes(), RunSettings(tuple(names)))
+            async with build_cluster(inproc=self.transport) as cluster:
+                addresses = [f"inproc://{name}" for name in names]
+                running = run_federated(cluster, folder, made, addresses, self.told)
+                return await asyncio.wait_for(running, 40)
+
+
+@pytest.fixture
+async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setitem(assembly.TRAINERS, "softmax", federated_trainers.softmax)
+    np.savez(tmp_path / "m.npz", w=np.zeros((8, 4), np.float32), b=np.zeros(4, np.float32))
+    made = Site(tmp_path)
+    for number, name in enumerate(("ann", "ben", "cyd")):
+        rng = np.random.default_rng(number)
+        y = rng.integers(0, 4, SAMPLES * 5 // 4)
+        x = (np.eye(8)[y] + rng.normal(size=(len(y), 8)) / 4).astype(np.float32)
+        np.savez(tmp_path / f"{name}.npz", x=x, y=y)
+    async with AsyncExitStack() as stack:
+        for name in ("ann", "ben", "cyd"):
+            await made.start(name, data=str(tmp_path / f"{name}.npz"), gateways=("hub",))
+        await made.start("hub", children=("inproc://ann", "inproc://ben"))
+        for name in list(made.nodes):
+            stack.push_async_callback(made.stop, name)
+        yield made
+
+
+async def test_a_run_over_a_gateway_makes_the_bits_of_one_without(site):
+    flat = await site.run("flat", "ann ben cyd")
+    first = {one.client: one.loss for one in site.told.records[0].took_part}
+    over = await site.run("over", "hub cyd")
+    assert (flat.outcome, over.outcome, over.model) == ("done", "done", flat.model)
+    took = {one.client: (one.samples, one.loss) for one in site.told.records[0].took_part}
+    assert took["cyd"] == (SAMPLES, first["cyd"])
+    assert took["hub"] == (2 * SAMPLES, pytest.approx((first["ann"] + first["ben"]) / 2))
+
+
+async def test_a_rule_that_needs_single_updates_refuses_a_gateways_sum_by_name(site):
+    finish = await site.run(
+        "median",
+        "hub cyd",
+        rounds=1,
+        aggregation={"combine": "median"},
+    )
+    assert finish.outcome == "done"
+    (left,) = site.told.records[0].left_out
+    assert (left.client, left.field) == ("hub", "sum")
+    assert "needs single updates" in left.reason
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"compression": {"up": {"elements": "int8"}, "down": {"elements": "int8"}}},
+        {"compression": {"up": {"top": 0.2, "elements": "fp16"}}},
+        {"aggregation": {"rule": "scaffold"}},
+        {"aggregation": {"rule": "fedadam"}, "training": {"optimizer": "sgd", "learning_rate": 0.2}},
+        {"aggregation": {"combine": "median"}},
+        {"mode": "async", "buffered": {"buffer": 2, "concurrency": 2}},
+        {"cohort": {"select": "random", "count": 1}},
+    ],
+    ids=["int8", "top", "scaffold", "fedadam", "median", "async", "random"],
+)
+async def test_what_a_task_asks_for_is_done_and_every_update_counts(site, task):
+    finish = await site.run("task", **task, evaluation={"every": 3})
+    assert (finish.outcome, finish.rounds) == ("done", 3)
+    assert all(not record.left_out for record in site.told.records)
+    assert site.told.records[-1].evaluation["samples"] == 2 * SAMPLES // 4
+    assert site.told.records[-1].loss < site.told.records[0].loss
+
+
+async def test_a_node_that_is_started_again_between_rounds_keeps_what_it_remembers(site):
+    encodings = {"compression": {"up": {"elements": "int8"}}}
+    whole = await site.run("whole", **encodings, rounds=4)
+    loop, done = asyncio.get_running_loop(), []
+
+    async def again() -> None:
+        await site.stop("ann")
+        await site.start("ann", data=str(site.folder / "ann.npz"))
+
+    def restart(record: RoundRecord) -> None:
+        if record.round == 2:
+            done.append(loop.create_task(again()))
+
+    site.told.on_record = restart
+    broken = await site.run("broken", **encodings, rounds=4)
+    await asyncio.gather(*done)
+    assert done
+    assert (broken.outcome, broken.model) == ("done", whole.model)

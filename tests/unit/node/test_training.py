@@ -1,0 +1,289 @@
+"""A node's side of rounds: what it takes, does, tells, and remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from collab.codec.pb import control_pb2 as pb
+from collab.core.ids import Digest, NodeName
+from collab.errors import LimitExceeded, NotLoaded, ProtocolError, Refused, StoreError
+from collab.federated.base import Trained
+from collab.federated.compression.models import encode_model
+from collab.federated.compression.settings import Compression
+from collab.federated.compression.updates import decode_update
+from collab.federated.exchange import plain_weights
+from collab.federated.orders import OrderId
+from collab.federated.update import LocalTraining
+from collab.node.store import Store
+from collab.node.training import NodeTraining
+from collab.node.training_config import TrainingConfig
+from collab.node.training_offer import read_offer
+from collab.node.training_policy import Surroundings
+from collab.node.training_work import Enrolled, Part
+from collab.node.verbs import Caller
+
+START = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
+WEIGHTS = plain_weights(START)
+ALWAYS = Surroundings(load=0.0, charging=True, device="eth0", minute=0)
+
+
+class Toy:
+    """Adds the seed to every weight; can be held in the middle of a step."""
+
+    def __init__(self) -> None:
+        self.initial = START
+        self.trained: list[int] = []
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def train(self, start, task, *, correction=None, cancelled=lambda: False) -> Trained:
+        self.begun.set()
+        assert self.go_on.wait(10)
+        cancelled()
+        self.trained.append(task.seed)
+        change = np.float32(task.seed) if correction is None else correction["w"]
+        return Trained({"w": start["w"] + change}, 5, 2, 0.5, {"loss": 1.5}, correction or {})
+
+    def evaluate(self, parameters):
+        return {"loss": float(parameters["w"].sum()), "samples": 3.0}
+
+
+class Site:
+    """A node's training over a store that outlives it."""
+
+    def __init__(self, folder: Path, **settings) -> None:
+        self.folder, self.toy = folder, Toy()
+        self.config = TrainingConfig(data="d", trainer="toy", **settings)
+        self.surroundings = ALWAYS
+
+    async def __aenter__(self) -> Site:
+        self.store = Store(self.folder)
+        self.training = NodeTraining(
+            "n",
+            self.config,
+            self.store,
+            asyncio.to_thread,
+            {"toy": lambda path, config: Enrolled(self.toy, 5)},
+            lambda: self.surroundings,
+        )
+        await self.training.start()
+        self.model, self.weights = self.put(b"trainable"), self.put(WEIGHTS)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.toy.go_on.set()
+        await self.training.close()
+        self.store.close()
+
+    def put(self, data: bytes) -> Digest:
+        return self.store.add(data, ())
+
+    def request(self, round_=1, attempt=0, seed=1, run="run", **fields) -> pb.OfferTrainingRequest:
+        order = pb.TrainingOrder(
+            run=run, round=round_, attempt=attempt, evaluate=fields.pop("evaluate", False)
+        )
+        return pb.OfferTrainingRequest(
+            **{
+                "order": order,
+                "trainable": self.model,
+                "weights": self.weights,
+                "training": msgspec.json.encode(LocalTraining(seed=seed)),
+                "deadline_s": 60.0,
+                **fields,
+            }
+        )
+
+    async def offer(self, **fields) -> pb.OfferTrainingReply:
+        return await self.training.offer(read_offer(self.request(**fields)))
+
+    async def train(self, round_=1, **fields) -> pb.TrainingState:
+        """Offer, begin, wait."""
+        order = OrderId(fields.get("run", "run"), round_, fields.get("attempt", 0))
+        assert (await self.offer(round_=round_, **fields)).state.state == "accepted"
+        await self.training.begin(order, False, ())
+        return await self.training.status(order, False, 10)
+
+
+async def test_an_order_is_trained_once_however_often_it_is_offered(tmp_path):
+    async with Site(tmp_path) as site:
+        state = await site.train(seed=4)
+        assert (state.state, state.samples, state.steps) == ("done", 5, 2)
+        assert {m.name: m.value for m in state.metrics} == {"loss": 1.5}
+        update = decode_update(site.store.path(state.update).read_bytes())
+        assert (update.client, update.round, update.samples) == ("n", 1, 5)
+        assert (update.delta["w"] == 4).all()
+        again = await site.offer(seed=4)
+        assert (again.state.state, again.state.update) == ("done", state.update)
+        assert site.toy.trained == [4]
+    async with Site(tmp_path) as site:
+        after = await site.offer(seed=4)
+        assert (after.state.state, after.state.update, after.state.samples) == ("done", state.update, 5)
+        assert site.toy.trained == []
+
+
+async def test_what_a_lossy_update_left_out_is_sent_later_only_if_it_counted(tmp_path):
+    encoding = msgspec.json.encode(Compression(top=0.34))
+    feedback = {}
+    for counted in (True, False):
+        async with Site(tmp_path / str(counted)) as site:
+            site.toy.train = lambda start, task, **_: Trained(
+                {"w": start["w"] + np.arange(6, dtype=np.float32).reshape(2, 3)}, 5, 1, 0.1, {}
+            )
+            await site.train(1, encoding=encoding)
+            await site.training.end(OrderId("run", 1), False, counted=counted, leave=False)
+            state = await site.train(2, encoding=encoding)
+            feedback[counted] = decode_update(site.store.path(state.update).read_bytes()).delta["w"]
+    assert feedback[False].reshape(-1).tolist() == [0, 0, 0, 0, 4, 5]
+    assert feedback[True].reshape(-1).tolist() == [0, 0, 0, 6, 0, 5]
+
+
+async def test_an_acknowledgement_that_was_lost_comes_with_the_next_offer(tmp_path):
+    async with Site(tmp_path) as site:
+        control = site.put(plain_weights({"w": np.ones((2, 3), np.float32)}))
+        await site.train(1, control=control)
+        counted = pb.TrainingOrder(run="run", round=1)
+        state = await site.train(2, control=control, counted=counted)
+        # The client's own variate is 1 by now, so nothing is left of the server's.
+        assert not decode_update(site.store.path(state.update).read_bytes()).delta["w"].any()
+
+
+async def test_weights_come_whole_or_as_a_difference_and_are_checked(tmp_path):
+    async with Site(tmp_path) as site:
+        await site.train(1)
+        following = {"w": START["w"] + np.float32(1)}
+        site.weights = Digest(_sha(plain_weights(following)))
+        reply = await site.offer(round_=2)
+        assert (list(reply.lacks), list(reply.holds)) == ([site.weights], [_sha(WEIGHTS)])
+        change = encode_model(following, Compression(), START).data
+        order, base = OrderId("run", 2), Digest(_sha(WEIGHTS))
+        with pytest.raises(StoreError, match="not in the store"):
+            await site.training.begin(order, False, ())
+        with pytest.raises(NotLoaded, match="not what the order names"):
+            await site.training.begin(order, False, [Part(base, site.put(change), base)])
+        other = encode_model({"w": START["w"] - np.float32(1)}, Compression(), START).data
+        with pytest.raises(StoreError, match="stands for others"):
+            await site.training.begin(order, False, [Part(site.weights, site.put(other), base)])
+        await site.training.begin(order, False, [Part(site.weights, site.put(change), base)])
+        assert (await site.training.status(order, False, 10)).state == "done"
+
+
+async def test_weights_are_evaluated_beside_and_not_in_place_of_training(tmp_path):
+    async with Site(tmp_path) as site:
+        await site.train(1)
+        order = OrderId("run", 1)
+        assert (await site.offer(evaluate=True)).state.state == "accepted"
+        await site.training.begin(order, True, ())
+        state = await site.training.status(order, True, 10)
+        assert (state.state, state.samples) == ("done", 3)
+        assert {m.name: m.value for m in state.metrics} == {"loss": 15.0}
+        assert (await site.training.status(order, False, 0)).state == "done"
+
+
+async def test_a_later_order_ends_the_one_under_way_and_another_run_is_told_to_wait(tmp_path):
+    async with Site(tmp_path) as site:
+        site.toy.go_on.clear()
+        await site.offer(seed=1)
+        await site.training.begin(OrderId("run", 1), False, ())
+        await asyncio.to_thread(site.toy.begun.wait, 10)
+        assert (await site.training.status(OrderId("run", 1), False, 0)).state == "training"
+        busy = await site.offer(run="other")
+        assert (busy.state.state, busy.state.reason) == ("declined", "busy with run run")
+        assert (await site.offer(round_=2, seed=2)).state.state == "accepted"
+        assert (await site.training.status(OrderId("run", 1), False, 0)).state == "unknown"
+        await site.training.begin(OrderId("run", 2), False, ())
+        site.toy.go_on.set()
+        state = await site.training.status(OrderId("run", 2), False, 10)
+        assert (decode_update(site.store.path(state.update).read_bytes()).delta["w"] == 2).all()
+
+
+async def test_a_policy_declines_before_and_ends_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("collab.node.training._WATCH_S", 0.01)
+    async with Site(tmp_path, charging=True) as site:
+        site.surroundings = Surroundings(load=0, charging=False, device="", minute=0)
+        assert (await site.training.describe("run", site.model)).refusal.startswith("on battery")
+        assert (await site.offer()).state.reason.startswith("on battery")
+        site.surroundings = ALWAYS
+        site.toy.go_on.clear()
+        await site.offer()
+        await site.training.begin(OrderId("run", 1), False, ())
+        site.surroundings = Surroundings(load=0, charging=False, device="", minute=0)
+        state = await site.training.status(OrderId("run", 1), False, 10)
+        assert (state.state, state.reason[:10]) == ("failed", "on battery")
+
+
+async def test_a_trainer_that_raises_fails_its_order_and_not_the_node(tmp_path, caplog):
+    def broken(start, task, **_):
+        raise ZeroDivisionError
+
+    async with Site(tmp_path) as site:
+        site.toy.train = broken
+        state = await site.train(1)
+        assert (state.state, state.reason) == (
+            "failed",
+            "trainer 'toy' fails with ZeroDivisionError; see the node's log",
+        )
+        site.toy.train = Toy().train
+        assert (await site.train(1)).state == "done"
+
+
+async def test_only_gateways_that_are_named_may_have_a_node_train(tmp_path):
+    operator, gateway = Caller(NodeName("op~1"), "operator"), Caller(NodeName("g"), "node")
+    async with Site(tmp_path / "a") as site:
+        site.training.check(operator, "OfferTraining")
+        with pytest.raises(Refused, match=r"OfferTraining: 'g' may not have 'n' train; name it in training"):
+            site.training.check(gateway, "OfferTraining")
+    async with Site(tmp_path / "b", gateways=("g",)) as site:
+        site.training.check(gateway, "OfferTraining")
+        site.training.check(operator, "OfferTraining")
+
+
+async def test_a_node_without_data_and_one_that_drains_decline(tmp_path):
+    async with Site(tmp_path) as site:
+        site.training.draining = True
+        assert (await site.offer()).state.reason == "'n' drains"
+        site.training.draining, site.training.config = False, TrainingConfig()
+        assert "set training.data" in (await site.offer()).state.reason
+        assert (await site.training.describe("run", site.model)).trainer == ""
+
+
+async def test_a_run_that_is_over_leaves_nothing_in_the_store(tmp_path):
+    async with Site(tmp_path) as site:
+        await site.train(1)
+        used = set(site.training.used_digests())
+        assert {site.model, site.weights} < used
+        await site.training.end(OrderId("run", 1), False, counted=True, leave=True)
+        assert site.training.used_digests() == []
+        assert site.store.digests() == [site.model]
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"training": b"{"}, ProtocolError),
+        ({"training": b'{"epochs":0}'}, ProtocolError),
+        ({"training": b'{"learning_rate":-1.0}'}, ProtocolError),
+        ({"training": b'{"max_steps":0}'}, ProtocolError),
+        ({"training": b" " * 100_000}, LimitExceeded),
+        ({"encoding": b'{"top":2.0}'}, ProtocolError),
+        ({"deadline_s": 0.0}, ProtocolError),
+        ({"deadline_s": float("nan")}, ProtocolError),
+        ({"clip": float("inf")}, ProtocolError),
+    ],
+)
+async def test_offers_that_make_no_sense_are_refused(tmp_path, fields, error):
+    async with Site(tmp_path) as site:
+        with pytest.raises(error):
+            read_offer(site.request(**fields))
+
+
+def _sha(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
