@@ -67,7 +67,7 @@ def client(folder: Path, number: int) -> Any:
     with np.load(folder / f"part-{number}.npz") as part:
         x, y = part["x"].astype(np.float32) / np.float32(255), part["y"]
 
-    class Device(NumPyClient):
+    class Device(NumPyClient):  # type: ignore[misc]
         def fit(self, parameters: Any, config: Any) -> Any:
             model.set_weights(parameters)
             model.fit(x, y, batch_size=given["batch_size"], epochs=given["epochs"], verbose=0)
@@ -84,7 +84,7 @@ def strategy(folder: Path) -> Any:
     given = settings(folder)
     times: list[tuple[str, int, float]] = []
 
-    class Timed(FedAvg):
+    class Timed(FedAvg):  # type: ignore[misc]
         def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
             client_manager.wait_for(given["clients"], timeout=300)
             times.append(("begin", server_round, time.time()))
