@@ -5,7 +5,7 @@
     server_app(), client_app()               # SuperLink and SuperNodes; FOLDER in $FLOWER_FOLDER
 
 The folder holds ``settings.json``, ``initial.npz`` (``w0``, ``w1``, … in Keras' order) and ``part-K.npz``
-(``x`` uint8, ``y``); the server leaves ``final.npz`` and ``times.json``.  Nothing of collab is imported.
+(``x`` uint8, ``y``); the server leaves ``round-K.npz`` and ``times.json``.  Nothing of collab is imported.
 Clients train with TensorFlow as Flower's own TensorFlow example does: ``model.fit``.
 """
 
@@ -96,7 +96,7 @@ def strategy(folder: Path) -> Any:
             if len(results) != given["clients"]:
                 raise SystemExit(f"round {server_round}: {len(results)} results, {failures}")
             weights = parameters_to_ndarrays(found[0])
-            np.savez(folder / "final.npz", **{f"w{i}": w for i, w in enumerate(weights)})
+            np.savez(folder / f"round-{server_round}.npz", **{f"w{i}": w for i, w in enumerate(weights)})
             (folder / "times.json").write_text(json.dumps(times))
             return found
 
