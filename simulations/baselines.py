@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from collab.emulation.profiles import PROFILES
 from simulations.drawing import dots
-from simulations.experiment import Case, Done, Experiment, changed, markdown, scenario
+from simulations.experiment import Case, Done, Experiment, cell, changed, markdown, scenario
 
 MODELS: Final = ("mobilenet", "landmark", "digits")
 PLANS: Final = ("local", "offload", "collaborative")
@@ -61,40 +61,76 @@ def draw(done: Sequence[Done]) -> Mapping[str, str]:
 
 
 def table(done: Sequence[Done]) -> str:
-    """Medians, what the planner chose, and by how much it is faster."""
-    head = ("model", "link", "kind", *PLANS, "placed", "over local", "over offload", "over the better")
-    rows = [_row(one) for one in done]
-    found = markdown(head, [tuple(row[name] for name in head) for row in rows])
-    for kind in ("simulated", "emulated"):
-        mine = [row for row in rows if row["kind"] == kind]
-        if mine:
-            found += f"\n{kind}: " + "; ".join(
-                f"{name} {statistics.fmean(row[name] for row in mine):.2f}× in the mean, "
-                f"{max(row[name] for row in mine):.1f}× at most"
-                for name in head[-3:]
+    """Medians, what the planner chose, and by how much it is faster than each of the others."""
+    head = ("model", "link", *(f"{plan} ms" for plan in PLANS), "placed", "over local", "over offload")
+    by_place: dict[tuple[str, str], dict[str, Done]] = {}
+    for one in done:
+        place = str(one.case.values["model"]), str(one.case.values["profile"])
+        by_place.setdefault(place, {})[one.case.kind] = one
+    lines = []
+    for place, kinds in by_place.items():
+        first = next(iter(kinds.values()))
+        medians = {kind: _medians(one) for kind, one in kinds.items()}
+        marked = " (!)" if "emulated" in kinds and any(map(kinds["emulated"].flagged, PLANS)) else ""
+        lines.append(
+            (
+                *place,
+                *(_both(medians, plan) for plan in PLANS),
+                f"{_placed(first)}{marked}",
+                *(_both({k: {"": m[p] / m[PLANS[-1]]} for k, m in medians.items()}, "") for p in PLANS[:2]),
             )
-            worse = [f"{r['model']} over {r['link']} {r[head[-1]]:.3f}" for r in mine if r["worse"]]
-            found += f"; slower than the better one: {', '.join(worse) or 'nowhere'}\n"
+        )
+    summaries = [
+        _summary([one for one in done if one.case.kind == kind]) for kind in ("simulated", "emulated")
+    ]
+    return markdown(head, lines) + "\n" + "\n".join(filter(None, summaries)) + "\n"
+
+
+def _both(medians: Mapping[str, Mapping[str, float]], name: str) -> str:
+    """Simulated, and emulated in brackets."""
+    simulated, emulated = (medians.get(kind, {}).get(name) for kind in ("simulated", "emulated"))
+    return cell(simulated) + ("" if emulated is None else f" ({cell(emulated)})")
+
+
+def _same(one: Done) -> str | None:
+    """The baseline that the planner's choice is."""
+    return next((plan for plan in PLANS[:2] if one.placed(plan) == one.placed(PLANS[-1])), None)
+
+
+def _placed(one: Done) -> str:
+    same = _same(one)
+    return one.placed(PLANS[-1]) if same is None else f"= {same}"
+
+
+def gains(done: Sequence[Done]) -> dict[str, list[float]]:
+    """Each baseline's median by the divided model's, and the better one's, in the order of the cases."""
+    found: dict[str, list[float]] = {"local": [], "offload": [], "the better": []}
+    for one in done:
+        medians = _medians(one)
+        # A plan that is the same is as fast, whatever chance made of it.
+        mine = medians[_same(one) or PLANS[-1]]
+        for plan in PLANS[:2]:
+            found[plan].append(medians[plan] / mine)
+        found["the better"].append(min(medians["local"], medians["offload"]) / mine)
     return found
 
 
-def _row(one: Done) -> dict[str, Any]:
-    medians = _medians(one)
-    mine, better = medians["collaborative"], min(medians["local"], medians["offload"])
-    same = [plan for plan in ("local", "offload") if one.placed(plan) == one.placed("collaborative")]
-    over = medians[same[0]] if same else better
-    return {
-        "model": one.case.values["model"],
-        "link": one.case.values["profile"],
-        "kind": one.case.kind + (" (!)" if any(one.flagged(plan) for plan in PLANS) else ""),
-        **medians,
-        "placed": f"= {same[0]}" if same else one.placed("collaborative"),
-        "over local": medians["local"] / mine,
-        "over offload": medians["offload"] / mine,
-        "over the better": better / mine,
-        # The same plan is no slower than itself; it may be the wrong one of the two.
-        "worse": max(mine, over) / better > 1 + _NOISE,
-    }
+def _summary(done: Sequence[Done]) -> str:
+    if not done:
+        return ""
+    found = gains(done)
+    parts = [
+        f"{statistics.fmean(values):.2f}× over {name} in the mean, {max(values):.1f}× at most"
+        for name, values in found.items()
+    ]
+    worse = [
+        f"{one.case.values['model']} over {one.case.values['profile']} ({1 / gain:.2f}×)"
+        for one, gain in zip(done, found["the better"], strict=True)
+        if gain < 1 - _NOISE
+    ]
+    return (
+        f"{done[0].case.kind}: {'; '.join(parts)}; slower than the better: {', '.join(worse) or 'nowhere'}.\n"
+    )
 
 
 EXPERIMENT: Final = Experiment(

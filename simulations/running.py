@@ -116,9 +116,10 @@ class Runner:
         say(f"measuring {name}")
         model = model_file(name, self.out / "models")
         emulation = Emulation(convert_scenario(measuring(name)), Material(model, open_model(model), self.out))
-        self.stopped = asyncio.run(_emulated(emulation)).partial
+        results = asyncio.run(_emulated(emulation))
+        self.stopped = results.partial
         if emulation.measured is not None and not self.stopped:
-            keep_profile(name, folder, emulation.measured)
+            keep_profile(name, folder, emulation.measured, results.askings)
 
 
 async def _dialled(scenario: Scenario, material: Material) -> Results:
