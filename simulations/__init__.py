@@ -1,1 +1,1 @@
-"""Experiments over emulated and simulated networks (docs/experiments.md), and thin scripts over the package."""
+"""Experiments over emulated and simulated networks (docs/experiments.md), and thin scripts."""

@@ -195,7 +195,8 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "packets under way in the emulator": f"{MAX_HELD:,}",
         "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
         f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
-        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {MAX_EVALUATED}",
+        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; "
+        f"{MAX_EVALUATED}",
         "an offer of training: its settings, what it names, its deadline": ""
         f"{MAX_SETTINGS_BYTES >> 10} KiB, {MAX_PARTS} blobs, {MAX_DEADLINE_S / 86_400:g} days",
         "a part of a blob that a node gives; a question for the state of an order": ""
