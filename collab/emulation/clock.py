@@ -29,7 +29,7 @@ def _ring(call: Event) -> None:
     call.act(*call.arguments)
 
 
-_RINGS: Final = [_ring]
+_RINGS: Final[list[Callable[[Any], None]]] = [_ring]
 """Of every call: a list of its own for each costs more than the rest of it."""
 
 

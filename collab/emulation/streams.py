@@ -22,8 +22,9 @@ _LEAST_WINDOW: Final = 2.0
 _BETA: Final = 0.7
 _CUBIC: Final = 0.4
 """RFC 9438 sections 4.6 and 5."""
-_LEAST_TIMEOUT_US: Final = 200_000
-"""Linux's shortest time-out."""
+_LEAST_SPREAD_US: Final = 200_000
+"""Least that Linux adds to the round trip for a time-out."""
+_HALVINGS: Final = 30
 _MOST_TIMEOUT_US: Final = 120_000_000
 _DELAYED_ACK_US: Final = 40_000
 _TRAIN: Final = 16
@@ -105,8 +106,8 @@ class Stream:
         self._waits = False
         now = self._clock.now_us
         self._drain(now)
-        if not self._in_flight and now - self._sent_us > self._timeout_us:
-            self._window = min(self._window, INITIAL_WINDOW)  # slow start after idle, RFC 5681 section 4.1
+        if not self._in_flight:
+            self._cool(now - self._sent_us)
         merges = self._there.merges
         most, parts = (_MERGED, 2) if merges else (_TRAIN, 4)
         while self._unsent and self._in_flight < int(self._window):
@@ -122,6 +123,13 @@ class Stream:
             self._sent_us = now
             self._send(message, count, not message.unsent, 0, merges)
         self._wait()
+
+    def _cool(self, idle_us: float) -> None:
+        """Nothing was sent for a while: half the window for each time-out of it (RFC 2861, as Linux does)."""
+        timeout_us = self._timeout_us
+        if idle_us > timeout_us and self._window > INITIAL_WINDOW:
+            self._threshold = max(self._threshold, 0.75 * self._window)
+            self._window = max(self._window * 0.5 ** min(idle_us // timeout_us, _HALVINGS), INITIAL_WINDOW)
 
     def _wait(self) -> None:
         """Come again with the next acknowledgement; without one in sight `_arrived` calls this again."""
@@ -212,7 +220,7 @@ class Stream:
 
     @property
     def _timeout_us(self) -> float:
-        return max(_LEAST_TIMEOUT_US, 2 * self._round_us)
+        return self._round_us + max(_LEAST_SPREAD_US, self._round_us)
 
     # --- acknowledgements --------------------------------------------------------------
 
