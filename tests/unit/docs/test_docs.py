@@ -107,7 +107,7 @@ def test_every_command_and_its_options_exist(page, known):
 
 def test_every_row_of_the_command_table_names_options_of_its_command(known):
     text = (ROOT / "README.md").read_text("utf-8")
-    rows = re.findall(r"^\| `collab ([a-z -]+?)(?: [A-Z]+)?` \|(.*)$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `collab ((?:[a-z]+[ -])*[a-z]+)(?: [A-Z]+)?` \|(.*)$", text, re.MULTILINE)
     described = set()
     for name, rest in rows:
         command = tuple(name.split())

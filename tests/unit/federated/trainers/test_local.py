@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -91,18 +92,12 @@ def test_every_epoch_sees_every_example_once_in_an_order_of_its_own():
 
 def test_a_batch_larger_than_the_engines_gives_the_same_step():
     wide, narrow = Line(), Line()
-    wide.description = dataclasses_replace(wide.description, batch_size=10)
+    wide.description = msgspec.structs.replace(wide.description, batch_size=10)
     task = LocalTraining(epochs=3, batch_size=10)
     left, right = (LocalTrainer(e, line()).train(start(), task) for e in (wide, narrow))
     assert (len(wide.batches), len(narrow.batches)) == (3, 9)
     assert left.steps == right.steps == 3
     assert left.parameters["slope"] == pytest.approx(right.parameters["slope"], rel=1e-5)
-
-
-def dataclasses_replace(struct, **changes):
-    import msgspec
-
-    return msgspec.structs.replace(struct, **changes)
 
 
 def test_the_proximal_term_pulls_towards_the_start():
