@@ -39,22 +39,20 @@ class Cost:
     rounds_s: list[float]
     journal_s: list[float]
     journal_bytes: int
-    peak_bytes: int
 
 
 def plain_task(clients: int, cohort: int, rounds: int, mode: str = "sync") -> Task:
     """Train on ``cohort`` of ``clients``; 100 of them evaluate."""
-    chosen: dict[str, Any] = {
-        "sync": {"cohort": {"select": "random", "count": cohort}},
-        "async": {"mode": "async", "buffered": {"buffer": cohort, "concurrency": cohort}},
-    }[mode]
-    rest = {"clients": {"minimum": clients}, "evaluation": {"count": min(clients, 100)}}
+    chosen: dict[str, Any] = {"cohort": {"select": "random", "count": cohort}}
+    if mode == "async":
+        chosen = {"mode": "async", "buffered": {"buffer": cohort, "concurrency": cohort}}
+    rest: dict[str, Any] = {"clients": {"minimum": clients}, "evaluation": {"count": min(clients, 100)}}
     return convert_task({"name": "toy", "model": "toy", "rounds": rounds} | rest | chosen)
 
 
 def carried_out(task: Task, journal: Journal, size: Path | None = None) -> Cost:
     """A whole run whose clients answer at once."""
-    cost = Cost([], [], 0, 0)
+    cost = Cost([], [], 0)
     rounds = Rounds(task, journal.read())
     told: deque[on.Event] = deque()
     todo = deque(rounds.begin("run", _TASK, _MODEL, 8, 0.0))
