@@ -265,7 +265,7 @@ def test_what_a_client_may_not_send_is_refused_by_its_name_and_changes_nothing()
 # --- a server that lies --------------------------------------------------------
 
 
-def until(phases: int, agreed=None) -> tuple[Cohort, dict[str, object]]:
+def until(phases: int, agreed=None) -> tuple[Cohort, dict[str, Any]]:
     """A cohort, and what the server has sent last, before the clients see it."""
     agreed = agreed or terms()
     cohort = Cohort(agreed, vectors(agreed))
@@ -376,7 +376,8 @@ def test_a_phase_with_fewer_clients_than_the_threshold_ends_the_session_at_the_s
         cohort.server.receive(name, cohort.said[name])
     with pytest.raises(Refused, match=r"6 clients sent .*, fewer than the threshold 7; nothing of the sum"):
         cohort.server.close()
-    assert cohort.server.expects is cohort.server.outcome is None
+    assert cohort.server.expects is None
+    assert cohort.server.outcome is None
     assert not cohort.server._total.size
 
 
