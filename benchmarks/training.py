@@ -206,9 +206,9 @@ def served(tf: Any, name: str, rounds: int) -> tuple[float, float]:
         converted = bytes(tf.lite.TFLiteConverter.from_keras_model(fixed).convert())
     stages = [LiteRT().load(data) for data in (baked, converted)]
     x = rng.random((1, *network.input_shape)).astype(np.float32)
-    answers = [stage.run([x])[0] for stage in stages]
-    if not np.allclose(*answers, rtol=1e-3, atol=1e-4):
-        raise BackendError(f"{name}: the baked model answers {answers[0]}, the converted one {answers[1]}")
+    left, right = (stage.run([x])[0] for stage in stages)
+    if not np.allclose(left, right, rtol=1e-3, atol=1e-4):
+        raise BackendError(f"{name}: the baked model answers {left}, the converted one {right}")
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for stage, took in zip(stages, times, strict=True):

@@ -77,7 +77,7 @@ def bake(
     weights: Annotated[
         Path | None, typer.Option(help="Trained weights as .npz, by name; else those that it came with.")
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Int8 weights and activations.")] = False,
+    quantise: Annotated[bool, typer.Option("--quantise", help="Int8 weights and activations.")] = False,
     calibration: Calibration = None,
     json_: AsJson = False,
 ) -> None:
@@ -86,14 +86,14 @@ def bake(
     from collab.toolchain.trainable.bake import bake as bake_model
     from collab.toolchain.trainable.bake import bake_int8
 
-    if calibration is not None and not int8:
-        raise UsageError("--calibration goes with --int8")
+    if calibration is not None and not quantise:
+        raise UsageError("--calibration goes with --quantise")
     try:
         trainable = model.read_bytes()
     except OSError as error:
         raise ModelError(f"{model}: {error.strerror}") from error
     parameters = LiteRtEngine(trainable).initial if weights is None else read_npz(weights, "--weights")
-    if int8:
+    if quantise:
         data = bake_int8(trainable, parameters, None if calibration is None else _inputs(calibration))
     else:
         data = bake_model(trainable, parameters)

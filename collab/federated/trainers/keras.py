@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collab.errors import BackendError, ModelError
 from collab.federated import trainable as names
@@ -66,7 +67,7 @@ class KerasEngine:
     @property
     def initial(self) -> Parameters:
         """The weights that the model has now."""
-        return {name: np.array(v, np.float32) for name, v in self._variables.items()}
+        return {name: _value(v) for name, v in self._variables.items()}
 
     @property
     def step_bytes(self) -> int:
@@ -99,9 +100,7 @@ class KerasEngine:
         self._assign(parameters)
         loss, right, made = self._compiled(*_real(self._tf, batch))
         gradients = {name: g.numpy() for name, g in zip(self._trained, made, strict=True)}
-        statistics = {
-            name: np.array(v, np.float32) for name, v in self._variables.items() if name not in gradients
-        }
+        statistics = {n: _value(v) for n, v in self._variables.items() if n not in gradients}
         return Step(float(loss), float(right), gradients, statistics)
 
     def measure(self, parameters: Parameters, batch: Batch) -> tuple[float, float]:
@@ -109,6 +108,11 @@ class KerasEngine:
         self._assign(parameters)
         loss, right = self._measured(*_real(self._tf, batch))
         return float(loss), float(right)
+
+
+def _value(variable: Any) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = variable.numpy().astype(np.float32)
+    return found
 
 
 def _name(variable: Any) -> str:

@@ -21,6 +21,7 @@ from collab.federated.update import LocalTraining, Parameters
 Array = NDArray[Any]
 
 MAX_BATCH: Final = 1 << 16
+_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class LocalTrainer:
             Cancelled: `cancelled` said so.
             ConfigError: a setting of the task cannot be.
             TensorError: `start` or `correction` are not the model's parameters.
-            BackendError: the loss is not finite: nothing of it should be sent.
+            BackendError: loss or weights are not finite: nothing of it should be sent.
         """
         _check_task(task)
         begun = self._clock()
@@ -232,7 +233,6 @@ class _Run:
         """One step over some examples; mean loss and share of right answers."""
         task, description = self._task, self._engine.description
         loss, right = 0.0, 0.0
-        self._gradient.fill(0)
         for at in range(0, len(rows), description.batch_size):
             part = rows[at : at + description.batch_size]
             masks = _masks(description, (task.seed, epoch, self.steps, at))
@@ -240,7 +240,10 @@ class _Run:
             made = self._engine.step({**self._views, **self._statistics}, batch)
             loss, right = loss + made.loss, right + made.correct
             for name, view in self._into.items():
-                view += made.gradients[name]
+                if at:
+                    view += made.gradients[name]
+                else:
+                    view[...] = made.gradients[name]
             self._statistics.update(made.statistics)
         if not np.isfinite(loss):
             raise BackendError(f"the loss is {loss} after {self.steps} steps: lower learning_rate")
@@ -248,12 +251,16 @@ class _Run:
             self._gradient += np.float32(task.proximal) * (self._current - self._start)
         if self._correction is not None:
             self._gradient += self._correction
-        self._optimizer.apply(self._current, self._gradient)
+        # What overflows is found by the next step's loss, or at the end.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._optimizer.apply(self._current, self._gradient)
         self.steps += 1
         return loss, right
 
     def parameters(self) -> Parameters:
-        """All parameters, in the model's order."""
+        """All parameters, in the model's order; raises `BackendError` when some are not finite."""
+        if not np.isfinite(self._current).all():
+            raise BackendError(f"the weights are not finite after {self.steps} steps: lower learning_rate")
         found = {**self._views, **self._statistics}
         return {name: found[name].copy() for name in self._order}
 
@@ -274,9 +281,9 @@ def _check_task(task: LocalTraining) -> None:
     checks = (
         ("epochs", task.epochs >= 1, "at least 1"),
         ("batch_size", 1 <= task.batch_size <= MAX_BATCH, f"1 to {MAX_BATCH}"),
-        ("learning_rate", task.learning_rate > 0 and np.isfinite(task.learning_rate), "above 0"),
+        ("learning_rate", 0 < task.learning_rate <= _LARGEST, "above 0"),
         ("momentum", 0 <= task.momentum < 1, "0 to below 1"),
-        ("proximal", task.proximal >= 0 and np.isfinite(task.proximal), "0 or more"),
+        ("proximal", 0 <= task.proximal <= _LARGEST, "0 or more"),
         ("max_steps", task.max_steps is None or task.max_steps >= 1, "at least 1, or none"),
         ("seed", task.seed >= 0, "0 or more"),
     )

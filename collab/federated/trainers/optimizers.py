@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -13,6 +13,15 @@ from collab.errors import ConfigError
 from collab.federated.update import LocalTraining
 
 Vector = NDArray[np.float32]
+
+
+BLOCK: Final = 1 << 15
+"""Elements that stay in the cache while several operations go over them."""
+
+
+def _blocks(*vectors: Vector) -> Iterator[tuple[Vector, ...]]:
+    for at in range(0, vectors[0].size, BLOCK):
+        yield tuple(vector[at : at + BLOCK] for vector in vectors)
 
 
 class Optimizer(Protocol):
@@ -30,8 +39,9 @@ class Sgd:
 
     def apply(self, weights: Vector, gradient: Vector) -> None:
         """See `Optimizer`."""
-        gradient *= self._rate
-        weights -= gradient
+        for moved, slope in _blocks(weights, gradient):
+            slope *= self._rate
+            moved -= slope
 
 
 class Momentum:
@@ -43,10 +53,11 @@ class Momentum:
 
     def apply(self, weights: Vector, gradient: Vector) -> None:
         """See `Optimizer`."""
-        gradient *= self._rate
-        self._velocity *= self._momentum
-        self._velocity -= gradient
-        weights += self._velocity
+        for moved, slope, velocity in _blocks(weights, gradient, self._velocity):
+            slope *= self._rate
+            velocity *= self._momentum
+            velocity -= slope
+            moved += velocity
 
 
 class Adam:
@@ -59,26 +70,25 @@ class Adam:
     def __init__(self, task: LocalTraining, size: int) -> None:
         self._rate = task.learning_rate
         self._mean, self._square = np.zeros(size, np.float32), np.zeros(size, np.float32)
-        self._room = np.empty(size, np.float32)
         self._steps = 0
 
     def apply(self, weights: Vector, gradient: Vector) -> None:
         """See `Optimizer`."""
         self._steps += 1
         rate = self._rate * np.sqrt(1 - self.SECOND**self._steps) / (1 - self.FIRST**self._steps)
-        room = self._room
-        np.subtract(gradient, self._mean, out=room)
-        room *= np.float32(1 - self.FIRST)
-        self._mean += room
-        gradient *= gradient
-        gradient -= self._square
-        gradient *= np.float32(1 - self.SECOND)
-        self._square += gradient
-        np.sqrt(self._square, out=room)
-        room += self.EPSILON
-        np.divide(self._mean, room, out=room)
-        room *= np.float32(rate)
-        weights -= room
+        for moved, slope, mean, square in _blocks(weights, gradient, self._mean, self._square):
+            room = slope - mean
+            room *= np.float32(1 - self.FIRST)
+            mean += room
+            slope *= slope
+            slope -= square
+            slope *= np.float32(1 - self.SECOND)
+            square += slope
+            np.sqrt(square, out=room)
+            room += self.EPSILON
+            np.divide(mean, room, out=room)
+            room *= np.float32(rate)
+            moved -= room
 
 
 OPTIMIZERS: Final[Mapping[str, Callable[[LocalTraining, int], Optimizer]]] = MappingProxyType(

@@ -105,15 +105,11 @@ class _Reader:
         number = inputs[0]
         if made is not None:
             number = self.add(layer.name, made, inputs)
-        for variable in layer.weights:
+        weights = [variable for variable in layer.weights if "seed_generator" not in variable.path]
+        if weights and not layer.trainable:
+            raise ModelError(f"layer {layer.name!r} is frozen: set trainable = True, all weights are trained")
+        for variable in weights:
             name = variable.path.rsplit("/", 1)[-1]
-            if name in ("seed_generator_state",):
-                continue
-            frozen = not layer.trainable and name in ("kernel", "bias", "gamma", "beta")
-            if frozen:
-                raise ModelError(
-                    f"layer {layer.name!r} is frozen: set trainable = True, all weights are trained"
-                )
             value = np.asarray(variable, np.float32)
             self.parameters.append(Parameter(f"{layer.name}/{name}", value, not name.startswith("moving_")))
         if activation is not None:
@@ -182,6 +178,8 @@ def _same(layer: Any) -> bool:
 
 
 def _dense(layer: Any) -> _Made:
+    if len(layer.input.shape) != 2:
+        raise ModelError("its input must be (features,): put Flatten before it")
     return Dense(layer.units, layer.use_bias), _activation(layer.activation)
 
 

@@ -56,7 +56,7 @@ def test_without_weights_it_takes_those_that_the_model_came_with(app, tmp_path):
 
 def test_what_cannot_be_is_refused(app, tmp_path):
     out = tmp_path / "m.tflite"
-    with pytest.raises(UsageError, match="--calibration goes with --int8"):
+    with pytest.raises(UsageError, match="--calibration goes with --quantise"):
         call(app, "bake", MLP, "--out", out, "--calibration", MLP)
     with pytest.raises(ModelError, match="No such file"):
         call(app, "bake", tmp_path / "none.tflite", "--out", out)
@@ -65,7 +65,7 @@ def test_what_cannot_be_is_refused(app, tmp_path):
     with open(tmp_path / "x.npz", "wb") as file:
         np.savez(file, x=np.zeros(3))
     with pytest.raises(InputError, match="must hold float32 inputs named x"):
-        call(app, "bake", MLP, "--out", out, "--int8", "--calibration", tmp_path / "x.npz")
+        call(app, "bake", MLP, "--out", out, "--quantise", "--calibration", tmp_path / "x.npz")
     with pytest.raises(UsageError, match="use one of cross_entropy"):
         call(app, "export-trainable", MLP, "--out", out, "--loss", "hinge")
     assert not out.exists()

@@ -107,7 +107,7 @@ def test_every_command_and_its_options_exist(page, known):
 
 def test_every_row_of_the_command_table_names_options_of_its_command(known):
     text = (ROOT / "README.md").read_text("utf-8")
-    rows = re.findall(r"^\| `collab ([a-z -]+?)(?: [A-Z]+)?` \|(.*)$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `collab ((?:[a-z]+[ -])*[a-z]+)(?: [A-Z]+)?` \|(.*)$", text, re.MULTILINE)
     described = set()
     for name, rest in rows:
         command = tuple(name.split())
@@ -186,8 +186,9 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "a simulated network: hosts, links": f"{network.MAX_PLACES:,}, {network.MAX_LINKS:,}",
         "a node's examples: number, bytes, files of a folder": f"{sources.MAX_EXAMPLES:,}, "
         f"{sources.MAX_BYTES >> 30} GiB, {archives.MAX_FILES:,}",
-        "a table of examples: columns, characters of a field; pixels of a picture": f"{tables.MAX_COLUMNS:,}, "
-        f"{tables.MAX_FIELD:,}; {pictures.MAX_PIXELS:,}",
+        "a table of examples: columns, characters of a field; pixels of a picture": ", ".join(
+            (f"{tables.MAX_COLUMNS:,}", f"{tables.MAX_FIELD:,}; {pictures.MAX_PIXELS:,}")
+        ),
         "a trainable model: its description, examples of a batch, of its calibration": "1 MiB, "
         f"{export.MAX_BATCH:,}, {export.MAX_CALIBRATION}",
         "examples of a task's batch": f"{local.MAX_BATCH:,}",

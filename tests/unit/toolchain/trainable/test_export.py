@@ -56,10 +56,10 @@ def test_gradients_through_sums_and_joins_are_the_slopes_of_the_loss():
         direction = rng.standard_normal(p.value.shape).astype(np.float32)
         losses = [
             run.run("train", given | values | {f"parameter:{p.name}": p.value + step * direction})["loss"]
-            for step in (np.float32(0.01), np.float32(-0.01))
+            for step in (np.float32(0.001), np.float32(-0.001))
         ]
-        slope = (losses[0] - losses[1]) / 0.02
-        assert np.vdot(found[f"gradient:{p.name}"], direction) == pytest.approx(slope, rel=0.02, abs=2e-3)
+        slope = (losses[0] - losses[1]) / 0.002
+        assert np.vdot(found[f"gradient:{p.name}"], direction) == pytest.approx(slope, rel=0.02, abs=1e-3)
 
 
 def test_dropout_scales_by_the_mask_that_it_is_given():
