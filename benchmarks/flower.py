@@ -12,9 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.federated_data import BATCH, LAYERS, Setting, initial, write_parts
+from benchmarks.federated_data import BATCH, LAYERS, Setting, accuracy, initial, write_parts
 from benchmarks.federated_site import SERVER, Peaks, Site
 from collab.errors import ConfigError
+from collab.federated.update import Parameters
 
 ENVIRONMENT: Final = Path(os.environ.get("FLOWER_ENVIRONMENT", "/tmp/flower"))
 PORT: Final = 9092
@@ -164,10 +165,7 @@ def _watched(name: str, setting: Setting, folder: Path, site: Site, began: float
             after_first = site.bytes()
         done = len(now)
     ends, total = _ends(times), site.bytes()
-    with np.load(folder / "final.npz") as final:
-        weights = dict(zip(initial(setting), (final[f"w{i}"] for i in range(len(final))), strict=True))
-    from benchmarks.federated_data import accuracy
-
+    weights = after(setting, folder, setting.rounds)
     steps = np.diff(ends)
     return Measured(
         name,
@@ -179,6 +177,12 @@ def _watched(name: str, setting: Setting, folder: Path, site: Site, began: float
         accuracy=accuracy(setting, weights),
         bytes=total,
     )
+
+
+def after(setting: Setting, folder: Path, number: int) -> Parameters:
+    """The weights of a round, by our names."""
+    with np.load(folder / f"round-{number}.npz") as made:
+        return dict(zip(initial(setting), (made[f"w{i}"] for i in range(len(made))), strict=True))
 
 
 def _ends(times: Path) -> list[float]:

@@ -5,7 +5,7 @@
     server_app(), client_app()               # SuperLink and SuperNodes; FOLDER in $FLOWER_FOLDER
 
 The folder holds ``settings.json``, ``initial.npz`` (``w0``, ``w1``, … in Keras' order) and ``part-K.npz``
-(``x`` uint8, ``y``); the server leaves ``final.npz`` and ``times.json``.  Nothing of collab is imported.
+(``x`` uint8, ``y``); the server leaves ``round-K.npz`` and ``times.json``.  Nothing of collab is imported.
 Clients train with TensorFlow as Flower's own TensorFlow example does: ``model.fit``.
 """
 
@@ -67,7 +67,7 @@ def client(folder: Path, number: int) -> Any:
     with np.load(folder / f"part-{number}.npz") as part:
         x, y = part["x"].astype(np.float32) / np.float32(255), part["y"]
 
-    class Device(NumPyClient):
+    class Device(NumPyClient):  # type: ignore[misc]
         def fit(self, parameters: Any, config: Any) -> Any:
             model.set_weights(parameters)
             model.fit(x, y, batch_size=given["batch_size"], epochs=given["epochs"], verbose=0)
@@ -84,7 +84,7 @@ def strategy(folder: Path) -> Any:
     given = settings(folder)
     times: list[tuple[str, int, float]] = []
 
-    class Timed(FedAvg):
+    class Timed(FedAvg):  # type: ignore[misc]
         def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
             client_manager.wait_for(given["clients"], timeout=300)
             times.append(("begin", server_round, time.time()))
@@ -96,7 +96,7 @@ def strategy(folder: Path) -> Any:
             if len(results) != given["clients"]:
                 raise SystemExit(f"round {server_round}: {len(results)} results, {failures}")
             weights = parameters_to_ndarrays(found[0])
-            np.savez(folder / "final.npz", **{f"w{i}": w for i, w in enumerate(weights)})
+            np.savez(folder / f"round-{server_round}.npz", **{f"w{i}": w for i, w in enumerate(weights)})
             (folder / "times.json").write_text(json.dumps(times))
             return found
 
