@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.figures import Figure, arguments, machine, report
 from collab.assembly import build_cluster
 from collab.coordinator.deploy import deploy
+from collab.coordinator.federated_folder import RunFolder
 from tests.integration.models import Reference
 from tests.integration.processes import ROOT, NodeProcess, environment
 
@@ -76,6 +77,8 @@ async def training(folder: Path, peer: str, number: int):
     finally:
         process.terminate()
         await process.communicate()
+    kept = await asyncio.to_thread(RunFolder(folder / f"{number}").look)
+    assert kept.ledger.asked, "the node has not trained all the time"
 
 
 async def measure(folder: Path, node: NodeProcess, seconds: float, turns: int) -> dict[bool, list[float]]:

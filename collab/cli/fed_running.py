@@ -79,8 +79,7 @@ async def run_federated(
 ) -> Finish:
     """Begin or go on with a folder's run, until it is over or SIGINT or SIGTERM ends it."""
     prepared = await asyncio.to_thread(_prepare, folder, task)
-    rounds, journal, blobs, work, begin = prepared
-    data = await asyncio.to_thread(folder.model.read_bytes)
+    rounds, journal, blobs, work, begin, scratch, data = prepared
     server = FederatedServer(
         cluster,
         task,
@@ -89,7 +88,7 @@ async def run_federated(
         blobs,
         work,
         (digest_of(data), data),
-        folder.scratch(),
+        scratch,
         watcher,
         _evaluation(folder, task, work),
     )
@@ -109,7 +108,8 @@ def _prepare(folder: RunFolder, task: Task) -> Any:
     task_digest = digest_of(task_bytes(task))
     if ledger.run and ledger.task != task_digest:
         raise ConfigError(f"{folder.path}: its journal is of another task; restore task.json, or begin anew")
-    work = ServerWork(rules_of(task), blobs, folder.scratch())
+    scratch, data = folder.scratch(), folder.model.read_bytes()
+    work = ServerWork(rules_of(task), blobs, scratch)
     if ledger.run:
         begin = Begin(ledger.run, task_digest, ledger.model, 0)
     else:
@@ -118,7 +118,7 @@ def _prepare(folder: RunFolder, task: Task) -> Any:
         control = work.first_control(weights)
         begin = Begin(f"run-{secrets.token_hex(12)}", task_digest, model, size, control)
     limit = functools.partial(spent, task.privacy)
-    return Rounds(task, ledger, spent=limit), journal, blobs, work, begin
+    return Rounds(task, ledger, spent=limit), journal, blobs, work, begin, scratch, data
 
 
 def rules_of(task: Task) -> Rules:

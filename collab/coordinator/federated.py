@@ -68,7 +68,7 @@ class Watcher:
         """One line about the run."""
 
     def record(self, record: RoundRecord) -> None:
-        """A round is over; one of the same round replaces it."""
+        """A round is over; one of the same round replaces it.  May block: it is not called in the loop."""
 
     def clients(self, clients: Sequence[RemoteClient]) -> None:
         """What clients are at has changed."""
@@ -177,6 +177,8 @@ class FederatedServer:
                 if action.compact:
                     await self._off_loop(self._journal.compact, self._rounds.snapshot())
                 todo.extendleft(reversed(more))
+            elif isinstance(action, do.Record):
+                await self._off_loop(self._watcher.record, action.record)
             else:
                 _PERFORM[type(action)](self, action)
         self._watcher.clients(list(self._clients.values()))
@@ -185,9 +187,6 @@ class FederatedServer:
     def _keep(self, action: do.Keep) -> None:
         kept = action.digests | self._unsettled
         self._spawn(self._quietly(self._off_loop(self._blobs.keep, kept)))
-
-    def _record(self, action: do.Record) -> None:
-        self._watcher.record(action.record)
 
     def _notify(self, action: do.Notify) -> None:
         self._watcher.notice(action)
@@ -416,7 +415,6 @@ _PERFORM: Final[dict[type, Callable[[FederatedServer, Any], None]]] = {
     do.Aggregate: FederatedServer._aggregate,
     do.Evaluate: FederatedServer._evaluate,
     do.Keep: FederatedServer._keep,
-    do.Record: FederatedServer._record,
     do.Notify: FederatedServer._notify,
 }
 

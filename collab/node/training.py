@@ -102,6 +102,8 @@ class NodeTraining:
         self._restoring = asyncio.Lock()
         """Training and evaluation may be sent one blob, which goes when it has been read."""
         self._errand: Errand | None = None
+        self._at_work: Guard | None = None
+        """Of the training that the thread is at; it may be of an order that was given up."""
         self._trial: Errand | None = None
         """The latest evaluation."""
         self._enrolled: tuple[Digest, Enrolled] | None = None
@@ -294,7 +296,7 @@ class NodeTraining:
         if self.draining:
             return f"{self._name!r} drains"
         guard = self._errand.guard if self._errand is not None else None
-        if guard is not None and guard.hangs:
+        if self._at_work is not None and self._at_work.hangs:
             return "the training before hangs; start the node again"
         try:
             energy_meter(self.config)
@@ -395,7 +397,16 @@ class NodeTraining:
             control=await self._path(ask.work.control) if ask.work.control is not None else None,
             state=state,
         )
-        return await self._thread.run(train, job, await self._trainer(ask.trainable), guard)
+        enrolled = await self._trainer(ask.trainable)
+
+        def work() -> Product:
+            self._at_work = guard
+            try:
+                return train(job, enrolled, guard)
+            finally:
+                self._at_work = None
+
+        return await self._thread.run(work)
 
     async def _evaluate(self, errand: Errand, ask: Ask) -> None:
         try:

@@ -110,7 +110,7 @@ class NodeProcess:
         """Whether a traceback in its log is expected."""
         self._command = [*wrapper, python, "-m", "collab", "node", "--name", name, "--store", str(self.store)]
         self._options = options
-        self._env = env or {}
+        self.env = env or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
 
@@ -144,7 +144,7 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=environment(**self._env),
+                env=environment(**self.env),
             )
         self._unread = b""
         self._started = time.monotonic()

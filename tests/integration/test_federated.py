@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from collab.client.training import TrainingControl
 from tests.integration.federated_trainers import HELD_OUT, install
 from tests.integration.processes import ROOT, Finished, NodeProcess, collab, command, environment, running
-from tests.mosquitto import Mosquitto, free_port, mosquitto
+from tests.mosquitto import Mosquitto, mosquitto
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -86,11 +85,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         b=np.zeros(CLASSES, np.float32),
     )
     with mosquitto() as broker:
+        listen = f"127.0.0.1:0,coap+tcp://127.0.0.1:0,mqtt://127.0.0.1:{broker.port}"
         nodes = {}
         for name in (*HONEST, *BAD):
-            # One that is started again is dialled where it was.
-            at, coap = free_port(), free_port()
-            listen = f"127.0.0.1:{at},coap+tcp://127.0.0.1:{coap},mqtt://127.0.0.1:{broker.port}"
             np.savez(folder / f"{name}.npz", **data_of(name))
             config = folder / f"{name}.toml"
             trainer = BAD.get(name, "softmax")
@@ -189,8 +186,7 @@ def test_a_gateway_that_sums_for_its_children_makes_the_same_model(site, undistu
 def test_a_client_that_is_killed_while_it_uploads_goes_on_with_the_same_update(
     site, undisturbed, tmp_path, monkeypatch
 ):
-    node, get_blob = site.nodes["ben"], TrainingControl.get_blob
-    offsets: list[int] = []
+    get_blob, offsets = TrainingControl.get_blob, []
 
     async def break_off(self: TrainingControl, sha256: Any, size: int, offset: int, keep: Callable) -> None:
         if self._control.name != "ben":
@@ -199,19 +195,16 @@ def test_a_client_that_is_killed_while_it_uploads_goes_on_with_the_same_update(
         offsets.append(offset)
         if len(offsets) == 1:
             await get_blob(self, sha256, size, offset, lambda at, data: keep(at, data[: size // 2]))
-            restarted.start()
-            await asyncio.to_thread(dead.wait, 20)
+            await asyncio.to_thread(node.kill)
+            restarting.append(asyncio.ensure_future(asyncio.to_thread(node.start)))
         await get_blob(self, sha256, size, offset, keep)
 
-    def restart() -> None:
-        node.kill()
-        dead.set()
-        node.start()
-
-    dead, restarted = threading.Event(), threading.Thread(target=restart)
+    restarting: list[asyncio.Future[NodeProcess]] = []
     monkeypatch.setattr(TrainingControl, "get_blob", break_off)
-    done = command(*site.arguments(tmp_path / "killed", site.peers()))
-    restarted.join()
+    config = str(site.folder / "ben.toml")
+    with NodeProcess("ben", tmp_path, "--config", config, env=site.nodes["ben"].env) as node:
+        peers = f"{site.peers(('ann', 'cyd'))},{node.endpoint}"
+        done = command(*site.arguments(tmp_path / "killed", peers))
     assert (done.code, done.json["model"]) == (0, undisturbed["model"]), done
     assert offsets[0] == 0
     assert offsets[1] > 0

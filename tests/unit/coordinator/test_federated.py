@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from collab.federated.records import RoundRecord
 from collab.federated.task import convert_task
 from collab.node.config import NodeConfig
 from collab.node.service import NodeService
+from collab.node.store import Store
 from collab.node.training_config import TrainingConfig
 from collab.transport.inproc import InprocTransport
 from tests.integration import federated_trainers
@@ -57,7 +59,10 @@ class Site:
             store=self.folder / "stores" / name,
             training=TrainingConfig(trainer="softmax", **training),
         )
-        self.nodes[name] = await build_node(config, self.transport).__aenter__()
+        # A node opens its store before its loop has work.
+        store = await asyncio.to_thread(Store, self.folder / "stores" / name)
+        with patch.object(assembly, "Store", lambda *_: store):
+            self.nodes[name] = await build_node(config, self.transport).__aenter__()
         return self.nodes[name]
 
     async def stop(self, name: str) -> None:
@@ -69,13 +74,21 @@ class Site:
         rules = {"clients": {"minimum": len(names)}, "round": {"deadline_s": 20}, "rounds": 3, **task}
         made = convert_task({"name": label, "model": "m.npz", **rules})
         self.told.records.clear()
-        with RunFolder(self.folder / label) as folder:
+        folder = RunFolder(self.folder / label)
+
+        def enter() -> None:
+            folder.__enter__()
             if not folder.begun:
                 folder.begin(made, (self.folder / "m.npz").read_bytes(), RunSettings(tuple(names)))
+
+        await asyncio.to_thread(enter)
+        try:
             async with build_cluster(inproc=self.transport) as cluster:
                 addresses = [f"inproc://{name}" for name in names]
                 running = run_federated(cluster, folder, made, addresses, self.told)
                 return await asyncio.wait_for(running, 40)
+        finally:
+            folder.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -152,7 +165,7 @@ async def test_a_node_that_is_started_again_between_rounds_keeps_what_it_remembe
 
     def restart(record: RoundRecord) -> None:
         if record.round == 2:
-            done.append(loop.create_task(again()))
+            loop.call_soon_threadsafe(lambda: done.append(loop.create_task(again())))
 
     site.told.on_record = restart
     broken = await site.run("broken", **encodings, rounds=4)

@@ -19,7 +19,7 @@ from collab.federated.compression.settings import Compression
 from collab.federated.compression.updates import decode_update
 from collab.federated.exchange import plain_weights
 from collab.federated.orders import OrderId
-from collab.federated.update import LocalTraining
+from collab.federated.update import LocalTraining, Update
 from collab.node.store import Store
 from collab.node.training import NodeTraining
 from collab.node.training_config import TrainingConfig
@@ -64,7 +64,7 @@ class Site:
         self.surroundings = ALWAYS
 
     async def __aenter__(self) -> Site:
-        self.store = Store(self.folder)
+        self.store = await asyncio.to_thread(Store, self.folder)
         self.training = NodeTraining(
             "n",
             self.config,
@@ -74,7 +74,7 @@ class Site:
             lambda: self.surroundings,
         )
         await self.training.start()
-        self.model, self.weights = self.put(b"trainable"), self.put(WEIGHTS)
+        self.model, self.weights = await self.put(b"trainable"), await self.put(WEIGHTS)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -82,8 +82,13 @@ class Site:
         await self.training.close()
         self.store.close()
 
-    def put(self, data: bytes) -> Digest:
-        return self.store.add(data, ())
+    async def put(self, data: bytes) -> Digest:
+        return await asyncio.to_thread(self.store.add, data, ())
+
+    async def update(self, state: pb.TrainingState) -> Update:
+        """The update that a state names."""
+        path = await asyncio.to_thread(self.store.path, state.update)
+        return decode_update(await asyncio.to_thread(path.read_bytes))
 
     def request(self, round_=1, attempt=0, seed=1, run="run", **fields) -> pb.OfferTrainingRequest:
         order = pb.TrainingOrder(
@@ -116,7 +121,7 @@ async def test_an_order_is_trained_once_however_often_it_is_offered(tmp_path):
         state = await site.train(seed=4)
         assert (state.state, state.samples, state.steps) == ("done", 5, 2)
         assert {m.name: m.value for m in state.metrics} == {"loss": 1.5}
-        update = decode_update(site.store.path(state.update).read_bytes())
+        update = await site.update(state)
         assert (update.client, update.round, update.samples) == ("n", 1, 5)
         assert (update.delta["w"] == 4).all()
         again = await site.offer(seed=4)
@@ -139,19 +144,19 @@ async def test_what_a_lossy_update_left_out_is_sent_later_only_if_it_counted(tmp
             await site.train(1, encoding=encoding)
             await site.training.end(OrderId("run", 1), False, counted=counted, leave=False)
             state = await site.train(2, encoding=encoding)
-            feedback[counted] = decode_update(site.store.path(state.update).read_bytes()).delta["w"]
+            feedback[counted] = (await site.update(state)).delta["w"]
     assert feedback[False].reshape(-1).tolist() == [0, 0, 0, 0, 4, 5]
     assert feedback[True].reshape(-1).tolist() == [0, 0, 0, 6, 0, 5]
 
 
 async def test_an_acknowledgement_that_was_lost_comes_with_the_next_offer(tmp_path):
     async with Site(tmp_path) as site:
-        control = site.put(plain_weights({"w": np.ones((2, 3), np.float32)}))
+        control = await site.put(plain_weights({"w": np.ones((2, 3), np.float32)}))
         await site.train(1, control=control)
         counted = pb.TrainingOrder(run="run", round=1)
         state = await site.train(2, control=control, counted=counted)
         # The client's own variate is 1 by now, so nothing is left of the server's.
-        assert not decode_update(site.store.path(state.update).read_bytes()).delta["w"].any()
+        assert not (await site.update(state)).delta["w"].any()
 
 
 async def test_weights_come_whole_or_as_a_difference_and_are_checked(tmp_path):
@@ -166,11 +171,11 @@ async def test_weights_come_whole_or_as_a_difference_and_are_checked(tmp_path):
         with pytest.raises(StoreError, match="not in the store"):
             await site.training.begin(order, False, ())
         with pytest.raises(NotLoaded, match="not what the order names"):
-            await site.training.begin(order, False, [Part(base, site.put(change), base)])
+            await site.training.begin(order, False, [Part(base, await site.put(change), base)])
         other = encode_model({"w": START["w"] - np.float32(1)}, Compression(), START).data
         with pytest.raises(StoreError, match="stands for others"):
-            await site.training.begin(order, False, [Part(site.weights, site.put(other), base)])
-        await site.training.begin(order, False, [Part(site.weights, site.put(change), base)])
+            await site.training.begin(order, False, [Part(site.weights, await site.put(other), base)])
+        await site.training.begin(order, False, [Part(site.weights, await site.put(change), base)])
         assert (await site.training.status(order, False, 10)).state == "done"
 
 
@@ -200,7 +205,7 @@ async def test_a_later_order_ends_the_one_under_way_and_another_run_is_told_to_w
         await site.training.begin(OrderId("run", 2), False, ())
         site.toy.go_on.set()
         state = await site.training.status(OrderId("run", 2), False, 10)
-        assert (decode_update(site.store.path(state.update).read_bytes()).delta["w"] == 2).all()
+        assert ((await site.update(state)).delta["w"] == 2).all()
 
 
 async def test_a_policy_declines_before_and_ends_training(tmp_path, monkeypatch):
@@ -260,7 +265,7 @@ async def test_a_run_that_is_over_leaves_nothing_in_the_store(tmp_path):
         assert {site.model, site.weights} < used
         await site.training.end(OrderId("run", 1), False, counted=True, leave=True)
         assert site.training.used_digests() == []
-        assert site.store.digests() == [site.model]
+        assert await asyncio.to_thread(site.store.digests) == [site.model]
 
 
 @pytest.mark.parametrize(
