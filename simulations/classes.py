@@ -9,7 +9,7 @@ from collab.emulation.profiles import PROFILES
 from simulations.drawing import dots
 from simulations.experiment import Case, Done, Experiment, changed, markdown, scenario
 
-ALLOWANCE_MS: Final = 10.0
+ALLOWANCE_MS: Final = 20.0
 """For computing and for the Python stack, on top of the budget of both ways."""
 _EMULATED: Final = ("5qi-3", "5qi-9", "5qi-80", "5qi-86", "5qi-87")
 
@@ -30,7 +30,7 @@ def cases(quick: bool) -> list[Case]:
         deadline = {"deadline_ms": 2 * budget_ms(name) + ALLOWANCE_MS}
         made = changed(tree, topology={"profile": name}, workload=deadline)
         simulated = changed(made, workload={"requests": 300}) if quick else made
-        emulated = changed(made, workload={"requests": 60 if quick else 400, "warmup": 10})
+        emulated = changed(made, workload={"requests": 60 if quick else 200, "warmup": 10})
         found.append(Case("simulated", axes, simulated, model))
         if name in _EMULATED:
             found.append(Case("emulated", axes, emulated, model))

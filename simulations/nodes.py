@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from collab.emulation.results import Asking
 from simulations.drawing import curves
 from simulations.experiment import Case, Done, Experiment, changed, markdown, scenario
 
@@ -66,12 +67,19 @@ def _client(number: int, count: int) -> str:
     return "client" if count == 1 else f"client-{number}"
 
 
+def steady_rps(askings: Sequence[Asking]) -> float:
+    """Answers a second between the first and the last tenth of them: neither filling nor emptying."""
+    ends = sorted(asking.start_ms + asking.latency_ms for asking in askings if asking.answered)
+    first, last = len(ends) // 10, len(ends) - 1 - len(ends) // 10
+    return 1e3 * (last - first) / (ends[last] - ends[first])
+
+
 def draw(done: Sequence[Done]) -> Mapping[str, str]:
     """Both ways of using nodes, beside one node's rate times their number."""
     series: dict[str, dict[str, list[tuple[float, float]]]] = {"simulated": {}, "emulated": {}}
     for one in done:
         for row in one.rows():
-            point = (float(row["nodes"]), float(row["throughput_rps"]))
+            point = (float(row["nodes"]), steady_rps(one.of(row["plan"])))
             series[one.case.kind].setdefault(row["plan"], []).append(point)
     alone = next((y for points in series["simulated"].values() for x, y in points if x == 1), None)
     most = max(float(one.case.values["nodes"]) for one in done)
@@ -82,17 +90,18 @@ def draw(done: Sequence[Done]) -> Mapping[str, str]:
 
 def table(done: Sequence[Done]) -> str:
     """Rates, and the share of what as many single nodes would do."""
-    rows = [row for one in done for row in one.rows()]
-    alone = {(row["kind"], row["plan"]): row["throughput_rps"] for row in rows if row["nodes"] == 1}
+    rates = {
+        (one.case.kind, float(one.case.values["nodes"]), run.name): steady_rps(one.of(run.name))
+        for one in done
+        for run in one.results.plans
+    }
     lines = []
-    for row in rows:
-        base = alone.get((row["kind"], row["plan"]))
-        gain = None if base is None else row["throughput_rps"] / base
-        marked = row["kind"] + (" (!)" if row["flagged"] else "")
-        efficiency = None if gain is None else gain / row["nodes"]
-        lines.append(
-            (row["nodes"], marked, row["plan"], row["throughput_rps"], gain, efficiency, row["p50_ms"])
-        )
+    for row in (row for one in done for row in one.rows()):
+        kind, nodes, plan = row["kind"], row["nodes"], row["plan"]
+        rate, alone = rates[kind, nodes, plan], rates.get((kind, 1.0, plan))
+        gain = None if alone is None else rate / alone
+        marked = kind + (" (!)" if row["flagged"] else "")
+        lines.append((nodes, marked, plan, rate, gain, gain and gain / nodes, row["p50_ms"]))
     return markdown(("nodes", "kind", "plan", "answers/s", "gain", "of ideal", "p50 ms"), lines)
 
 
