@@ -8,7 +8,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -83,7 +83,8 @@ def environment_python() -> Path:
 def prepare(setting: Setting, folder: Path) -> None:
     """The files that `benchmarks.flower_app` reads."""
     write_parts(setting, folder)
-    np.savez(folder / "initial.npz", **{f"w{i}": w for i, w in enumerate(initial(setting).values())})
+    weights: dict[str, Any] = {f"w{i}": w for i, w in enumerate(initial(setting).values())}
+    np.savez(folder / "initial.npz", **weights)
     told = {
         "clients": setting.clients,
         "rounds": setting.rounds,

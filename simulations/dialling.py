@@ -52,7 +52,7 @@ async def time_dialling(scenario: Scenario, material: Material, stop: asyncio.Ev
                 *(str(folder / f"desk-{requester}.json"), address, target),
             )
             await site.set_links()
-            await site.restart_counts()
+            await site.restart_links(scenario.seed)
             before = HostTimes.now()
             for number in range(scenario.workload.requests or 1):
                 if stop.is_set():

@@ -174,7 +174,8 @@ def main() -> None:
         answer = reference(options.environment, given)
         if options.write:
             STORED.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(STORED, **given, **{f"answer/{n}": v for n, v in answer.items()})
+            stored: dict[str, Any] = {**given, **{f"answer/{name}": array for name, array in answer.items()}}
+            np.savez_compressed(STORED, **stored)
     found = differences(given, answer)
     holds = all(apart <= WITHIN for apart, _ in found.values())
     if options.json:

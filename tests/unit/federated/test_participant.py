@@ -148,7 +148,8 @@ def test_a_restarted_client_announces_what_it_had_made():
 def test_in_any_order_of_events_an_update_is_made_once_and_settled_once(seed):
     chance = random.Random(seed)
     client = part.Participant()
-    trained, settled, running = [], [], set()
+    trained, settled = [], []
+    running: set = set()
     for now in range(60):
         order = OrderId(chance.choice(["run", "other"]), chance.randint(1, 4))
         event = chance.choice(

@@ -36,6 +36,7 @@ def test_half_a_line_is_not_read_and_gone_after_the_next_write():
     file = RecordFile(disk)
     file.write(record(1))
     line = disk.read(NAME)
+    assert line
     for end in range(len(line)):
         disk.write(NAME, line + line[:end])
         assert [r.round for r in file.read()] == [1]

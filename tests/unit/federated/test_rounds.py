@@ -419,7 +419,7 @@ def test_seeds_of_clients_differ_and_are_the_same_when_an_offer_is_repeated():
     rounds, done, take = driven()
     take(rounds.handle(on.Left("c0"), 0.0))
     take(rounds.handle(on.Joined("c0", Capabilities(samples=9)), 0.0))
-    seeds = {}
+    seeds: dict = {}
     for action in done:
         if isinstance(action, do.Offer):
             seeds.setdefault(action.client, set()).add(action.work.training.seed)

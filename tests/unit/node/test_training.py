@@ -138,7 +138,7 @@ async def test_what_a_lossy_update_left_out_is_sent_later_only_if_it_counted(tmp
     feedback = {}
     for counted in (True, False):
         async with Site(tmp_path / str(counted)) as site:
-            site.toy.train = lambda start, task, **_: Trained(
+            site.toy.train = lambda start, task, **_: Trained(  # type: ignore[method-assign]
                 {"w": start["w"] + np.arange(6, dtype=np.float32).reshape(2, 3)}, 5, 1, 0.1, {}
             )
             await site.train(1, encoding=encoding)
@@ -228,13 +228,13 @@ async def test_a_trainer_that_raises_fails_its_order_and_not_the_node(tmp_path, 
         raise ZeroDivisionError
 
     async with Site(tmp_path) as site:
-        site.toy.train = broken
+        site.toy.train = broken  # type: ignore[method-assign]
         state = await site.train(1)
         assert (state.state, state.reason) == (
             "failed",
             "trainer 'toy' fails with ZeroDivisionError; see the node's log",
         )
-        site.toy.train = Toy().train
+        site.toy.train = Toy().train  # type: ignore[method-assign]
         assert (await site.train(1)).state == "done"
 
 
