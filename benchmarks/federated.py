@@ -61,7 +61,7 @@ def _of_mlp(setting: Setting) -> Figure:
 
 def accurate(quick: bool) -> list[Figure]:
     """Twice the same training: Flower's, and ours with int8 both ways (in process: the bits are the same)."""
-    setting = Setting(clients=4, samples=2400, rounds=6) if quick else Setting(rounds=30)
+    setting = Setting(clients=4, samples=2400, rounds=6) if quick else Setting(rounds=20)
     gaps, mine, theirs = list[float](), list[float](), list[float]()
     for seed in range(1, 2 if quick else 3):
         seeded = replace(setting, seed=seed)
