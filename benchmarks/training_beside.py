@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def prepare(folder: Path) -> NodeProcess:
 
 
 @contextlib.asynccontextmanager
-async def training(folder: Path, peer: str, number: int):
+async def training(folder: Path, peer: str, number: int) -> AsyncIterator[None]:
     """A federated run that goes on until the block is left; entered once the node trains."""
     words = [
         "-m",

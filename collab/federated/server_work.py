@@ -240,7 +240,11 @@ class ServerWork:
             for name in list(state)
             if name.startswith(_RESIDUAL)
         }
-        private = _begin_private(rules.privacy, before, state, len(action.updates))
+        private = None
+        if rules.privacy is not None and rules.privacy.place == "central":
+            bound = float(state.pop(_BOUND)) if _BOUND in state else rules.privacy.clip
+            noise = KeyedNoise(self._noise_key(action))
+            private = _begin_private(rules.privacy, before, bound, len(action.updates), noise)
         if rules.aggregation.robust:
             with DiskSpool(self._scratch) as spool:
                 aggregator = RoundAggregator(rules.aggregation, before, state, spool=spool, clients=clients)
@@ -250,7 +254,7 @@ class ServerWork:
             weights = self._added(aggregator, action, private)
         kept = aggregator.state()
         if private is not None:
-            kept[_BOUND] = np.float64(private.bound).reshape(())
+            kept[_BOUND] = np.float64(private.clipping.bound).reshape(())
         change = b""
         if rules.down.lossy:
             # Clients go on with what they can be sent, and the server with the same.
@@ -268,7 +272,7 @@ class ServerWork:
         return Aggregated(action.round, model, size, state_digest, control, metrics)
 
     def _added(
-        self, aggregator: RoundAggregator, action: Aggregate, private: _PrivateRound | None
+        self, aggregator: RoundAggregator, action: Aggregate, private: PrivateMean | None
     ) -> Parameters:
         for counted in action.updates:
             data = self._blobs.get(counted.digest)
@@ -279,11 +283,8 @@ class ServerWork:
             update = decode_update(data)
             aggregator.add(replace(update, staleness=counted.staleness))
             if private is not None:
-                private.mean.add(update.delta)
-        if private is None:
-            return aggregator.finish()
-        key = self._noise_key(action)
-        return aggregator.finish(lambda _: private.finish(KeyedNoise(key)))
+                private.add(update)
+        return aggregator.finish() if private is None else aggregator.finish(lambda _: private.combined())
 
     def _noise_key(self, action: Aggregate) -> bytes:
         """Drawn once for each release, so that a restart repeats the same noise on the same updates."""
@@ -299,36 +300,20 @@ class ServerWork:
         return key
 
 
-class _PrivateRound:
-    """One round's mean under central differential privacy."""
-
-    def __init__(self, private: Privacy, model: Parameters, bound: float, clients: int) -> None:
-        # Half of a twentieth at least, so that small cohorts have noise on the count too.
-        count_noise = max(clients / 20, private.noise_multiplier)
-        clipping = QuantileClip(bound=bound, count_noise=count_noise if private.adaptive else 0.0)
-        self.mean = PrivateMean(
-            shapes_of(model),
-            clipping,
-            noise_multiplier=private.noise_multiplier,
-            cohort=clients,
-            adaptive=private.adaptive,
-        )
-        self.bound = bound
-
-    def finish(self, noise: Noise) -> Parameters:
-        """The noisy mean; ``bound`` is the next round's then."""
-        noisy = self.mean.finish(noise)
-        self.bound = noisy.clipping.bound
-        return noisy.mean
-
-
 def _begin_private(
-    private: Privacy | None, model: Parameters, state: dict[str, NDArray[Any]], clients: int
-) -> _PrivateRound | None:
-    if private is None or private.place != "central":
-        return None
-    bound = float(state.pop(_BOUND)) if _BOUND in state else private.clip
-    return _PrivateRound(private, model, bound, clients)
+    private: Privacy, model: Parameters, bound: float, clients: int, noise: Noise
+) -> PrivateMean:
+    """A round's mean under central differential privacy."""
+    # A twentieth of the cohort is usual; small ones need more, so that the weights can have less.
+    count_noise = max(clients / 20, private.noise_multiplier) if private.adaptive else 0.0
+    return PrivateMean(
+        shapes_of(model),
+        QuantileClip(bound=bound, count_noise=count_noise),
+        noise,
+        noise_multiplier=private.noise_multiplier,
+        cohort=clients,
+        adaptive=private.adaptive,
+    )
 
 
 def spent(private: Privacy | None, models: int) -> str:
