@@ -12,10 +12,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Union
+from typing import Final, Union
 
 import numpy as np
-from numpy.typing import NDArray
 
 from collab.core.ids import Digest
 from collab.errors import CollabError, ConfigError, LimitExceeded, ProtocolError
