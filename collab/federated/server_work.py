@@ -12,10 +12,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Union
+from typing import Final, Union
 
 import numpy as np
-from numpy.typing import NDArray
 
 from collab.core.ids import Digest
 from collab.errors import CollabError, ConfigError, LimitExceeded, ProtocolError
@@ -36,7 +35,7 @@ from collab.federated.journal import Blobs
 from collab.federated.orders import OrderId, UpdateRef
 from collab.federated.privacy.accounting import Budget, Release
 from collab.federated.privacy.clipping import QuantileClip
-from collab.federated.privacy.noise import KeyedNoise
+from collab.federated.privacy.noise import KeyedNoise, Noise
 from collab.federated.privacy.private_mean import PrivateMean
 from collab.federated.spool import DiskSpool
 from collab.federated.task import Privacy
@@ -240,7 +239,11 @@ class ServerWork:
             for name in list(state)
             if name.startswith(_RESIDUAL)
         }
-        private = self._private(action, before, state)
+        private = None
+        if rules.privacy is not None and rules.privacy.place == "central":
+            bound = float(state.pop(_BOUND)) if _BOUND in state else rules.privacy.clip
+            noise = KeyedNoise(self._noise_key(action))
+            private = _begin_private(rules.privacy, before, bound, len(action.updates), noise)
         if rules.aggregation.robust:
             with DiskSpool(self._scratch) as spool:
                 aggregator = RoundAggregator(rules.aggregation, before, state, spool=spool, clients=clients)
@@ -280,28 +283,7 @@ class ServerWork:
             aggregator.add(replace(update, staleness=counted.staleness))
             if private is not None:
                 private.add(update)
-        if private is None:
-            return aggregator.finish()
-        return aggregator.finish(lambda _: private.combined())
-
-    def _private(
-        self, action: Aggregate, model: Parameters, state: dict[str, NDArray[Any]]
-    ) -> PrivateMean | None:
-        """A round's mean under central differential privacy; takes its bound out of the state."""
-        private, clients = self._rules.privacy, len(action.updates)
-        if private is None or private.place != "central":
-            return None
-        # Half of a twentieth at least, so that small cohorts have noise on the count too.
-        count_noise = max(clients / 20, private.noise_multiplier)
-        bound = float(state.pop(_BOUND)) if _BOUND in state else private.clip
-        return PrivateMean(
-            shapes_of(model),
-            QuantileClip(bound=bound, count_noise=count_noise if private.adaptive else 0.0),
-            KeyedNoise(self._noise_key(action)),
-            noise_multiplier=private.noise_multiplier,
-            cohort=clients,
-            adaptive=private.adaptive,
-        )
+        return aggregator.finish() if private is None else aggregator.finish(lambda _: private.combined())
 
     def _noise_key(self, action: Aggregate) -> bytes:
         """Drawn once for each release, so that a restart repeats the same noise on the same updates."""
@@ -315,6 +297,22 @@ class ServerWork:
             key = secrets.token_bytes(_KEY_BYTES)
             replace_file(disk, name, key)
         return key
+
+
+def _begin_private(
+    private: Privacy, model: Parameters, bound: float, clients: int, noise: Noise
+) -> PrivateMean:
+    """A round's mean under central differential privacy."""
+    # A twentieth of the cohort is usual; small ones need more, so that the weights can have less.
+    count_noise = max(clients / 20, private.noise_multiplier) if private.adaptive else 0.0
+    return PrivateMean(
+        shapes_of(model),
+        QuantileClip(bound=bound, count_noise=count_noise),
+        noise,
+        noise_multiplier=private.noise_multiplier,
+        cohort=clients,
+        adaptive=private.adaptive,
+    )
 
 
 def spent(private: Privacy | None, models: int) -> str:

@@ -299,7 +299,7 @@ class NodeTraining:
         if self._at_work is not None and self._at_work.hangs:
             return "the training before hangs; start the node again"
         try:
-            energy_meter(self.config)
+            await self._off_loop(energy_meter, self.config)
         except Refused as error:
             return str(error)
         return refusal(self.config, await self._off_loop(self._look), at_work=guard is not None)
@@ -321,7 +321,7 @@ class NodeTraining:
         elif isinstance(action, machine.Train):
             assert errand.ask is not None
             errand.state = "training"
-            errand.guard = Guard(self.config, energy_meter(self.config))
+            errand.guard = Guard(self.config)
             self._spawn(self._train(errand, errand.ask, errand.guard))
         elif isinstance(action, machine.Stop):
             if errand.guard is not None:
@@ -402,6 +402,7 @@ class NodeTraining:
         def work() -> Product:
             self._at_work = guard
             try:
+                guard.begin()
                 return train(job, enrolled, guard)
             finally:
                 self._at_work = None

@@ -32,21 +32,27 @@ class Guard:
     def __init__(
         self,
         config: TrainingConfig,
-        meter: EnergyMeter | None = None,
+        make_meter: Callable[[TrainingConfig], EnergyMeter | None] = lambda config: energy_meter(config),
         clock: Callable[[], float] = time.monotonic,
         memory: Callable[[], int] = resident_bytes,
     ) -> None:
         self._config = config
-        self._meter = meter
+        self._make_meter = make_meter
+        self._meter: EnergyMeter | None = None
         self._clock = clock
         self._memory = memory
         self._begun_s = clock()
-        self._begun_bytes = memory()
+        self._begun_bytes = 0
         self._stopped_s: float | None = None
         self.reason = ""
         """Why training ended before its time."""
         self.steps = 0
         """That were begun."""
+
+    def begin(self) -> None:
+        """Count from now on; reads files of the kernel."""
+        self._meter = self._make_meter(self._config)
+        self._begun_s, self._begun_bytes = self._clock(), self._memory()
 
     @property
     def stopped(self) -> bool:

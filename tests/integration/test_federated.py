@@ -42,11 +42,12 @@ class Site(NamedTuple):
 
     folder: Path
     nodes: dict[str, NodeProcess]
-    broker: Mosquitto
+    fragile: Mosquitto
+    """A broker that one test kills; the nodes are at another one as well."""
 
-    def peers(self, names: tuple[str, ...] = HONEST, scheme: str = "grpc") -> str:
+    def peers(self, names: tuple[str, ...] = HONEST, start: str = "grpc://") -> str:
         places = [node.events[0]["endpoints"] for name, node in self.nodes.items() if name in names]
-        return ",".join(next(at for at in ends if at.startswith(f"{scheme}://")) for ends in places)
+        return ",".join(next(at for at in ends if at.startswith(start)) for ends in places)
 
     def arguments(self, out: Path, peers: str, minimum: int = 3, deadline_s: float = 30.0) -> list[object]:
         task = self.folder / f"{out.name}.yaml"
@@ -84,8 +85,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         w=np.zeros((FEATURES, CLASSES), np.float32),
         b=np.zeros(CLASSES, np.float32),
     )
-    with mosquitto() as broker:
-        listen = f"127.0.0.1:0,coap+tcp://127.0.0.1:0,mqtt://127.0.0.1:{broker.port}"
+    with mosquitto() as broker, mosquitto() as fragile:
+        at = [f"mqtt://127.0.0.1:{one.port}" for one in (broker, fragile)]
+        listen = ",".join(["127.0.0.1:0", "coap+tcp://127.0.0.1:0", *at])
         nodes = {}
         for name in (*HONEST, *BAD):
             np.savez(folder / f"{name}.npz", **data_of(name))
@@ -96,7 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             options = ("--config", str(config), "--listen", listen)
             nodes[name] = NodeProcess(name, folder, *options, env={"PYTHONPATH": path})
         with running(list(nodes.values())):
-            yield Site(folder, nodes, broker)
+            yield Site(folder, nodes, fragile)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def await_lines(file: Path, count: int, process: subprocess.Popen[bytes]) -> Non
 
 def ended(process: subprocess.Popen[bytes]) -> Finished:
     try:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=60) if process.returncode is None else (b"", None)
     finally:
         if process.poll() is None:
             process.kill()
@@ -149,7 +151,7 @@ def test_devices_learn_together_and_the_folder_tells_how(site, undisturbed):
 
 @pytest.mark.parametrize("scheme", ["mqtt", "coap+tcp"])
 def test_the_model_is_the_same_over_every_transport(site, undisturbed, scheme, tmp_path):
-    done = command(*site.arguments(tmp_path / scheme.partition("+")[0], site.peers(scheme=scheme)))
+    done = command(*site.arguments(tmp_path / scheme.partition("+")[0], site.peers(start=f"{scheme}://")))
     assert (done.code, done.json["model"]) == (0, undisturbed["model"]), done
     assert done.json["up_bytes"] == undisturbed["up_bytes"]
 
@@ -239,13 +241,15 @@ def test_an_interrupt_ends_a_run_so_that_it_can_be_resumed(site, undisturbed, tm
 
 
 def test_a_broker_that_restarts_costs_no_client_and_no_bit(site, undisturbed, tmp_path):
-    out = tmp_path / "broker"
-    process = site.begin(out, site.peers(scheme="mqtt"))
+    out, broker = tmp_path / "broker", site.fragile
+    process = site.begin(out, site.peers(start=f"mqtt://127.0.0.1:{broker.port}"))
     try:
         await_lines(out / "rounds.jsonl", 2, process)
-        site.broker.restart(signal.SIGKILL)
-    finally:
+        broker.restart(signal.SIGKILL)
         done = ended(process)
+    finally:
+        broker.stop()
+        ended(process)
     assert (done.code, done.json["model"]) == (0, undisturbed["model"]), Path(f"{out}.log").read_text()
 
 

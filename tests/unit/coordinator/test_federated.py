@@ -61,7 +61,11 @@ class Site:
         )
         # A node opens its store before its loop has work.
         store = await asyncio.to_thread(Store, self.folder / "stores" / name)
-        with patch.object(assembly, "Store", lambda *_: store):
+        found = {"softmax": federated_trainers.softmax}
+        with (
+            patch.object(assembly, "Store", lambda *_: store),
+            patch.object(assembly, "trainers", lambda: found),
+        ):
             self.nodes[name] = await build_node(config, self.transport).__aenter__()
         return self.nodes[name]
 
@@ -92,8 +96,7 @@ class Site:
 
 
 @pytest.fixture
-async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    monkeypatch.setitem(assembly.TRAINERS, "softmax", federated_trainers.softmax)
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
     np.savez(tmp_path / "m.npz", w=np.zeros((8, 4), np.float32), b=np.zeros(4, np.float32))
     made = Site(tmp_path)
     for number, name in enumerate(("ann", "ben", "cyd")):

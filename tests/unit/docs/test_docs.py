@@ -55,8 +55,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-OTHERS = {"--heavy", "--quick", "--full", "--only", "--again", "--minutes"}
-"""Options of pytest, of the benchmarks and of the experiments."""
+OTHERS = {"--heavy", "--quick", "--full", "--only", "--again", "--minutes", "--part", "--environment"}
+"""Options of pytest, of the benchmarks, of the experiments and of `simulations.parity`."""
 
 
 def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -39,6 +39,9 @@ class Toy:
     def __init__(self) -> None:
         self.initial = START
         self.trained: list[int] = []
+        self.change: np.ndarray | None = None
+        """In place of the seed."""
+        self.error: Exception | None = None
         self.begun = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
@@ -48,7 +51,11 @@ class Toy:
         assert self.go_on.wait(10)
         cancelled()
         self.trained.append(task.seed)
-        change = np.float32(task.seed) if correction is None else correction["w"]
+        if self.error is not None:
+            raise self.error
+        change = np.float32(task.seed) if self.change is None else self.change
+        if correction is not None:
+            change = correction["w"]
         return Trained({"w": start["w"] + change}, 5, 2, 0.5, {"loss": 1.5}, correction or {})
 
     def evaluate(self, parameters):
@@ -138,9 +145,7 @@ async def test_what_a_lossy_update_left_out_is_sent_later_only_if_it_counted(tmp
     feedback = {}
     for counted in (True, False):
         async with Site(tmp_path / str(counted)) as site:
-            site.toy.train = lambda start, task, **_: Trained(  # type: ignore[method-assign]
-                {"w": start["w"] + np.arange(6, dtype=np.float32).reshape(2, 3)}, 5, 1, 0.1, {}
-            )
+            site.toy.change = np.arange(6, dtype=np.float32).reshape(2, 3)
             await site.train(1, encoding=encoding)
             await site.training.end(OrderId("run", 1), False, counted=counted, leave=False)
             state = await site.train(2, encoding=encoding)
@@ -224,17 +229,14 @@ async def test_a_policy_declines_before_and_ends_training(tmp_path, monkeypatch)
 
 
 async def test_a_trainer_that_raises_fails_its_order_and_not_the_node(tmp_path, caplog):
-    def broken(start, task, **_):
-        raise ZeroDivisionError
-
     async with Site(tmp_path) as site:
-        site.toy.train = broken  # type: ignore[method-assign]
+        site.toy.error = ZeroDivisionError()
         state = await site.train(1)
         assert (state.state, state.reason) == (
             "failed",
             "trainer 'toy' fails with ZeroDivisionError; see the node's log",
         )
-        site.toy.train = Toy().train  # type: ignore[method-assign]
+        site.toy.error = None
         assert (await site.train(1)).state == "done"
 
 

@@ -81,9 +81,8 @@ def test_training_ends_when_its_time_its_memory_or_its_energy_is_used_up():
         ({"energy_j": 5.0}, "training.energy_j"),
     ):
         now_s[0], grown[0] = 0.0, 100_000_000
-        guard = Guard(TrainingConfig(**settings), None, lambda: now_s[0], lambda: grown[0])
-        assert not guard()
-        guard = Guard(TrainingConfig(**settings), Meter(), lambda: now_s[0], lambda: grown[0])
+        guard = Guard(TrainingConfig(**settings), lambda _: Meter(), lambda: now_s[0], lambda: grown[0])
+        guard.begin()
         now_s[0], grown[0] = 7.0, 106_000_000
         assert guard()
         assert said in guard.reason
@@ -92,7 +91,7 @@ def test_training_ends_when_its_time_its_memory_or_its_energy_is_used_up():
 
 def test_a_guard_keeps_the_first_reason_and_notes_a_training_that_does_not_end():
     now_s = [0.0]
-    guard = Guard(TrainingConfig(), None, lambda: now_s[0], lambda: 0)
+    guard = Guard(TrainingConfig(), clock=lambda: now_s[0], memory=lambda: 0)
     assert not guard()
     guard.stop("first")
     guard.stop("second")
