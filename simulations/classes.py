@@ -29,7 +29,7 @@ def cases(quick: bool) -> list[Case]:
         axes = {"class": name, "budget_ms": round(budget_ms(name), 3)}
         deadline = {"deadline_ms": 2 * budget_ms(name) + ALLOWANCE_MS}
         made = changed(tree, topology={"profile": name}, workload=deadline)
-        simulated = changed(made, workload={"requests": 300}) if quick else made
+        simulated = changed(made, workload={"requests": 200}) if quick else made
         emulated = changed(made, workload={"requests": 60 if quick else 200, "warmup": 10})
         found.append(Case("simulated", axes, simulated, model))
         if name in _EMULATED:

@@ -17,7 +17,7 @@ _QUIET_S: Final = 2.0
 def cases(quick: bool) -> list[Case]:
     """The same twice."""
     tree, model = scenario("handover")
-    made = changed(tree, workload={"rate": 10}) if quick else tree
+    made = changed(tree, workload={"rate": 5}) if quick else tree
     return [Case("simulated", {}, made, model), Case("emulated", {}, made, model)]
 
 

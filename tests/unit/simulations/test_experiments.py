@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from simulations.__main__ import main, write
 from simulations.catalogue import EXPERIMENTS
 from simulations.choosing import allowed
 from simulations.codecs import moving_ms
+from simulations.drawing import curves, dots
 from simulations.experiment import HERE, Case, scenario
 from simulations.models import CODECS, MODELS, kept_profile
 from simulations.running import Runner
@@ -40,6 +42,15 @@ def test_every_case_can_run_and_has_a_folder_of_its_own(name):
     assert {case.kind for case in cases} == {"simulated", "emulated"}
 
 
+@pytest.fixture(scope="session")
+def fonts():
+    """Fonts of letters and of powers of ten, whose files matplotlib keeps open."""
+    points = [(1.0, 1.0), (1000.0, 1000.0)]
+    curves({"some": points}, {}, x="x", y="y", log="xy")
+    dots(["one", "two"], {"some": {"one": 1.0, "two": 1000.0}}, {}, x="x")
+
+
+@pytest.mark.usefixtures("fonts")
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_gives_rows_a_table_and_plots(name, tmp_path):
     # Two that differ, where there are two.
@@ -59,8 +70,8 @@ def test_an_experiment_gives_rows_a_table_and_plots(name, tmp_path):
 
 
 def test_cases_that_are_done_are_read_back_and_changed_ones_run_again(tmp_path, monkeypatch):
-    (case,) = simulated("quorum")
-    first = list(Runner(tmp_path).run(tmp_path / "quorum", [case]))
+    case = simulated("codecs")[-1]
+    first = list(Runner(tmp_path).run(tmp_path / "codecs", [case]))
     ran: list[int] = []
 
     def counted(*given):
@@ -68,11 +79,11 @@ def test_cases_that_are_done_are_read_back_and_changed_ones_run_again(tmp_path, 
         return simulate(*given)
 
     monkeypatch.setattr(running, "simulate", counted)
-    again = list(Runner(tmp_path).run(tmp_path / "quorum", [case]))
+    again = list(Runner(tmp_path).run(tmp_path / "codecs", [case]))
     assert not ran
     assert [one.rows() for one in again] == [one.rows() for one in first]
     other = Case(case.kind, case.values, {**case.tree, "seed": 2}, case.model)
-    (changed,) = Runner(tmp_path).run(tmp_path / "quorum", [other])
+    (changed,) = Runner(tmp_path).run(tmp_path / "codecs", [other])
     assert changed.rows() != first[0].rows()
     assert ran == [1]
 
@@ -152,3 +163,16 @@ def test_scenario_files_are_those_of_the_experiments():
         assert tree["name"] == name
         assert model in MODELS
         prepare(convert_scenario(tree), Inputs(kept_profile(model, NOWHERE)))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_described_with_its_question_its_command_and_a_small_plot(name):
+    docs = HERE.parent / "docs"
+    _, mark, section = (docs / "experiments.md").read_text("utf-8").partition(f"\n## {name}\n")
+    assert mark
+    section = section.partition("\n## ")[0]
+    assert EXPERIMENTS[name].question in section
+    assert f"`python -m simulations {name}`" in section
+    plots = re.findall(r"\]\((images/experiments/\S+\.svg)\)", section)
+    assert plots
+    assert all((docs / plot).stat().st_size < 100_000 for plot in plots)
