@@ -8,6 +8,7 @@ from collab.errors import ConfigError
 from collab.node.training_config import TrainingConfig, minutes_of, within
 from collab.node.training_policy import Surroundings, look, refusal
 from collab.node.training_thread import Guard
+from collab.runtime.energy import EnergyMeter
 
 QUIET = Surroundings(load=0.1, charging=True, device="eth0", minute=12 * 60)
 
@@ -68,7 +69,7 @@ def test_the_device_is_read_from_files_of_the_kernel(tmp_path):
     assert look(tmp_path / "none", tmp_path / "none").charging is None
 
 
-class Meter:
+class Meter(EnergyMeter):
     def used_j(self) -> float:
         return 12.0
 
