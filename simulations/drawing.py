@@ -81,7 +81,7 @@ def dots(
             axes.set_xlim(left=0)
         finish(axes)
 
-    return figure(draw, size=(8.0, 1.0 + _ROW * max(len(rows), 6)), left=0.16)
+    return figure(draw, size=(8.0, 1.0 + _ROW * max(len(rows), 6)), left=0.24)
 
 
 def over_time(plans: Mapping[str, Sequence[Asking]], marks: Sequence[Mark], most_ms: float) -> str:
