@@ -9,6 +9,7 @@ import pytest
 
 from collab.assets import path as asset
 from collab.emulation.ability import machine_lacks
+from collab.emulation.results import Results
 from collab.emulation.runner import Material
 from collab.emulation.scenario import convert_scenario
 from collab.graph import read_model
@@ -22,12 +23,16 @@ pytestmark = [
 ]
 
 
-async def test_a_link_with_certificates_takes_round_trips_and_a_call_one_more(tmp_path):
+def test_a_link_with_certificates_takes_round_trips_and_a_call_one_more(tmp_path):
     tree, _ = scenario("tls")
     made = changed(tree, workload={"requests": 2, "warmup": 0})
     model = asset("digits.tflite")
-    material = Material(model, await asyncio.to_thread(read_model, model), tmp_path)
-    results = await time_dialling(convert_scenario(made), material, asyncio.Event())
+    material = Material(model, read_model(model), tmp_path)
+
+    async def dialled() -> Results:
+        return await time_dialling(convert_scenario(made), material, asyncio.Event())
+
+    results = asyncio.run(dialled())
     assert not results.partial
     links, calls = (statistics.median(a.latency_ms for a in results.of(p)) for p in ("link", "first call"))
     # TCP, TLS and the greeting, over 25 ms each way, of which nothing can be left out.

@@ -44,10 +44,10 @@ def test_every_case_can_run_and_has_a_folder_of_its_own(name):
 
 @pytest.fixture(scope="session")
 def fonts():
-    """Fonts of letters and of powers of ten, whose files matplotlib keeps open."""
-    points = [(1.0, 1.0), (1000.0, 1000.0)]
-    curves({"some": points}, {}, x="x", y="y", log="xy")
-    dots(["one", "two"], {"some": {"one": 1.0, "two": 1000.0}}, {}, x="x")
+    """Of letters, and of powers of ten over long and short spans; matplotlib keeps their files open."""
+    for most in (5.0, 5000.0):
+        curves({"some": [(2.0, 2.0), (most, most)]}, {}, x="x", y="y", log="xy")
+        dots(["one", "two"], {"some": {"one": 2.0, "two": most}}, {}, x="x")
 
 
 @pytest.mark.usefixtures("fonts")
