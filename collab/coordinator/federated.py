@@ -196,6 +196,9 @@ class FederatedServer:
 
     async def _offered(self, action: do.Offer) -> None:
         client, order = self._clients[action.client], action.order
+        if client.gateway and self._work.rules.refuses_sums:
+            self._tell(on.Declined(action.client, order, self._work.rules.refuses_sums))
+            return
         encoding, private = self._task.compression.up, self._task.privacy
         state = await client.offer(order, action.work, encoding, private, self._sums)
         client.state = state.state

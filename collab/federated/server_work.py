@@ -44,6 +44,8 @@ from collab.federated.update import Parameters
 _BOUND: Final = "privacy:bound"
 """Clipping bound of the next round."""
 _KEY_BYTES: Final = 32
+_KEPT: Final = 4
+"""Weights in memory that broadcasts can be differences to: a model and a control variate of two rounds."""
 _RESIDUAL: Final = "residual:"
 """Of a lossy broadcast: what the clients' model lacks of the server's."""
 
@@ -61,6 +63,13 @@ class Rules:
     """Whether a client may have several orders in one round (``mode: async``)."""
     privacy: Privacy | None = None
     seed: int = 0
+
+    @property
+    def refuses_sums(self) -> str:
+        """Why a gateway's sum is of no use; empty where it is."""
+        if self.privacy is not None or self.aggregation.robust or self.aggregation.controls:
+            return "this task needs single updates, and a gateway sends sums"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class ServerWork:
     """
 
     def __init__(self, rules: Rules, blobs: Blobs, scratch: Path) -> None:
-        self._rules = rules
+        self.rules = rules
         self._blobs = blobs
         self._scratch = scratch
         self._gate: Gate | None = None
@@ -95,7 +104,7 @@ class ServerWork:
         self._norms: list[float] = []
         self._verdicts: dict[tuple[str, OrderId], Union[Arrived, Refused]] = {}
         self._models: dict[Digest, Parameters] = {}
-        """The newest two, so that broadcasts can be differences."""
+        """The newest ones, so that broadcasts can be differences."""
         self._lossy: dict[tuple[Digest, Digest], bytes] = {}
         """Changes that have made a model of the one before, as they are sent."""
         self._broadcasts: dict[tuple[Digest, Digest | None], Broadcast] = {}
@@ -111,7 +120,7 @@ class ServerWork:
 
     def first_control(self, weights: Parameters) -> Digest | None:
         """The control variate that a run begins with; None where the rule has none."""
-        if not self._rules.aggregation.controls:
+        if not self.rules.aggregation.controls:
             return None
         return self._blobs.put(plain_weights(controls(weights, {})))
 
@@ -123,7 +132,7 @@ class ServerWork:
 
     def _remember(self, digest: Digest, weights: Parameters) -> None:
         self._models[digest] = weights
-        for old in list(self._models)[:-2]:
+        for old in list(self._models)[:-_KEPT]:
             del self._models[old]
 
     def broadcast(self, digest: Digest, holds: tuple[Digest, ...]) -> Broadcast:
@@ -137,16 +146,18 @@ class ServerWork:
         return self._broadcasts[key]
 
     def _can_build_on(self, base: Digest, digest: Digest) -> bool:
-        if self._rules.down.lossy:
+        if self.rules.down.lossy:
             return (base, digest) in self._lossy
         return base in self._models and base != digest
 
     def _encoded(self, digest: Digest, base: Digest | None) -> bytes:
         if base is None:
-            return encode_model(self.model(digest), Compression(pack=self._rules.down.pack)).data
-        if self._rules.down.lossy:
+            return encode_model(self.model(digest), Compression(pack=self.rules.down.pack)).data
+        if self.rules.down.lossy:
             return self._lossy[base, digest]
-        return encode_model(self.model(digest), self._rules.down, self.model(base)).data
+        # The base first: what is looked up may put it out, and its blob is gone when its round is over.
+        before = self.model(base)
+        return encode_model(self.model(digest), self.rules.down, before).data
 
     # --- the gate ------------------------------------------------------------------
 
@@ -160,14 +171,14 @@ class ServerWork:
             self._norms = self._gate.norms or self._norms
             self._verdicts = {key: v for key, v in self._verdicts.items() if key[1].round >= round_}
         self._gate = Gate(
-            self._rules.gate,
+            self.rules.gate,
             self.model(model),
             round_,
             enrolled,
-            oldest=max(1, round_ - self._rules.max_staleness),
-            controls=self._rules.aggregation.controls,
+            oldest=max(1, round_ - self.rules.max_staleness),
+            controls=self.rules.aggregation.controls,
             norms=self._norms,
-            repeats=self._rules.repeats,
+            repeats=self.rules.repeats,
         )
         self._gate_round, self._gate_model = round_, model
         for update in taken:
@@ -210,12 +221,12 @@ class ServerWork:
     ) -> Union[Arrived, Refused]:
         """The same for the sum of a gateway, whose children have so many samples as it says."""
         assert self._gate is not None
-        rules, shapes = self._rules, shapes_of(self.model(self._gate_model))
+        rules, shapes = self.rules, shapes_of(self.model(self._gate_model))
         try:
             if order.round != self._gate_round:
                 raise ProtocolError(f"a gateway's sum belongs to its round, {order.round}")
-            if rules.privacy is not None or rules.aggregation.robust or rules.aggregation.controls:
-                raise ConfigError("this task needs single updates, and a gateway sends sums")
+            if rules.refuses_sums:
+                raise ConfigError(rules.refuses_sums)
             if not 1 <= samples <= self._gate.enrolled(client):
                 raise LimitExceeded(f"{samples} samples, and {self._gate.enrolled(client)} were enrolled")
             (total,) = decode_partial(data, shapes)
@@ -231,7 +242,7 @@ class ServerWork:
 
     def aggregate(self, action: Aggregate, clients: int, models: int) -> Aggregated:
         """The next model, after so many; ``clients`` is how many take part at all (SCAFFOLD's N)."""
-        rules = self._rules
+        rules = self.rules
         before = self.model(action.model)
         state = unpack_arrays(self._blobs.get(action.state)) if action.state is not None else {}
         residual = {
@@ -276,7 +287,7 @@ class ServerWork:
         for counted in action.updates:
             data = self._blobs.get(counted.digest)
             if is_partial(data):
-                by_samples = self._rules.aggregation.by_samples
+                by_samples = self.rules.aggregation.by_samples
                 aggregator.merge(data, counted.samples if by_samples else MAX_WEIGHT)
                 continue
             update = decode_update(data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from collab.errors import ConfigError
@@ -82,7 +84,12 @@ def test_training_ends_when_its_time_its_memory_or_its_energy_is_used_up():
         ({"energy_j": 5.0}, "training.energy_j"),
     ):
         now_s[0], grown[0] = 0.0, 100_000_000
-        guard = Guard(TrainingConfig(**settings), lambda _: Meter(), lambda: now_s[0], lambda: grown[0])
+        guard = Guard(
+            TrainingConfig(**settings),
+            lambda _: cast(EnergyMeter, Meter()),
+            lambda: now_s[0],
+            lambda: grown[0],
+        )
         guard.begin()
         now_s[0], grown[0] = 7.0, 106_000_000
         assert guard()
