@@ -29,7 +29,7 @@ from collab.federated.aggregate.partial import MAX_TERMS
 from collab.federated.compression.message import DEFAULT_MOST_BYTES, MAX_TENSORS
 from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
 from collab.federated.data import archives, pictures, sources, tables
-from collab.federated.evaluating import MAX_METRICS as MAX_EVALUATED
+from collab.federated.evaluating import MAX_METRICS as MAX_TOLD
 from collab.federated.ledger import MAX_LEFT_OUT
 from collab.federated.orders import MAX_HELD_MODELS
 from collab.federated.privacy import accounting, messages
@@ -195,7 +195,7 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "packets under way in the emulator": f"{MAX_HELD:,}",
         "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
         f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
-        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {MAX_EVALUATED}",
+        "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; {MAX_TOLD}",
         "an offer of training: its settings, what it names, its deadline": ""
         f"{MAX_SETTINGS_BYTES >> 10} KiB, {MAX_PARTS} blobs, {MAX_DEADLINE_S / 86_400:g} days",
         "a part of a blob that a node gives; a question for the state of an order": ""
