@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from collab.core.ids import Digest
@@ -41,10 +43,11 @@ def test_a_staged_state_becomes_the_clients_only_when_it_is_kept(files):
     assert files.client("run") == b"first"
 
 
-def test_weights_of_runs_that_were_forgotten_are_named(files):
+def test_weights_of_runs_that_were_forgotten_are_named(files, tmp_path):
     files.enter("old")
     files.keep_holds("old", [ONE, TWO])
     assert files.holds("old") == [ONE, TWO]
+    os.utime(tmp_path / "training" / "old", (1, 1))
     gone = [digest for number in range(MAX_RUNS) for digest in files.enter(f"run-{number}")]
     assert gone == [ONE, TWO]
     assert files.holds("old") == []
