@@ -33,7 +33,6 @@ from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.device import Device, describe_device
 from collab.node.flow import unknown
-from collab.node.gateway import Gateway
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
 from collab.node.reporting import Reporter
@@ -94,6 +93,9 @@ class NodeService(Handler):
         self.links = make_links(self)
         children, gateway = config.training.children, None
         if children:
+            # Few nodes are gateways, and what it needs takes memory.
+            from collab.node.gateway import Gateway
+
             gateway = Gateway(
                 children, self.links, self.stages.off_loop, store.training.with_name("downloads")
             )

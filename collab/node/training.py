@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest
@@ -17,7 +17,6 @@ from collab.errors import BackendError, CollabError, NotLoaded, Refused, StoreEr
 from collab.federated import participant as machine
 from collab.federated.compression.settings import ABILITIES
 from collab.federated.orders import MAX_HELD_MODELS, OrderId
-from collab.node.gateway import Gateway
 from collab.node.store import Store
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import Made, TrainingFiles
@@ -26,6 +25,9 @@ from collab.node.training_policy import Look, look, refusal
 from collab.node.training_thread import Guard, TrainingThread, energy_meter
 from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, Product, evaluate, restore, train
 from collab.node.verbs import Caller
+
+if TYPE_CHECKING:
+    from collab.node.gateway import Gateway
 
 log = logging.getLogger("collab.training")
 

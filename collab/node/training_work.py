@@ -21,8 +21,6 @@ from collab.federated.compression.settings import Compression
 from collab.federated.compression.updates import encode_update
 from collab.federated.exchange import pack_arrays, plain_weights, read_weights, unpack_arrays
 from collab.federated.orders import OrderId
-from collab.federated.privacy.noise import KeyedNoise
-from collab.federated.privacy.private_mean import locally_private
 from collab.federated.update import LocalTraining, Update
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import Made
@@ -126,6 +124,10 @@ def train(job: Job, enrolled: Enrolled, guard: Guard) -> Product:
 
 def _private(update: Update, clip: float, noise_multiplier: float) -> Update:
     """The update with noise of its own; what it says of the data besides is left out."""
+    # Ciphers that nodes without local privacy need not load.
+    from collab.federated.privacy.noise import KeyedNoise
+    from collab.federated.privacy.private_mean import locally_private
+
     noise = KeyedNoise(secrets.token_bytes(32))
     noisy = locally_private(update.delta, clip, noise_multiplier, noise)
     delta = {name: noisy[name].astype(array.dtype) for name, array in update.delta.items()}
