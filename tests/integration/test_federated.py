@@ -253,6 +253,7 @@ def test_a_broker_that_restarts_costs_no_client_and_no_bit(site, undisturbed, tm
     assert (done.code, done.json["model"]) == (0, undisturbed["model"]), Path(f"{out}.log").read_text()
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_what_cannot_be_run_is_said_in_one_line(site, tmp_path):
     task = site.folder / "bad.yaml"
     task.write_text("name: x\nmodel: model.npz\nrounds: 1\nrules: 2\n")

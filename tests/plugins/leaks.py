@@ -78,7 +78,8 @@ def _descriptors() -> Generator[tuple[int, str]]:
             target = os.readlink(here / name)
         except FileNotFoundError:  # the descriptor of this very listing
             continue
-        if not target.startswith("/dev/"):
+        # Matplotlib keeps fonts open once they were used.
+        if not target.startswith("/dev/") and "/mpl-data/fonts/" not in target:
             yield int(name), target
 
 

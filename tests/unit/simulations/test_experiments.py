@@ -20,7 +20,6 @@ from simulations.__main__ import main, write
 from simulations.catalogue import EXPERIMENTS
 from simulations.choosing import allowed
 from simulations.codecs import moving_ms
-from simulations.drawing import curves, dots
 from simulations.experiment import HERE, Case, scenario
 from simulations.models import CODECS, MODELS, kept_profile
 from simulations.running import Runner
@@ -42,15 +41,6 @@ def test_every_case_can_run_and_has_a_folder_of_its_own(name):
     assert {case.kind for case in cases} == {"simulated", "emulated"}
 
 
-@pytest.fixture(scope="session")
-def fonts():
-    """Of letters, and of powers of ten over long and short spans; matplotlib keeps their files open."""
-    for most in (5.0, 5000.0):
-        curves({"some": [(2.0, 2.0), (most, most)]}, {}, x="x", y="y", log="xy")
-        dots(["one", "two"], {"some": {"one": 2.0, "two": most}}, {}, x="x")
-
-
-@pytest.mark.usefixtures("fonts")
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_gives_rows_a_table_and_plots(name, tmp_path):
     # Two that differ, where there are two.
