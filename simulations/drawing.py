@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from collab.emulation.plots import figure, finish, plain
+from collab.emulation.plots import draw_marks, figure, finish, plain
 from collab.emulation.results import Asking, Mark
 
 if TYPE_CHECKING:
@@ -99,18 +99,7 @@ def over_time(plans: Mapping[str, Sequence[Asking]], marks: Sequence[Mark], most
                 )
             if failed:
                 axes.plot(*zip(*failed, strict=True), "x", color=color, label=plain(f"{name}, no answer"))
-        for mark in marks:
-            color = "tab:red" if mark.kind == "fault" else "tab:gray"
-            axes.axvline(mark.at_ms / 1e3, color=color, linestyle="--", linewidth=1)
-            axes.annotate(
-                plain(mark.text),
-                (mark.at_ms / 1e3, 1),
-                xycoords=("data", "axes fraction"),
-                rotation=90,
-                va="top",
-                ha="right",
-                fontsize=7,
-            )
+        draw_marks(axes, marks)
         axes.set(xlabel="time of asking (s)", ylabel="latency (ms)")
         axes.set_yscale("log")
         finish(axes)

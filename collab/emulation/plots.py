@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from collab.emulation.results import Asking, Results
+from collab.emulation.results import Asking, Mark, Results
 from collab.emulation.summary import hop_means, percentile
 from collab.errors import BackendError
 
@@ -73,19 +73,7 @@ def throughput_over_time(results: Results) -> str:
                     counts[min(int((asking.start_ms + asking.latency_ms) / width), _BINS - 1)] += 1
             times = [(i + 0.5) * width / 1000 for i in range(_BINS)]
             axes.plot(times, [1000 * count / width for count in counts], label=plain(run.name))
-        for mark in results.marks:
-            if mark.at_ms <= end:
-                color = "tab:red" if mark.kind == "fault" else "tab:gray"
-                axes.axvline(mark.at_ms / 1000, color=color, linestyle="--", linewidth=1)
-                axes.annotate(
-                    plain(mark.text),
-                    (mark.at_ms / 1000, 1),
-                    xycoords=("data", "axes fraction"),
-                    rotation=90,
-                    va="top",
-                    ha="right",
-                    fontsize=7,
-                )
+        draw_marks(axes, [mark for mark in results.marks if mark.at_ms <= end])
         axes.set(xlabel="time (s)", ylabel="answers a second")
         axes.set_ylim(bottom=0)
         finish(axes)
@@ -134,6 +122,22 @@ def predicted_and_run(results: Results) -> str:
         finish(axes)
 
     return figure(draw)
+
+
+def draw_marks(axes: Axes, marks: Iterable[Mark]) -> None:
+    """Faults and changes of links as lines over a time in seconds, with what they are."""
+    for mark in marks:
+        color = "tab:red" if mark.kind == "fault" else "tab:gray"
+        axes.axvline(mark.at_ms / 1000, color=color, linestyle="--", linewidth=1)
+        axes.annotate(
+            plain(mark.text),
+            (mark.at_ms / 1000, 1),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            va="top",
+            ha="right",
+            fontsize=7,
+        )
 
 
 def plain(text: str) -> str:
