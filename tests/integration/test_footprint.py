@@ -31,7 +31,7 @@ def own_resident_bytes() -> int:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    "count", [2_000, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.heavy("chaos")])]
+    "count", [2_000, pytest.param(6_000, marks=[pytest.mark.slow, pytest.mark.heavy("chaos")])]
 )
 async def test_a_long_load_is_answered_and_takes_no_more_memory(
     tmp_path: Path, digits: Reference, count: int, record_property

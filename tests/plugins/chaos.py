@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-SECONDS = 90.0
+SECONDS = 60.0
 SEED = 1
 TRANSPORTS = "grpc,coaps+tcp"
 
