@@ -80,6 +80,14 @@ class Scene:
         return max(len(self.present), self.expected)
 
     @property
+    def least_summed(self) -> int:
+        """Clients without which no masked updates are asked for."""
+        secure = self.task.secure
+        if secure is None:
+            return 0
+        return max(LEAST_SUMMED, secure.threshold if isinstance(secure.threshold, int) else 0)
+
+    @property
     def left_s(self) -> float:
         """Until an order given now has to be answered."""
         if self.is_async or self.deadline is None:
@@ -169,9 +177,7 @@ def _open(scene: Scene) -> Decision:
     if scene.task.secure is not None:
         least = scene.task.secure.threshold_of(len(chosen))
         wanted, quorum = max(wanted, least), max(quorum, least)
-        if len(chosen) < LEAST_SUMMED:
-            return _wait(scene, max(quorum, LEAST_SUMMED), "masked updates are summed")
-    if len(chosen) < quorum:
+    if len(chosen) < max(quorum, scene.least_summed):
         slow = len(candidates) - len(chosen) if cohort.select == "deadline" else 0
         note = f"{slow} too slow for round.deadline_s {scene.task.round.deadline_s:g}" if slow else ""
         return _wait(scene, quorum, note)
@@ -187,7 +193,8 @@ def _open(scene: Scene) -> Decision:
 
 def _wait(scene: Scene, quorum: int = 1, note: str = "") -> Wait | Finished:
     at_first = scene.ledger.round == 1 and not scene.ledger.opened
-    needed = max(quorum, scene.task.clients.minimum if at_first else 0, scene.expected)
+    minimum = scene.task.clients.minimum if at_first else 0
+    needed = max(quorum, minimum, scene.expected, scene.least_summed)
     wait = Wait(needed, note)
     if not scene.waited:
         return wait
@@ -251,7 +258,7 @@ def _lack(scene: Scene) -> Decision:
     in_time = scene.deadline is not None and scene.now < scene.deadline
     reason = f"{scene.counted} of {scene.quorum} updates" + ("" if in_time else " by the deadline")
     if in_time and scene.ledger.at_work:
-        reason += f", and {ledger.at_work} clients are left who could send one"
+        reason += f", and only {ledger.at_work} clients are left who could send one"
     if rules.on_lack == "extend" and scene.task.secure is None and ledger.extensions < rules.extensions:
         return Extended(round=ledger.round)
     return unmade(scene, ledger.round, reason)
