@@ -137,7 +137,8 @@ def memory_of(pid: int) -> Iterator[bytes]:
 
 
 def test_the_servers_memory_disk_and_log_never_hold_what_a_single_client_sent(site, tmp_path):
-    vectors, secrets = [], {}
+    vectors = []
+    secrets: dict[tuple[str, str], bytes] = {}
     for name, (delta, samples) in updates_of(site).items():
         vector = Masking().vector(delta, samples)
         vectors.append(vector)

@@ -204,7 +204,8 @@ async def test_who_leaves_in_any_phase_of_a_secure_sum_costs_no_bit_of_it(site, 
 async def test_a_secure_round_below_its_threshold_fails_with_the_reason_and_the_run_goes_on(
     site, monkeypatch
 ):
-    mask, gone = TrainingControl.mask, []
+    mask = TrainingControl.mask
+    gone: list[str] = []
 
     async def leaves(self: TrainingControl, order: Any, message: bytes) -> bytes:
         if order.attempt == 0 and self._control.name in ("ben", "cyd") and len(gone) < 2:

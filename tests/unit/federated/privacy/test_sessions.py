@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 import numpy as np
 import pytest
@@ -145,9 +147,7 @@ def test_a_client_that_was_asked_for_something_else_does_not_begin():
     data = encode_invitation(invitation())
     for changed in ({"learning_rate": 0.5}, {"epochs": 9}):
         with pytest.raises(Refused, match="other weights or orders"):
-            ClientSession(
-                "ann", data, lambda found, c=changed: basis(found, **c), name_signer("ann"), name_verifier()
-            )
+            ClientSession("ann", data, partial(basis, **changed), name_signer("ann"), name_verifier())
     clipped = encode_invitation(invitation(Masking(encoding=Encoding(max_samples=1), clip=1.0)))
     with pytest.raises(Refused, match="other weights or orders"):
         ClientSession("ann", clipped, lambda _: basis(Masking()), name_signer("ann"), name_verifier())
