@@ -264,19 +264,8 @@ class ServerWork:
             for name in list(state)
             if name.startswith(_RESIDUAL)
         }
-        masking = self._masking(state)
-        private: PrivateMean | None = None
-        combiner: Combiner | None = None
-        if rules.central is not None:
-            noise, expected = KeyedNoise(self._noise_key(action)), action.expected or len(action.updates)
-            combiner = private = _begin_private(rules.central, before, masking.clip, expected, noise)
-            state.pop(_BOUND, None)
-        if action.total is not None:
-            vector, came = unpack_sum(self._blobs.get(action.total), masking.encoding)
-            if private is not None:
-                private.add_vector(vector, came)
-            else:
-                combiner = MeanOfSum(masking, shapes_of(before), vector, came)
+        combiner = self._combiner(action, before, state)
+        state.pop(_BOUND, None)
         if rules.aggregation.robust:
             with DiskSpool(self._scratch) as spool:
                 aggregator = RoundAggregator(rules.aggregation, before, state, spool=spool, clients=clients)
@@ -285,8 +274,8 @@ class ServerWork:
             aggregator = RoundAggregator(rules.aggregation, before, state, clients=clients, combiner=combiner)
             weights = self._added(aggregator, action)
         kept = aggregator.state()
-        if private is not None:
-            kept[_BOUND] = np.float64(private.clipping.bound).reshape(())
+        if isinstance(combiner, PrivateMean):
+            kept[_BOUND] = np.float64(combiner.clipping.bound).reshape(())
         change = b""
         if rules.down.lossy:
             # Clients go on with what they can be sent, and the server with the same.
@@ -302,6 +291,22 @@ class ServerWork:
         state_digest = self._blobs.put(pack_arrays(kept)) if kept else None
         metrics = {"epsilon": epsilon(rules.privacy, models + 1)} if rules.privacy is not None else None
         return Aggregated(action.round, model, size, state_digest, control, metrics)
+
+    def _combiner(
+        self, action: Aggregate, before: Parameters, state: Mapping[str, NDArray[np.floating]]
+    ) -> Combiner | None:
+        """What adds the updates up where it is not the rules' own; an opened sum is in it."""
+        masking, private = self._masking(state), None
+        if self.rules.central is not None:
+            noise, expected = KeyedNoise(self._noise_key(action)), action.expected or len(action.updates)
+            private = _begin_private(self.rules.central, before, masking.clip, expected, noise)
+        if action.total is None:
+            return private
+        vector, came = unpack_sum(self._blobs.get(action.total), masking.encoding)
+        if private is None:
+            return MeanOfSum(masking, shapes_of(before), vector, came)
+        private.add_vector(vector, came)
+        return private
 
     def masking(self, model: Digest, state: Digest | None) -> tuple[Masking, int]:
         """What the clients of a round do to their updates, and how long their vectors are."""
