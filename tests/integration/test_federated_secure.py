@@ -111,16 +111,25 @@ def updates_of(site: Site) -> dict[str, tuple[dict[str, np.ndarray], int]]:
     return found
 
 
-def test_the_model_is_that_of_the_plain_sum_over_every_transport(site, tmp_path):
+@pytest.fixture(scope="module")
+def mean(site: Site) -> dict[str, np.ndarray]:
+    """The weights after the first round, by the plain fixed-point sum."""
     vectors = [Masking().vector(delta, samples) for delta, samples in updates_of(site).values()]
-    mean = decode_sum(Masking().encoding, SHAPES, np.add.reduce(vectors), len(vectors)).mean()
+    found = decode_sum(Masking().encoding, SHAPES, np.add.reduce(vectors), len(vectors)).mean()
+    return {name: array.astype(np.float32) for name, array in found.items()}
+
+
+def assert_equal(out: Path, expected: dict[str, np.ndarray]) -> None:
+    with np.load(out / "weights.npz") as weights:
+        assert all((weights[name] == expected[name]).all() for name in SHAPES)
+
+
+def test_the_model_is_that_of_the_plain_sum_over_every_transport(site, mean, tmp_path):
     for scheme in ("grpc", "mqtt", "coaps+tcp"):
         out = tmp_path / scheme
         done = command(*site.words(out, scheme)).json
         assert (done["outcome"], done["left_out"]) == ("done", {}), (scheme, done)
-        with np.load(out / "weights.npz") as weights:
-            for name in SHAPES:
-                assert (weights[name] == mean[name].astype(np.float32)).all(), (scheme, name)
+        assert_equal(out, mean)
         assert 0 < done["up_bytes"] / len(NAMES) - 8 * (FEATURES * CLASSES + CLASSES + 1) < 32
 
 
@@ -134,6 +143,31 @@ def memory_of(pid: int) -> Iterator[bytes]:
                 memory.seek(start)
                 pages = np.frombuffer(memory.read(stop - start), np.uint64).reshape(-1, 512)
                 yield pages[pages.any(axis=1)].tobytes()
+
+
+def begun(site: Site, out: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A server that halts wherever it has got something."""
+    with open(log, "wb") as said:
+        words = [sys.executable, "-c", STOPPED, *map(str, site.words(out))]
+        return subprocess.Popen(words, env=environment(), stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+
+
+def halted(process: subprocess.Popen[bytes]) -> bool:
+    """Wait until it halts, or ends."""
+    deadline = time.monotonic() + 30
+    while (waited := os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG))[0] == 0:
+        assert time.monotonic() < deadline, "the server neither halts nor ends"
+        time.sleep(0.005)
+    if os.WIFSTOPPED(waited[1]):
+        return True
+    process.returncode = os.waitstatus_to_exitcode(waited[1])
+    return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is None:
+        process.kill()
+        process.wait()
 
 
 def test_the_servers_memory_disk_and_log_never_hold_what_a_single_client_sent(site, tmp_path):
@@ -150,23 +184,9 @@ def test_the_servers_memory_disk_and_log_never_hold_what_a_single_client_sent(si
     total = np.add.reduce(vectors)[: FEATURES * CLASSES].tobytes()[64:96]
     wanted = {*secrets.values(), total}
     out, log, halts, sums = tmp_path / "run", tmp_path / "log", 0, 0
-    with open(log, "wb") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-c", STOPPED, *map(str, site.words(out))],
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-        )
+    process = begun(site, out, log)
     try:
-        while True:
-            deadline = time.monotonic() + 30
-            while (waited := os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG))[0] == 0:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.005)
-            if not os.WIFSTOPPED(waited[1]):
-                process.returncode = os.waitstatus_to_exitcode(waited[1])
-                break
+        while halted(process):
             halts += 1
             seen = {one for part in memory_of(process.pid) for one in wanted if one in part}
             files = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
@@ -174,10 +194,24 @@ def test_the_servers_memory_disk_and_log_never_hold_what_a_single_client_sent(si
             sums += total in seen and total in files
             process.send_signal(signal.SIGCONT)
     finally:
-        if process.returncode is None:
-            process.kill()
-            process.wait()
+        end(process)
     assert process.returncode == 0, log.read_text()
     assert halts == len(NAMES) + 2
     assert sums >= 1, "the search finds what is there"
     assert not any(secret in log.read_bytes() for secret in secrets.values())
+
+
+@pytest.mark.parametrize("halt", [2, len(NAMES) + 1, len(NAMES) + 2], ids=["vectors", "sum", "model"])
+def test_a_server_that_is_killed_with_vectors_or_a_sum_resumes_to_the_same_bits(site, mean, tmp_path, halt):
+    out = tmp_path / "run"
+    process = begun(site, out, tmp_path / "log")
+    try:
+        for number in range(1, halt + 1):
+            assert halted(process), (tmp_path / "log").read_text()
+            if number < halt:
+                process.send_signal(signal.SIGCONT)
+    finally:
+        end(process)
+    done = command("--identity", site.operator, "fed", "resume", out, "--json")
+    assert (done.code, done.json["outcome"]) == (0, "done"), done
+    assert_equal(out, mean)
