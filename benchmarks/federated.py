@@ -27,8 +27,9 @@ from benchmarks import figures, flower
 from benchmarks.federated_data import Setting, accuracy
 from benchmarks.figures import Figure
 from benchmarks.flower import Measured
+from tests.identities import Identities
 
-PARTS: Final = ("flower", "accuracy", "learning", "poison", "fleet")
+PARTS: Final = ("flower", "accuracy", "learning", "poison", "fleet", "secure")
 INT8: Final = {"up": {"elements": "int8"}, "down": {"elements": "int8"}}
 SEVEN: Final = {"deadline_s": 1e6, "least": 7}
 """Krum with two bad clients needs as many updates."""
@@ -79,6 +80,37 @@ def accurate(quick: bool) -> list[Figure]:
 
 def _listed(values: list[float]) -> str:
     return ", ".join(f"{value:.2f}" for value in values)
+
+
+def masked(quick: bool) -> list[Figure]:
+    """What secure aggregation costs a round, on a cluster with certificates."""
+    setting = Setting(model="mlp", rounds=4 if quick else 8)
+
+    def run(name: str, **fields: Any) -> Measured:
+        def measure(folder: Path) -> Measured:
+            return ours.measured(setting, folder, {}, name, Identities(folder / "cluster"), **fields)
+
+        return _in_folder(measure)
+
+    plain = run("plain")
+    found = [("64 bits", run("secure", secure_aggregation=True))]
+    narrow = {"ring_bits": 32, "fraction_bits": 20, "limit": 1.0, "max_samples": 1}
+    fields = {"secure_aggregation": {"encoding": narrow}, "aggregation": {"weighting": "uniform"}}
+    if not quick:
+        found.append(("32 bits", run("narrow", **fields)))
+    how = f"{setting.clients} node processes, mTLS, 50,890 weights, an epoch of {setting.samples} images"
+    a_client = plain.round_bytes / setting.clients / 1e6
+    out = [
+        Figure("a round without secure aggregation", plain.round_s, "s", "", None, f"median; {how}"),
+        Figure("bytes of a client and round without it", a_client, "MB", "", None, "on the cable, both ways"),
+    ]
+    for ring, one in found:
+        size = one.round_bytes / setting.clients / 1e6
+        out += [
+            Figure(f"a round with secure aggregation, {ring}", one.round_s, "s", "", plain.round_s, how),
+            Figure(f"bytes of a client and round with it, {ring}", size, "MB", "", a_client, "on the cable"),
+        ]
+    return out
 
 
 def _in_folder(measure: Callable[[Path], Measured]) -> Measured:
@@ -256,6 +288,8 @@ def main() -> None:
             found += learned(options.quick, options.full)
         elif part == "poison":
             found += poisoned(options.quick)
+        elif part == "secure":
+            found += masked(options.quick)
         else:
             found += fleet(options.quick)
     figures.report(found, options, where)

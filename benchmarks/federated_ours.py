@@ -19,6 +19,7 @@ from collab.federated.data.examples import Data, Examples
 from collab.federated.trainers.litert import LiteRtTrainer
 from collab.node.training_config import TrainingConfig
 from collab.node.training_work import Enrolled
+from tests.identities import Identities
 
 PORT: Final = 7100
 WAIT_S: Final = 300.0
@@ -32,21 +33,30 @@ def make_trainer(model: Path, config: TrainingConfig) -> Enrolled:
     return Enrolled(LiteRtTrainer(model, Data(examples, examples.first(0))), len(examples))
 
 
-def measured(setting: Setting, folder: Path, compression: Mapping[str, Any], name: str) -> Measured:
-    """A run over gRPC; bytes and times are those after the first round."""
+def measured(
+    setting: Setting,
+    folder: Path,
+    compression: Mapping[str, Any],
+    name: str,
+    identities: Identities | None = None,
+    **fields: Any,
+) -> Measured:
+    """A run over gRPC, with further fields of the task; bytes and times are those after the first round."""
     write_parts(setting, folder)
     env = _environment(folder)
     with Site(folder) as site:
         began = time.monotonic()
         for number in range(setting.clients):
-            _begin_node(site, folder, number, env)
+            _begin_node(site, folder, number, env, identities)
         for number in range(setting.clients):
             _await_ready(folder / f"node-{number}.log")
         task, out = folder / "task.yaml", folder / "run"
-        task.write_text(yaml.safe_dump(_task(setting, compression)))
+        task.write_text(yaml.safe_dump(_task(setting, compression) | fields))
         peers = ",".join(f"{DEVICES}:{PORT + number}" for number in range(setting.clients))
-        words = [sys.executable, "-m", "collab", "fed", "run", task, "--peers", peers, "--out", out]
-        words += ["--insecure", "--insecure-network", "--json"]
+        words: list[object] = [sys.executable, "-m", "collab"]
+        words += ["--identity", identities.directory("op", "operator")] if identities is not None else []
+        words += ["fed", "run", task, "--peers", peers, "--out", out, "--json"]
+        words += [] if identities is not None else ["--insecure", "--insecure-network"]
         process = site.start(site.server, "server", words, env)
         peaks, ends, after_first = Peaks(site), list[float](), 0
         while len(ends) < setting.rounds:
@@ -104,13 +114,17 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**clean, "PYTHONPATH": f"{_ROOT}:{info.parent}", "XDG_CONFIG_HOME": str(folder / "none")}
 
 
-def _begin_node(site: Site, folder: Path, number: int, env: Mapping[str, str]) -> None:
+def _begin_node(
+    site: Site, folder: Path, number: int, env: Mapping[str, str], identities: Identities | None
+) -> None:
     config = folder / f"node-{number}.toml"
     data = folder / f"part-{number}.npz"
     config.write_text(f'[training]\ndata = "{data}"\ntrainer = "benchmark"\n')
     words: list[object] = [sys.executable, "-m", "collab", "node", "--name", f"client-{number}"]
     words += ["--store", folder / f"store-{number}", "--listen", f"{DEVICES}:{PORT + number}"]
-    words += ["--config", config, "--discovery", "none", "--insecure", "--insecure-network", "--json"]
+    words += ["--config", config, "--discovery", "none", "--json"]
+    words += ["--insecure", "--insecure-network"] if identities is None else []
+    words += ["--identity", identities.directory(f"client-{number}")] if identities is not None else []
     site.start(site.devices, f"node-{number}", words, env)
 
 

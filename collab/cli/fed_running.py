@@ -19,7 +19,7 @@ from collab.coordinator.cluster import Cluster
 from collab.coordinator.federated import Begin, EvaluateHere, FederatedServer, Watcher
 from collab.coordinator.federated_folder import RunFolder, digest_of
 from collab.core.ids import Digest
-from collab.errors import ConfigError, InputError, UsageError
+from collab.errors import ConfigError, InputError
 from collab.federated.actions import Finish
 from collab.federated.exchange import read_weights
 from collab.federated.privacy.accounting import accountant
@@ -38,10 +38,6 @@ _MAX_MODEL_BYTES: Final = 1 << 30
 def read_task(path: Path) -> Task:
     """A checked task from its YAML file; raises `ConfigError` or `InputError`."""
     task = convert_task(read_yaml("task", path, _MAX_TASK_BYTES))
-    if task.secure_aggregation:
-        raise UsageError(
-            "secure_aggregation: is not served over links yet; leave it out, or simulate the task"
-        )
     if task.privacy is not None:
         accountant()  # a missing extra is said before anything begins
     return task
@@ -133,6 +129,7 @@ def rules_of(task: Task) -> Rules:
         repeats=task.mode == "async",
         max_staleness=task.buffered.max_staleness if task.mode == "async" else sync,
         privacy=task.privacy,
+        secure=task.secure,
         seed=task.seed,
     )
 

@@ -139,8 +139,6 @@ def _refuse(task: Task, jobs: int, test: Path | None) -> None:
     """What a simulation cannot do is said before anything is read."""
     if jobs < 0:
         raise UsageError(f"--jobs {jobs}: give 0 or more")
-    if task.secure_aggregation:
-        raise ConfigError("secure_aggregation: it is not simulated; leave it out to simulate the rest")
     if task.evaluation.every and task.evaluation.where == "server" and test is None:
         raise UsageError("--test: it is missing; evaluation.where is server")
 

@@ -95,8 +95,9 @@ class RemoteClient:
         encoding: Compression,
         private: Privacy | None = None,
         sums: SumRules | None = None,
+        masked: bool = False,
     ) -> pb.TrainingState:
-        """Ask it to train, and to add noise itself if privacy is local."""
+        """Ask it to train, to add noise itself if privacy is local, and to mask what comes of it."""
         local = private if private is not None and private.place == "local" else None
         request = pb.OfferTrainingRequest(
             order=order_message(order),
@@ -110,6 +111,7 @@ class RemoteClient:
             sums=msgspec.json.encode(sums) if sums is not None and self.gateway else b"",
             clip=local.clip if local is not None else 0.0,
             noise_multiplier=local.noise_multiplier if local is not None else 0.0,
+            masked=masked,
         )
         return await self._offer(order, request)
 
@@ -184,6 +186,10 @@ class RemoteClient:
             await self._training.get_blob(digest, size, offset, keep)
         self._measure("up", size - offset, begun)
         return await asyncio.to_thread(_finished, path, digest)
+
+    async def mask(self, order: OrderId, message: bytes) -> bytes:
+        """Its answer to a message of a secure sum."""
+        return await self._training.mask(order_message(order), message)
 
     async def end(self, order: OrderId, counted: bool) -> None:
         """It may forget what it keeps for an order."""

@@ -62,6 +62,12 @@ class TrainingControl:
             "EndTraining", pb.EndTrainingRequest(order=order, counted=counted, leave=leave)
         )
 
+    async def mask(self, order: pb.TrainingOrder, message: bytes) -> bytes:
+        """The answer to a message of a secure sum."""
+        request = pb.MaskTrainingRequest(order=order, message=message)
+        reply: pb.MaskTrainingReply = await self._control.call("MaskTraining", request)
+        return reply.message
+
     async def get_blob(self, sha256: Digest, size: int, offset: int, keep: Keep) -> None:
         """Read a blob from an offset to its end; who has all of it checks the digest.
 

@@ -46,6 +46,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "BeginTraining": Verb(pb.BeginTrainingRequest, pb.BeginTrainingReply),
         "TrainingStatus": Verb(pb.TrainingStatusRequest, pb.TrainingStatusReply),
         "EndTraining": Verb(pb.EndTrainingRequest, pb.EndTrainingReply),
+        "MaskTraining": Verb(pb.MaskTrainingRequest, pb.MaskTrainingReply),
     }
 )
 """Every verb of ``control.proto`` that nodes serve."""

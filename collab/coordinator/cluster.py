@@ -24,6 +24,7 @@ from collab.link.link import Handler, Link
 from collab.link.links import Links
 from collab.runtime.base import RuntimeClass
 from collab.transport.aio import timeout
+from collab.transport.base import Security
 
 MakeLinks = Callable[[Handler], Links]
 
@@ -91,6 +92,11 @@ class Cluster:
         self._hub.links = self.links
         self._clients: list[PlanClient] = []
         self._followers: list[Follower] = []
+
+    @property
+    def security(self) -> Security | None:
+        """This end's identity; None without one."""
+        return self.links.security
 
     async def __aenter__(self) -> Cluster:
         await self.links.__aenter__()

@@ -23,12 +23,15 @@ from typing import Any, Final, TypeVar
 from collab.client.remote_client import RemoteClient
 from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.cluster import Cluster
+from collab.coordinator.federated_secure import SecureSums
 from collab.core.ids import Digest, NodeName
 from collab.errors import CollabError, IntegrityError, LinkLost, PeerUnreachable
 from collab.federated import actions as do
 from collab.federated import events as on
 from collab.federated.journal import Blobs, Journal
 from collab.federated.orders import OrderId, SumRules
+from collab.federated.privacy.identities import name_verifier, verifier
+from collab.federated.privacy.masking import basis_of, invite
 from collab.federated.records import RoundRecord
 from collab.federated.rounds import Rounds
 from collab.federated.server_work import Broadcast, ServerWork
@@ -44,6 +47,10 @@ _BACKOFF_S: Final = (0.1, 2.0)
 _LOOK_S: Final = 15.0
 """A client is asked this often whether its policy lets it train by now."""
 _AWAY: Final = (LinkLost, PeerUnreachable)
+_UNSIGNED: Final = (
+    "secure_aggregation without identities: nobody signs keys, so updates are hidden from a server that "
+    "keeps to the rules, and from no other; see 'collab cluster init'"
+)
 
 EvaluateHere = Callable[[Digest], tuple[int, dict[str, float]]]
 """Samples and metrics of a model on the server's own data; blocks."""
@@ -110,6 +117,8 @@ class FederatedServer:
         self._sums = SumRules(aggregation=task.aggregation, gate=task.gate, seed=task.seed)
         self._trained: dict[tuple[str, OrderId], pb.TrainingState] = {}
         """What was told of updates that are not fetched yet."""
+        self._secure = self._secure_sums() if task.secure is not None else None
+        self._agreement: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="collab-federated")
 
@@ -121,6 +130,8 @@ class FederatedServer:
         Clients of ``release`` are taken out of quarantine.
         """
         self._run = self._rounds.ledger.run or begin.run
+        if self._secure is not None and self._cluster.security is None:
+            self._notify(do.Notify("warning", _UNSIGNED))
         try:
             for address in peers:
                 self._spawn(self._follow(address))
@@ -200,7 +211,8 @@ class FederatedServer:
             self._tell(on.Declined(action.client, order, self._work.rules.refuses_sums))
             return
         encoding, private = self._task.compression.up, self._task.privacy
-        state = await client.offer(order, action.work, encoding, private, self._sums)
+        masked = self._secure is not None
+        state = await client.offer(order, action.work, encoding, private, self._sums, masked)
         client.state = state.state
         if state.state == "declined":
             self._tell(on.Declined(action.client, order, state.reason))
@@ -252,12 +264,14 @@ class FederatedServer:
             reason = str(error)
             self._tell(on.Refused(action.client, action.order, "update", reason, action.bytes))
             return
-        await self._off_loop(
-            self._work.enter_round, ledger.round, ledger.model, self._enrolled, list(ledger.counted)
-        )
-        self._unsettled.add(action.digest)
         told = self._trained.pop((action.client, action.order), pb.TrainingState())
         judge: Callable[..., on.Arrived | on.Refused] = self._work.judge
+        if self._secure is not None:
+            judge = functools.partial(self._secure.judge, samples=self._enrolled[action.client])
+        else:
+            entering = (ledger.round, ledger.model, self._enrolled, list(ledger.counted))
+            await self._off_loop(self._work.enter_round, *entering)
+            self._unsettled.add(action.digest)
         if client.gateway:
             judge = functools.partial(self._work.judge_sum, samples=int(told.samples))
         verdict = await self._off_loop(judge, action.client, action.order, action.digest, data)
@@ -281,6 +295,8 @@ class FederatedServer:
 
     def _ended(self, name: str, order: OrderId, counted: bool) -> None:
         self._trained.pop((name, order), None)
+        if self._secure is not None:
+            self._secure.settled(name, order, counted)
         client = self._clients.get(name)
         if client is not None:
             client.state = "counted" if counted else ""
@@ -299,7 +315,52 @@ class FederatedServer:
         self._unsettled.difference_update(update.digest for update in action.updates)
 
     def _agree(self, action: do.Agree) -> None:
-        self._tell(on.AggregationFailed(action.round, "secure aggregation is not served over links yet"))
+        if self._agreement is not None:
+            self._agreement.cancel()
+        self._agreement = self._spawn(self._agreed(action))
+
+    async def _agreed(self, action: do.Agree) -> None:
+        ledger, secure = self._rounds.ledger, self._task.secure
+        assert self._secure is not None
+        assert secure is not None
+        orders = {client: ledger.asked[client] for client in action.clients}
+        session = f"{self._run}/{action.round}/{action.attempt}"
+        try:
+            masking, length = await self._off_loop(self._work.masking, ledger.model, ledger.state)
+            basis = basis_of(self._trainable[0], ledger.model, self._task.training, masking)
+            threshold = secure.threshold_of(len(orders))
+            invitation = invite(session, action.clients, threshold, length, basis, masking)
+            clients = await self._secure.agree(invitation, orders)
+            self._tell(on.Agreed(action.round, clients, action.attempt))
+        except CollabError as error:
+            self._tell(on.AggregationFailed(action.round, str(error), action.attempt))
+
+    def _sum(self, action: do.Sum) -> None:
+        self._spawn(self._summed(action))
+
+    async def _summed(self, action: do.Sum) -> None:
+        ledger = self._rounds.ledger
+        assert self._secure is not None
+        try:
+            outcome = await self._secure.open(action.clients)
+            for name in outcome.liars:
+                self._left_out(name, "gave wrong shares of others' secrets; the sum is right without them")
+            kept = (ledger.model, ledger.state, outcome.total, len(outcome.survivors))
+            self._tell(on.Summed(action.round, await self._off_loop(self._work.keep_sum, *kept)))
+        except CollabError as error:
+            self._tell(on.AggregationFailed(action.round, str(error)))
+
+    def _secure_sums(self) -> SecureSums:
+        security = self._cluster.security
+        verify = verifier(security) if security is not None else name_verifier()
+
+        async def ask(name: str, order: OrderId, message: bytes) -> bytes:
+            return await self._clients[name].mask(order, message)
+
+        return SecureSums(ask, self._off_loop, verify, self._left_out, self._task.round.deadline_s)
+
+    def _left_out(self, name: str, why: str) -> None:
+        self._notify(do.Notify("failed", f"{name}: {why}", name))
 
     def _evaluate(self, action: do.Evaluate) -> None:
         for name in action.clients or ("",):
@@ -392,10 +453,13 @@ class FederatedServer:
         except CollabError as error:
             log.info("%s", error)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], key: tuple[str, OrderId] | None = None) -> None:
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], key: tuple[str, OrderId] | None = None
+    ) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = key
         task.add_done_callback(self._over)
+        return task
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
@@ -412,6 +476,7 @@ _PERFORM: Final[dict[type, Callable[[FederatedServer, Any], None]]] = {
     do.Offer: FederatedServer._offer,
     do.Send: FederatedServer._send,
     do.Agree: FederatedServer._agree,
+    do.Sum: FederatedServer._sum,
     do.Fetch: FederatedServer._fetch,
     do.Acknowledge: FederatedServer._acknowledge,
     do.Cancel: FederatedServer._cancel,

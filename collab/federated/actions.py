@@ -58,6 +58,15 @@ class Agree:
 
     round: int
     clients: tuple[str, ...]
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Open the sum of the masked updates of these clients, and no others: `Summed` or `AggregationFailed`."""
+
+    round: int
+    clients: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,10 @@ class Aggregate:
     state: Digest | None
     control: Digest | None
     updates: tuple[Counted, ...]
+    expected: int = 0
+    """Updates that the round wanted."""
+    total: Digest | None = None
+    """Their sum where they were masked; there are no single ones then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +147,9 @@ class Record:
 class Notify:
     """Tell people, in one line."""
 
-    kind: Literal["round", "refused", "quarantined", "returned", "late", "lack", "waiting", "failed"]
+    kind: Literal[
+        "round", "refused", "quarantined", "returned", "late", "lack", "waiting", "failed", "warning"
+    ]
     text: str
     client: str = ""
 
@@ -156,6 +171,7 @@ Action = Union[
     Offer,
     Send,
     Agree,
+    Sum,
     Fetch,
     Acknowledge,
     Cancel,

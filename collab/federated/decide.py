@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Union
+from typing import Final, Union
 
 import msgspec
 
-from collab.federated.entries import Asked, Closed, Extended, Finished, Recorded, Skipped
+from collab.federated.entries import Asked, Closed, Extended, Finished, Recorded, Restarted, Skipped
 from collab.federated.ledger import Ledger
 from collab.federated.orders import Capabilities
 from collab.federated.selection import asked_for, choose, estimated_seconds, wanted_of
@@ -24,7 +24,10 @@ class Wait:
     note: str = ""
 
 
-Decision = Union[Asked, Closed, Extended, Skipped, Recorded, Finished, Wait]
+Decision = Union[Asked, Closed, Extended, Skipped, Restarted, Recorded, Finished, Wait]
+
+LEAST_SUMMED: Final = 3
+"""Clients whose masked updates are worth summing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,14 @@ class Scene:
     def connected(self) -> int:
         """Clients that are here, or are still to come back after a resume."""
         return max(len(self.present), self.expected)
+
+    @property
+    def least_summed(self) -> int:
+        """Clients without which no masked updates are asked for."""
+        secure = self.task.secure
+        if secure is None:
+            return 0
+        return max(LEAST_SUMMED, secure.threshold if isinstance(secure.threshold, int) else 0)
 
     @property
     def left_s(self) -> float:
@@ -163,7 +174,10 @@ def _open(scene: Scene) -> Decision:
     wanted = wanted_of(cohort, len(candidates))
     quorum = scene.task.round.quorum_of(wanted)
     chosen = _chosen(scene, candidates, asked_for(cohort, wanted))
-    if len(chosen) < quorum:
+    if scene.task.secure is not None:
+        least = scene.task.secure.threshold_of(len(chosen))
+        wanted, quorum = max(wanted, least), max(quorum, least)
+    if len(chosen) < max(quorum, scene.least_summed):
         slow = len(candidates) - len(chosen) if cohort.select == "deadline" else 0
         note = f"{slow} too slow for round.deadline_s {scene.task.round.deadline_s:g}" if slow else ""
         return _wait(scene, quorum, note)
@@ -179,7 +193,8 @@ def _open(scene: Scene) -> Decision:
 
 def _wait(scene: Scene, quorum: int = 1, note: str = "") -> Wait | Finished:
     at_first = scene.ledger.round == 1 and not scene.ledger.opened
-    needed = max(quorum, scene.task.clients.minimum if at_first else 0, scene.expected)
+    minimum = scene.task.clients.minimum if at_first else 0
+    needed = max(quorum, minimum, scene.expected, scene.least_summed)
     wait = Wait(needed, note)
     if not scene.waited:
         return wait
@@ -211,6 +226,8 @@ def _gather(scene: Scene) -> Decision | None:
 
 def _settle(scene: Scene) -> Decision | None:
     """End a synchronous round early when nobody is left who could send an update."""
+    if scene.closed_to_more and scene.counted + scene.ledger.at_work < scene.quorum:
+        return _lack(scene)
     if scene.is_async or scene.ledger.at_work:
         return None
     if scene.counted >= scene.quorum:
@@ -227,6 +244,7 @@ def _close(scene: Scene, at_deadline: bool = False) -> Closed:
         drop_open=_drops_open(scene.task),
         at_deadline=at_deadline,
         open_bytes=scene.open_bytes if _drops_open(scene.task) else 0,
+        wanted=scene.wanted,
     )
 
 
@@ -237,12 +255,24 @@ def _drops_open(task: Task) -> bool:
 def _lack(scene: Scene) -> Decision:
     """A round whose quorum has not come."""
     rules, ledger = scene.task.round, scene.ledger
-    reason = f"{scene.counted} of {scene.quorum} updates by the deadline"
-    if rules.on_lack == "extend" and ledger.extensions < rules.extensions:
+    in_time = scene.deadline is not None and scene.now < scene.deadline
+    reason = f"{scene.counted} of {scene.quorum} updates" + ("" if in_time else " by the deadline")
+    if in_time and scene.ledger.at_work:
+        reason += f", and only {ledger.at_work} clients are left who could send one"
+    if rules.on_lack == "extend" and scene.task.secure is None and ledger.extensions < rules.extensions:
         return Extended(round=ledger.round)
+    return unmade(scene, ledger.round, reason)
+
+
+def unmade(scene: Scene, round_: int, reason: str) -> Skipped | Restarted | Finished:
+    """What follows when no model comes of a round."""
+    rules, closing = scene.task.round, scene.ledger.closing
     if rules.on_lack == "skip":
-        return skipped(scene, ledger.round, reason)
-    return Finished(outcome="failed", exit_code=1, reason=f"round {ledger.round}: {reason}")
+        return skipped(scene, round_, reason)
+    extensions = closing.extensions if closing is not None else scene.ledger.extensions
+    if scene.task.secure is not None and rules.on_lack == "extend" and extensions < rules.extensions:
+        return Restarted(round=round_, reason=reason)
+    return Finished(outcome="failed", exit_code=1, reason=f"round {round_}: {reason}")
 
 
 def skipped(scene: Scene, round_: int, reason: str) -> Skipped:

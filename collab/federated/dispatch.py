@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -9,6 +10,7 @@ from msgspec import structs
 
 from collab.federated import entries, events
 from collab.federated.actions import Acknowledge, Action, Cancel, Fetch, Notify, Offer, Send
+from collab.federated.agreeing import Agreeing
 from collab.federated.flights import Flight, Flights
 from collab.federated.ledger import Ledger
 from collab.federated.orders import MAX_HELD_MODELS, Capabilities, OrderId, Work, seed_of
@@ -24,16 +26,16 @@ class Dispatch:
     Args:
         task: A checked one.
         ledger: The run's; only read here.
+        agreeing: Says whether models are held back until keys are agreed on.
     """
 
-    def __init__(self, task: Task, ledger: Ledger) -> None:
+    def __init__(self, task: Task, ledger: Ledger, agreeing: Agreeing) -> None:
         self.present: dict[str, Capabilities] = {}
         self.flights = Flights()
         self.deadline: float | None = None
         """Of the round that gathers."""
         self.opened_at = 0.0
-        self.holds_back = False
-        """Nobody gets a model before all have agreed on keys."""
+        self._agreeing = agreeing
         self._task = task
         self._ledger = ledger
 
@@ -102,7 +104,7 @@ class Dispatch:
         flight = self.flights.get(event.client, event.order)
         if flight is None:
             return [Cancel(event.client, event.order, self._why_not(event.client, event.order))]
-        if not flight.step("accept") or self.holds_back:
+        if not flight.step("accept") or self._agreeing.holds_back:
             return []
         return self.send(event.client, flight)
 
@@ -113,6 +115,30 @@ class Dispatch:
             return []
         model, control = self._ledger.starts[flight.order.round]
         return [Send(client, flight.order, model, control, capabilities.holds)]
+
+    def agreed(self, clients: Collection[str]) -> Steps:
+        """These hold keys; they get the model, and the others are left out."""
+        steps: Steps = []
+        for client in self.flights.at(("waiting", "offered", "accepted")):
+            flight = self.flights.get(client)
+            if flight is not None and client in clients:
+                steps += self.send(client, flight)
+            elif flight is not None:
+                steps += self.drop(client, flight.order, "failed", "holds no keys of the round")
+        return steps
+
+    def expire(self, now: float) -> Steps:
+        """Give up orders whose own time has passed."""
+        reason = f"no update within {self._task.round.deadline_s:g} s"
+        expired = self.flights.expired(now) if self.is_async else []
+        return [step for client, one in expired for step in self.drop(client, one.order, "late", reason)]
+
+    def drop_stale(self) -> Steps:
+        """Give up orders that are over the rounds that an update may be late."""
+        reason = f"over {self.max_staleness} rounds late"
+        asked = sorted(self._ledger.asked.items())
+        late = [one for one in asked if self._ledger.round - one[1].round > self.max_staleness]
+        return [step for client, order in late for step in self.drop(client, order, "late", reason)]
 
     def sent(self, event: events.Sent, now: float) -> Steps:
         """It has the model."""

@@ -94,9 +94,11 @@ class Skipped(Frozen, frozen=True, kw_only=True, tag="skipped"):
 
 
 class Restarted(Frozen, frozen=True, kw_only=True, tag="restarted"):
-    """The round that was under way begins anew: its masks were lost with the server that knew them."""
+    """A round under secure aggregation begins anew, under another attempt and with other masks."""
 
     round: int
+    reason: str = ""
+    """What it lacked; empty: its masks were lost with the server that knew them."""
 
 
 class Closed(Frozen, frozen=True, kw_only=True, tag="closed"):
@@ -113,6 +115,15 @@ class Closed(Frozen, frozen=True, kw_only=True, tag="closed"):
     """Not since all that were wanted had come."""
     open_bytes: int = 0
     """Sent for orders that are open."""
+    wanted: int = 0
+    """Updates that were expected."""
+
+
+class Summed(Frozen, frozen=True, kw_only=True, tag="summed"):
+    """The sum of a closed round's masked updates is opened, and durable."""
+
+    round: int
+    total: Digest
 
 
 class Made(Frozen, frozen=True, kw_only=True, tag="made"):
@@ -158,6 +169,7 @@ Entry = Union[
     Skipped,
     Restarted,
     Closed,
+    Summed,
     Made,
     Recorded,
     Let,

@@ -104,6 +104,15 @@ class Agreed:
     round: int
     clients: tuple[str, ...]
     """Those who hold keys now; the rest of the cohort is out."""
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """The sum of a round's masked updates is in the blob store, durably (answers `Sum`)."""
+
+    round: int
+    total: Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +132,12 @@ class Aggregated:
 
 @dataclass(frozen=True, slots=True)
 class AggregationFailed:
-    """There is no next model (answers `Aggregate`); the round counts as one without a quorum."""
+    """There is no next model (answers `Agree`, `Sum` or `Aggregate`); as if it lacked its quorum."""
 
     round: int
     reason: str
+    attempt: int = 0
+    """Of `Agree`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +189,7 @@ ClientEvent = Union[Joined, Left, Accepted, Declined, Sent, Announced, Arrived, 
 Event = Union[
     ClientEvent,
     Agreed,
+    Summed,
     Aggregated,
     AggregationFailed,
     Evaluated,

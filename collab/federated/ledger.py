@@ -27,6 +27,7 @@ from collab.federated.entries import (
     Resumed,
     Skipped,
     Started,
+    Summed,
 )
 from collab.federated.orders import OrderId
 from collab.federated.records import LeftOut, RoundRecord, TookPart
@@ -75,6 +76,8 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
     gathered: list[Counted] = []
     """Its updates."""
     gathered_dropped: list[Dropped] = []
+    total: Digest | None = None
+    """The sum of its updates where they were masked."""
     unrecorded: RoundRecord | None = None
     """The record of the last round while its evaluation is open."""
     recorded: RoundRecord | None = None
@@ -116,7 +119,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
 
     def blobs(self) -> frozenset[Digest]:
         """What the run still needs."""
-        named = {self.model, self.state, self.control}
+        named = {self.model, self.state, self.control, self.total}
         named |= {update.digest for update in (*self.counted, *self.gathered)}
         named |= {digest for start in self.starts.values() for digest in start}
         return frozenset(digest for digest in named if digest)
@@ -190,7 +193,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
             self._next_round()
         else:
             counted, dropped, extensions = self.gathered, self.gathered_dropped, self.closing.extensions
-            self.closing, self.gathered, self.gathered_dropped = None, [], []
+            self._drop_gathered()
         self.made, self.present = entry.round, entry.present
         unused = (LeftOut(client=u.client, kind="skipped", reason=entry.reason) for u in counted)
         self.unrecorded = RoundRecord(
@@ -207,13 +210,26 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         )
 
     def _restarted(self, entry: Restarted) -> None:
-        attempt = self.attempt + 1
+        # Orders of the attempts before must not be taken for those to come.
+        attempts = [update.order.attempt for update in (*self.gathered, *self.counted)]
+        attempt = max([self.attempt, *attempts]) + 1
         if self.closing is not None:
-            self.closing, self.gathered, self.gathered_dropped = None, [], []
+            self.extensions, self.dropped = self.closing.extensions, self.gathered_dropped
+            self._drop_gathered()
             self.round = entry.round
-        self.asked, self.counted, self.dropped, self.tried = {}, [], [], set()
+        elif entry.reason:
+            self._drop_open(missed=True)
+        self.extensions += bool(entry.reason)
+        self.asked, self.counted, self.tried = {}, [], set()
+        self.dropped = self.dropped if entry.reason else []
         self.at_work = self.fresh = 0
         self.opened, self.attempt = False, attempt
+
+    def _drop_gathered(self) -> None:
+        self.closing, self.gathered, self.gathered_dropped, self.total = None, [], [], None
+
+    def _summed(self, entry: Summed) -> None:
+        self.total = entry.total
 
     def _drop_open(self, missed: bool) -> None:
         reason = "no update by the deadline" if missed else "enough others were faster"
@@ -259,7 +275,7 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         self.state, self.control = entry.state, entry.control
         self.made = entry.round
         self.models += 1
-        self.closing, self.gathered, self.gathered_dropped = None, [], []
+        self._drop_gathered()
 
     def _recorded(self, entry: Recorded) -> None:
         self.unrecorded, self.recorded = None, entry.record
@@ -289,6 +305,7 @@ _APPLY: Final[dict[type, Callable[..., None]]] = {
     Skipped: Ledger._skipped,
     Restarted: Ledger._restarted,
     Closed: Ledger._closed,
+    Summed: Ledger._summed,
     Made: Ledger._made,
     Recorded: Ledger._recorded,
     Let: Ledger._let,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 from collab.core.ids import Digest
 from collab.core.plan import Frozen
@@ -26,8 +26,10 @@ from collab.federated.actions import (
     Notify,
     Persist,
     Record,
+    Sum,
 )
-from collab.federated.decide import Scene, Wait, decide, explained, skipped
+from collab.federated.agreeing import Agreeing
+from collab.federated.decide import LEAST_SUMMED, Scene, Wait, decide, explained, unmade
 from collab.federated.dispatch import Dispatch, Steps
 from collab.federated.evaluating import Evaluating, evaluators, is_due
 from collab.federated.ledger import Ledger
@@ -43,13 +45,12 @@ _DECISIONS: Final = (
     entries.Skipped,
     entries.Restarted,
     entries.Closed,
+    entries.Summed,
     entries.Made,
     entries.Recorded,
     entries.Finished,
 )
 """Entries that are about the whole run: one at a time is under way."""
-MAX_AGREE_S: Final = 30.0
-"""How long offers may be unanswered before those who have accepted agree on keys."""
 
 
 class Rounds:
@@ -73,8 +74,8 @@ class Rounds:
         self._task = task
         self._spent = spent
         self._spent_at, self._reason_spent = -1, ""
-        self._secure = task.secure_aggregation
-        self._clients = Dispatch(task, self.ledger)
+        self._agreeing = Agreeing(task.secure is not None)
+        self._clients = Dispatch(task, self.ledger, self._agreeing)
         self._pending: dict[int, entries.Entry] = {}
         self._step = 0
         self._deciding = False
@@ -88,9 +89,6 @@ class Rounds:
         """Clients that a resumed run waits for before it chooses among them."""
         self._out = frozenset(self.ledger.quarantine)
         self._evaluating: Evaluating | None = None
-        self._agree_until: float | None = None
-        self._keys: Literal["", "agreeing", "agreed"] = ""
-        self._clients.holds_back = task.secure_aggregation
 
     # --- outside ------------------------------------------------------------------
 
@@ -145,7 +143,7 @@ class Rounds:
         """When a `Tick` is due."""
         if self._over or self._deciding:
             return None
-        times = [self._waiting, self._agree_until]
+        times = [self._waiting, self._agreeing.until]
         if self.ledger.closing is None:
             times.append(self._clients.deadline)
         if self._evaluating is not None:
@@ -199,13 +197,22 @@ class Rounds:
 
     def _not_aggregated(self, event: events.AggregationFailed, now: float) -> Actions:
         closing = self.ledger.closing
-        gathers = self.ledger.opened and event.round == self.ledger.round  # keys could not be agreed on
-        if self._deciding or not (gathers or (closing is not None and closing.round == event.round)):
+        closed = closing is not None and closing.round == event.round
+        if self._deciding or not (closed or self._agrees(event.round, event.attempt)):
             return []
-        if self._task.round.on_lack == "skip":
-            return self._persist(skipped(self._scene(now), event.round, event.reason[:500]))
-        reason = f"round {event.round}: {event.reason[:500]}"
-        return self._persist(entries.Finished(outcome="failed", exit_code=1, reason=reason))
+        return self._persist(unmade(self._scene(now), event.round, event.reason[:500]))
+
+    def _agrees(self, round_: int, attempt: int) -> bool:
+        """Whether the cohort of this attempt is at its keys."""
+        ledger = self.ledger
+        here = ledger.opened and (round_, attempt) == (ledger.round, ledger.attempt)
+        return here and self._agreeing.state == "agreeing"
+
+    def _summed(self, event: events.Summed, now: float) -> Actions:
+        ledger = self.ledger
+        if ledger.closing is None or ledger.closing.round != event.round or self._deciding or ledger.total:
+            return []
+        return self._persist(entries.Summed(round=event.round, total=event.total))
 
     def _evaluated(self, event: events.Evaluated, now: float) -> Actions:
         record = self.ledger.unrecorded
@@ -222,20 +229,10 @@ class Rounds:
         return []
 
     def _agreed_on(self, event: events.Agreed, now: float) -> Actions:
-        if not self.ledger.opened or event.round != self.ledger.round or self._keys != "agreeing":
+        if not self._agrees(event.round, event.attempt):
             return []
-        self._keys, self._clients.holds_back = "agreed", False
-        actions: Actions = []
-        for client in self._clients.flights.at(("waiting", "offered", "accepted")):
-            flight = self._clients.flights.get(client)
-            if flight is None:
-                continue
-            if client in event.clients:
-                actions += self._steps(self._clients.send(client, flight))
-            else:
-                dropped = self._clients.drop(client, flight.order, "failed", "holds no keys of the round")
-                actions += self._steps(dropped)
-        return actions
+        self._agreeing.state = "agreed"
+        return self._steps(self._clients.agreed(event.clients))
 
     def _tick(self, event: events.Tick, now: float) -> Actions:
         return []
@@ -275,7 +272,8 @@ class Rounds:
     def _after_resume(self, entry: entries.Resumed, now: float) -> Actions:
         ledger = self.ledger
         under_way = ledger.opened or ledger.closing is not None
-        if self._secure and under_way and ledger.unrecorded is None:
+        # A sum that is opened must not be opened again, of others: the difference would be single updates.
+        if self._agreeing.needed and under_way and ledger.unrecorded is None and ledger.total is None:
             return self._last_record() + self._persist(
                 entries.Restarted(round=ledger.closing.round if ledger.closing else ledger.round)
             )
@@ -289,8 +287,10 @@ class Rounds:
         return [Record(self.ledger.recorded)] if self.ledger.recorded is not None else []
 
     def _after_restart(self, entry: entries.Restarted, now: float) -> Actions:
-        self._forget_keys()
+        self._agreeing.forget()
         self._clients.deadline = None
+        if entry.reason:
+            return [Notify("lack", f"round {entry.round} begins anew: {entry.reason}")]
         return [Notify("round", f"round {entry.round} begins anew: its keys were lost")]
 
     def _after_ask(self, entry: entries.Asked, now: float) -> Actions:
@@ -304,8 +304,7 @@ class Rounds:
         if not self._clients.is_async:
             asked = f"asks {len(entry.clients)} clients for {entry.wanted} updates"
             actions.append(Notify("round", f"round {entry.round} {asked}"))
-        if self._secure and self._agree_until is None and not self._keys:
-            self._agree_until = now + min(MAX_AGREE_S, self._task.round.deadline_s / 4)
+        self._agreeing.opened(now, self._task.round.deadline_s)
         return actions
 
     def _after_count(self, entry: entries.Counted, now: float) -> Actions:
@@ -321,33 +320,39 @@ class Rounds:
 
     def _after_skip(self, entry: entries.Skipped, now: float) -> Actions:
         self._clients.deadline = None
-        self._forget_keys()
+        self._agreeing.forget()
         return [Notify("lack", f"round {entry.round} is skipped: {entry.reason}")]
 
     def _after_close(self, entry: entries.Closed, now: float) -> Actions:
         self._clients.deadline, self._closed_at = None, now
-        self._agree_until = None
-        actions: Actions = []
-        for client, order in sorted(self.ledger.asked.items()):
-            if self.ledger.round - order.round > self._clients.max_staleness:
-                reason = f"over {self._clients.max_staleness} rounds late"
-                actions += self._steps(self._clients.drop(client, order, "late", reason))
-        return [*self._aggregate(), *actions]
+        self._agreeing.until = None
+        return [*self._aggregate(), *self._steps(self._clients.drop_stale())]
 
     def _aggregate(self) -> Actions:
         ledger = self.ledger
         if ledger.closing is None:
             return []
         updates = tuple(sorted(ledger.gathered, key=lambda update: (update.client, update.order)))
-        return [Aggregate(ledger.closing.round, ledger.model, ledger.state, ledger.control, updates)]
+        if self._agreeing.needed and ledger.total is None:
+            return [Sum(ledger.closing.round, tuple(update.client for update in updates))]
+        return [
+            Aggregate(
+                ledger.closing.round,
+                ledger.model,
+                ledger.state,
+                ledger.control,
+                updates,
+                ledger.closing.wanted,
+                ledger.total,
+            )
+        ]
+
+    def _after_sum(self, entry: entries.Summed, now: float) -> Actions:
+        return self._aggregate()
 
     def _after_make(self, entry: entries.Made, now: float) -> Actions:
-        self._forget_keys()
+        self._agreeing.forget()
         return []
-
-    def _forget_keys(self) -> None:
-        """Keys are of one round."""
-        self._keys, self._agree_until, self._clients.holds_back = "", None, self._secure
 
     def _after_record(self, entry: entries.Recorded, now: float) -> Actions:
         self._evaluating = None
@@ -395,26 +400,18 @@ class Rounds:
         """Give up waiting: for orders whose own time has passed, and for clients that do not come back."""
         if self._expected and self._waiting is not None and now >= self._waiting:
             self._expected, self._waiting = 0, None
-        actions: Actions = []
-        if self._clients.is_async:
-            for client, flight in self._clients.flights.expired(now):
-                reason = f"no update within {self._task.round.deadline_s:g} s"
-                actions += self._steps(self._clients.drop(client, flight.order, "late", reason))
-        return actions
+        return self._steps(self._clients.expire(now))
 
     def _agree(self, now: float) -> Actions:
         """Begin the phases of secure aggregation when all have answered, or long enough was waited."""
-        if self._agree_until is None:
+        if self._agreeing.until is None:
             return []
-        unanswered = self._clients.flights.at(("waiting", "offered"))
-        accepted = self._clients.flights.at(("accepted",))
-        if unanswered and now < self._agree_until:
+        ledger, flights = self.ledger, self._clients.flights
+        unanswered, accepted = flights.at(("waiting", "offered")), flights.at(("accepted",))
+        least = max(ledger.quorum, LEAST_SUMMED)
+        if not self._agreeing.is_due(now, len(unanswered), len(accepted), least):
             return []
-        if len(accepted) < self.ledger.quorum:
-            self._agree_until = now + MAX_AGREE_S if now >= self._agree_until else self._agree_until
-            return []
-        self._agree_until, self._keys = None, "agreeing"
-        return [Agree(self.ledger.round, tuple(accepted))]
+        return [Agree(ledger.round, tuple(accepted), ledger.attempt)]
 
     def _evaluate(self, now: float) -> Actions | Wait:
         """Begin the evaluation that is open, once those are back who are to be asked."""
@@ -455,7 +452,7 @@ class Rounds:
             evaluation=open_.outcome() if open_ is not None and open_.is_over(now) else None,
             open_bytes=self._clients.flights.down_bytes,
             spent=self._why_spent(),
-            closed_to_more=bool(self._keys),
+            closed_to_more=self._agreeing.closed,
         )
 
 
@@ -475,16 +472,10 @@ _ABOUT_ORDERS: Final[dict[type, Callable[..., Steps]]] = {
 }
 
 _HANDLERS: Final[dict[type, Callable[..., Actions]]] = {
-    events.Joined: Rounds._client,
+    **dict.fromkeys(_ABOUT_ORDERS, Rounds._client),
     events.Left: Rounds._left,
-    events.Accepted: Rounds._client,
-    events.Declined: Rounds._client,
-    events.Sent: Rounds._client,
-    events.Announced: Rounds._client,
-    events.Arrived: Rounds._client,
-    events.Refused: Rounds._client,
-    events.Failed: Rounds._client,
     events.Agreed: Rounds._agreed_on,
+    events.Summed: Rounds._summed,
     events.Aggregated: Rounds._aggregated,
     events.AggregationFailed: Rounds._not_aggregated,
     events.Evaluated: Rounds._evaluated,
@@ -505,6 +496,7 @@ _FOLLOWS: Final[dict[type, Callable[..., Actions]]] = {
     entries.Skipped: Rounds._after_skip,
     entries.Restarted: Rounds._after_restart,
     entries.Closed: Rounds._after_close,
+    entries.Summed: Rounds._after_sum,
     entries.Made: Rounds._after_make,
     entries.Recorded: Rounds._after_record,
     entries.Let: Rounds._after_release,

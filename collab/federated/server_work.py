@@ -14,11 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Union
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from collab.core.ids import Digest
 from collab.errors import CollabError, ConfigError, LimitExceeded, ProtocolError
 from collab.federated.actions import Aggregate
+from collab.federated.aggregate.combine import Combiner
 from collab.federated.aggregate.fixed import MAX_WEIGHT, WEIGHT_UNIT, shapes_of
 from collab.federated.aggregate.partial import decode_partial, is_partial
 from collab.federated.aggregate.rounds import RoundAggregator, controls
@@ -35,10 +38,14 @@ from collab.federated.journal import Blobs
 from collab.federated.orders import OrderId, UpdateRef
 from collab.federated.privacy.accounting import Budget, Release
 from collab.federated.privacy.clipping import QuantileClip
+from collab.federated.privacy.fixed_point import Encoding
+from collab.federated.privacy.masking import Masking
+from collab.federated.privacy.masks import Ring
 from collab.federated.privacy.noise import KeyedNoise, Noise
-from collab.federated.privacy.private_mean import PrivateMean
+from collab.federated.privacy.private_mean import PrivateMean, private_encoding
 from collab.federated.spool import DiskSpool
-from collab.federated.task import Privacy
+from collab.federated.sums import MeanOfSum, pack_sum, unpack_sum
+from collab.federated.task import Privacy, SecureAggregation
 from collab.federated.update import Parameters
 
 _BOUND: Final = "privacy:bound"
@@ -62,12 +69,19 @@ class Rules:
     repeats: bool = False
     """Whether a client may have several orders in one round (``mode: async``)."""
     privacy: Privacy | None = None
+    secure: SecureAggregation | None = None
     seed: int = 0
+
+    @property
+    def central(self) -> Privacy | None:
+        """Settings of noise that the server adds; None where it adds none."""
+        return self.privacy if self.privacy is not None and self.privacy.place == "central" else None
 
     @property
     def refuses_sums(self) -> str:
         """Why a gateway's sum is of no use; empty where it is."""
-        if self.privacy is not None or self.aggregation.robust or self.aggregation.controls:
+        single = self.privacy is not None or self.aggregation.robust or self.aggregation.controls
+        if single or self.secure is not None:
             return "this task needs single updates, and a gateway sends sums"
         return ""
 
@@ -250,21 +264,18 @@ class ServerWork:
             for name in list(state)
             if name.startswith(_RESIDUAL)
         }
-        private = None
-        if rules.privacy is not None and rules.privacy.place == "central":
-            bound = float(state.pop(_BOUND)) if _BOUND in state else rules.privacy.clip
-            noise = KeyedNoise(self._noise_key(action))
-            private = _begin_private(rules.privacy, before, bound, len(action.updates), noise)
+        combiner = self._combiner(action, before, state)
+        state.pop(_BOUND, None)
         if rules.aggregation.robust:
             with DiskSpool(self._scratch) as spool:
                 aggregator = RoundAggregator(rules.aggregation, before, state, spool=spool, clients=clients)
-                weights = self._added(aggregator, action, None)
+                weights = self._added(aggregator, action)
         else:
-            aggregator = RoundAggregator(rules.aggregation, before, state, clients=clients)
-            weights = self._added(aggregator, action, private)
+            aggregator = RoundAggregator(rules.aggregation, before, state, clients=clients, combiner=combiner)
+            weights = self._added(aggregator, action)
         kept = aggregator.state()
-        if private is not None:
-            kept[_BOUND] = np.float64(private.clipping.bound).reshape(())
+        if isinstance(combiner, PrivateMean):
+            kept[_BOUND] = np.float64(combiner.clipping.bound).reshape(())
         change = b""
         if rules.down.lossy:
             # Clients go on with what they can be sent, and the server with the same.
@@ -281,10 +292,45 @@ class ServerWork:
         metrics = {"epsilon": epsilon(rules.privacy, models + 1)} if rules.privacy is not None else None
         return Aggregated(action.round, model, size, state_digest, control, metrics)
 
-    def _added(
-        self, aggregator: RoundAggregator, action: Aggregate, private: PrivateMean | None
-    ) -> Parameters:
-        for counted in action.updates:
+    def _combiner(
+        self, action: Aggregate, before: Parameters, state: Mapping[str, NDArray[np.floating]]
+    ) -> Combiner | None:
+        """What adds the updates up where it is not the rules' own; an opened sum is in it."""
+        masking, private = self._masking(state), None
+        if self.rules.central is not None:
+            noise, expected = KeyedNoise(self._noise_key(action)), action.expected or len(action.updates)
+            private = _begin_private(self.rules.central, before, masking.clip, expected, noise)
+        if action.total is None:
+            return private
+        vector, came = unpack_sum(self._blobs.get(action.total), masking.encoding)
+        if private is None:
+            return MeanOfSum(masking, shapes_of(before), vector, came)
+        private.add_vector(vector, came)
+        return private
+
+    def masking(self, model: Digest, state: Digest | None) -> tuple[Masking, int]:
+        """What the clients of a round do to their updates, and how long their vectors are."""
+        kept = unpack_arrays(self._blobs.get(state)) if state is not None else {}
+        found = self._masking(kept)
+        return found, found.length(shapes_of(self.model(model)))
+
+    def _masking(self, state: Mapping[str, NDArray[np.floating]]) -> Masking:
+        rules = self.rules
+        if rules.central is not None:
+            bound = float(state[_BOUND]) if _BOUND in state else rules.central.clip
+            return Masking(encoding=private_encoding(bound), clip=bound, adaptive=rules.central.adaptive)
+        encoding = rules.secure.encoding if rules.secure is not None else Encoding()
+        if not rules.aggregation.by_samples:
+            encoding = msgspec.structs.replace(encoding, max_samples=1)
+        return Masking(encoding=encoding)
+
+    def keep_sum(self, model: Digest, state: Digest | None, total: Ring, clients: int) -> Digest:
+        """Keep the opened sum of so many clients' vectors; raises `ProtocolError` where it cannot be one."""
+        masking, _ = self.masking(model, state)
+        return self._blobs.put(pack_sum(masking, shapes_of(self.model(model)), total, clients))
+
+    def _added(self, aggregator: RoundAggregator, action: Aggregate) -> Parameters:
+        for counted in action.updates if action.total is None else ():
             data = self._blobs.get(counted.digest)
             if is_partial(data):
                 by_samples = self.rules.aggregation.by_samples
@@ -292,9 +338,7 @@ class ServerWork:
                 continue
             update = decode_update(data)
             aggregator.add(replace(update, staleness=counted.staleness))
-            if private is not None:
-                private.add(update)
-        return aggregator.finish() if private is None else aggregator.finish(lambda _: private.combined())
+        return aggregator.finish()
 
     def _noise_key(self, action: Aggregate) -> bytes:
         """Drawn once for each release, so that a restart repeats the same noise on the same updates."""
@@ -311,17 +355,17 @@ class ServerWork:
 
 
 def _begin_private(
-    private: Privacy, model: Parameters, bound: float, clients: int, noise: Noise
+    private: Privacy, model: Parameters, bound: float, expected: int, noise: Noise
 ) -> PrivateMean:
     """A round's mean under central differential privacy."""
     # A twentieth of the cohort is usual; small ones need more, so that the weights can have less.
-    count_noise = max(clients / 20, private.noise_multiplier) if private.adaptive else 0.0
+    count_noise = max(expected / 20, private.noise_multiplier) if private.adaptive else 0.0
     return PrivateMean(
         shapes_of(model),
         QuantileClip(bound=bound, count_noise=count_noise),
         noise,
         noise_multiplier=private.noise_multiplier,
-        cohort=clients,
+        cohort=expected,
         adaptive=private.adaptive,
     )
 

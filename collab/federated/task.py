@@ -13,6 +13,9 @@ from collab.federated.aggregate.settings import Aggregation
 from collab.federated.combinations import Feature, check_combination, features
 from collab.federated.compression.settings import Compression
 from collab.federated.gate import GateSettings
+from collab.federated.privacy.fixed_point import Encoding
+from collab.federated.privacy.messages import MAX_CLIENTS as MAX_SUMMED
+from collab.federated.privacy.messages import default_threshold
 from collab.federated.task_fields import converted
 from collab.federated.update import LocalTraining
 
@@ -139,6 +142,24 @@ class Privacy(Frozen, frozen=True, kw_only=True):
     delta: float = 1e-5
 
 
+class SecureAggregation(Frozen, frozen=True, kw_only=True):
+    """Updates are masked, and only their sum can be read (Bonawitz et al., CCS 2017)."""
+
+    threshold: Union[int, float, None] = None
+    """Clients that have to stay to the end: a number, or with a point a share of those who have accepted;
+    more than two thirds if it is left out, and more than half in any case."""
+    encoding: Encoding = Encoding()
+    """How values become whole numbers; with central privacy they are its own."""
+
+    def threshold_of(self, invited: int) -> int:
+        """Clients that have to stay when so many are invited."""
+        if self.threshold is None:
+            return default_threshold(invited)
+        given = self.threshold
+        least = math.ceil(given * invited - 1e-9) if isinstance(given, float) else given
+        return max(least, invited // 2 + 1)
+
+
 class Encodings(Frozen, frozen=True, kw_only=True):
     """How weights are written."""
 
@@ -168,13 +189,21 @@ class Task(Frozen, frozen=True, kw_only=True):
     gate: GateSettings = GateSettings()
     compression: Encodings = Encodings()
     privacy: Union[Privacy, None] = None
-    secure_aggregation: bool = False
-    """Updates are masked, and only their sum can be read (Bonawitz et al., CCS 2017)."""
+    secure_aggregation: Union[SecureAggregation, bool] = False
+    """``true`` for the defaults."""
     evaluation: Evaluation = Evaluation()
     quarantine: QuarantineRules = QuarantineRules()
     seed: int = 0
     checkpoint: str = ""
     """Folder of the run's journal and weights; empty: beside the output."""
+
+    @property
+    def secure(self) -> Union[SecureAggregation, None]:
+        """The settings of secure aggregation; None where updates are not masked."""
+        given = self.secure_aggregation
+        if isinstance(given, bool):
+            return SecureAggregation() if given else None
+        return given
 
 
 def convert_task(tree: Any) -> Task:
@@ -198,6 +227,8 @@ def check_task(task: Task) -> None:
     _check_combination(task)
     if task.privacy is not None:
         _check_privacy(task.privacy)
+    if task.secure is not None:
+        _check_secure(task, task.secure)
     _whole("buffered.buffer", task.buffered.buffer, 1, MAX_CLIENTS)
     _whole("buffered.concurrency", task.buffered.concurrency, 1, MAX_CLIENTS)
     _whole("buffered.max_staleness", task.buffered.max_staleness, 0, MAX_ROUNDS)
@@ -280,7 +311,7 @@ def _check_combination(task: Task) -> None:
         Feature.ASYNC: task.mode == "async",
         Feature.CENTRAL_DP: task.privacy is not None and task.privacy.place == "central",
         Feature.LOCAL_DP: task.privacy is not None and task.privacy.place == "local",
-        Feature.SECURE: task.secure_aggregation,
+        Feature.SECURE: task.secure is not None,
     }
     up, down = task.compression.up.check("compression.up"), task.compression.down.check("compression.down")
     asked = features(task.aggregation, task.gate, up, down, (f for f, wanted in others.items() if wanted))
@@ -294,6 +325,23 @@ def _check_privacy(private: Privacy) -> None:
             raise ConfigError(f"privacy.{name}: {value:g}; give more than 0")
     if not 0 < private.delta < 1:
         raise ConfigError(f"privacy.delta: {private.delta:g}; give a number over 0, under 1")
+
+
+def _check_secure(task: Task, secure: SecureAggregation) -> None:
+    where = "secure_aggregation.threshold"
+    if isinstance(secure.threshold, float):
+        _share(where, secure.threshold)
+    elif secure.threshold is not None:
+        _whole(where, secure.threshold, 2, MAX_SUMMED)
+    count = math.ceil((task.cohort.count or task.clients.minimum) * task.cohort.over_selection)
+    if count > MAX_SUMMED:
+        raise ConfigError(
+            f"cohort.count: secure_aggregation sums at most {MAX_SUMMED} clients a round, {count} are asked"
+        )
+    try:
+        secure.encoding.check(max(count, 3))
+    except ConfigError as error:
+        raise ConfigError(f"secure_aggregation.{error}") from error
 
 
 def _whole(where: str, value: int, least: int, most: int) -> None:

@@ -85,6 +85,11 @@ class Links:
         self._tasks: TaskGroup | None = None
         self._closing = False
 
+    @property
+    def security(self) -> Security | None:
+        """This end's identity; None without one."""
+        return self._establish.security
+
     async def __aenter__(self) -> Links:
         self._tasks = TaskGroup()
         await self._tasks.__aenter__()

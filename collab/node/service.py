@@ -100,7 +100,7 @@ class NodeService(Handler):
                 children, self.links, self.stages.off_loop, store.training.with_name("downloads")
             )
         settings = (config.training, store, self.stages.off_loop, trainers)
-        self.training = NodeTraining(self.name, *settings, gateway=gateway)
+        self.training = NodeTraining(self.name, *settings, gateway=gateway, credentials=security)
         self.membership = Membership(self.links, security, make_discoveries)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)

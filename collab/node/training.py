@@ -20,7 +20,8 @@ from collab.federated.orders import MAX_HELD_MODELS, OrderId
 from collab.node.store import Store
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import Made, TrainingFiles
-from collab.node.training_offer import Ask
+from collab.node.training_masked import MaskedOrder
+from collab.node.training_offer import Ask, unsuited
 from collab.node.training_policy import Look, look, refusal
 from collab.node.training_thread import Guard, TrainingThread, energy_meter
 from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, Product, evaluate, restore, train
@@ -28,6 +29,7 @@ from collab.node.verbs import Caller
 
 if TYPE_CHECKING:
     from collab.node.gateway import Gateway
+    from collab.security.identity import Credentials
 
 log = logging.getLogger("collab.training")
 
@@ -87,6 +89,7 @@ class NodeTraining:
         trainers: Mapping[str, MakeTrainer],
         read_device: Look = look,
         gateway: Gateway | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.config = config
         self.draining = False
@@ -98,6 +101,7 @@ class NodeTraining:
         self._gateway = gateway
         """Where others train in this node's place."""
         self._files = TrainingFiles(store.training)
+        self._masked = MaskedOrder(name, credentials)
         self._machine = machine.Participant()
         self._thread = TrainingThread()
         self._deciding = asyncio.Lock()
@@ -186,9 +190,7 @@ class NodeTraining:
 
     async def offer(self, ask: Ask) -> pb.OfferTrainingReply:
         """Take an order or decline it; again, and it stands where it stood."""
-        refused = await self._refusal()
-        if ask.evaluate and not (refused or self.config.data):
-            refused = f"{self._name!r} has no data of its own"
+        refused = await self._refusal() or unsuited(self.config, ask)
         if ask.evaluate:
             state = self._offer_trial(ask, refused)
         else:
@@ -248,6 +250,12 @@ class NodeTraining:
                 await self._perform(self._machine.handle(machine.ModelCame(order), _now()))
         return errand.message()
 
+    async def mask(self, order: OrderId, message: bytes) -> bytes:
+        """The answer to a message of a secure sum."""
+        ask = self._errand.ask if self._errand is not None else None
+        said: bytes = await self._off_loop(self._masked.answer, ask, order, message)
+        return said
+
     async def status(self, order: OrderId, evaluating: bool, wait_s: float) -> pb.TrainingState:
         """Where an order stands, as soon as it is over or after so long."""
         errand = self._found(order, evaluating)
@@ -279,6 +287,7 @@ class NodeTraining:
             await self._off_loop(self._store.drop, dropped)
         if self._gateway is not None:
             self._spawn(self._gateway.leave(run))
+        self._masked.forget(run)
         if self._holds[0] == run:
             self._holds = ("", [])
         if self._trial is not None and self._trial.order.run == run:
@@ -398,6 +407,7 @@ class NodeTraining:
             weights=await self._path(ask.work.model),
             control=await self._path(ask.work.control) if ask.work.control is not None else None,
             state=state,
+            mask=self._masked.masking(ask.order) if ask.masked else None,
         )
         enrolled = await self._trainer(ask.trainable)
 

@@ -26,6 +26,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Nodes that may have this one train, by name; operators may always."""
     children: tuple[str, ...] = ()
     """Addresses of nodes that train in this one's place: it is their gateway, and sends one sum on."""
+    masked: bool = False
+    """Whether to train only where secure aggregation hides the update."""
     samples: Count | None = None
     """Most examples that it enrols with."""
     seconds: Positive = 3600.0

@@ -14,6 +14,7 @@ from collab.errors import ConfigError, LimitExceeded, ProtocolError
 from collab.federated.compression.settings import Compression
 from collab.federated.orders import OrderId, SumRules, Work
 from collab.federated.update import LocalTraining
+from collab.node.training_config import TrainingConfig
 
 MAX_SETTINGS_BYTES: Final = 64 * 1024
 """Of the JSON in an offer."""
@@ -38,6 +39,8 @@ class Ask:
     """Of the noise that is added to it then."""
     sums: SumRules | None = None
     """For a gateway."""
+    masked: bool = False
+    """The update leaves the node under masks only."""
 
     @property
     def blobs(self) -> tuple[Digest, ...]:
@@ -87,7 +90,17 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
         request.clip,
         request.noise_multiplier,
         sums,
+        request.masked,
     )
+
+
+def unsuited(config: TrainingConfig, ask: Ask) -> str:
+    """Why a node with these settings does not do what is asked for at any time; empty where it does."""
+    if ask.evaluate:
+        return "" if config.data else "this node has no data of its own"
+    if config.masked and not ask.masked:
+        return "training.masked: this node's updates leave it under masks only (secure_aggregation of a task)"
+    return ""
 
 
 def _check(training: LocalTraining) -> None:

@@ -10,6 +10,7 @@ from collab.core.ids import check_digest, check_name
 from collab.errors import LimitExceeded, Refused
 from collab.node.stages import Stages
 from collab.node.training import NodeTraining
+from collab.node.training_masked import MAX_MESSAGE_BYTES
 from collab.node.training_offer import order_of, read_offer
 from collab.node.training_work import Part
 from collab.node.verbs import Caller, Implementation
@@ -36,6 +37,7 @@ class TrainingVerbs:
             "BeginTraining": self.begin,
             "TrainingStatus": self.status,
             "EndTraining": self.end,
+            "MaskTraining": self.mask,
         }
         return table
 
@@ -92,3 +94,12 @@ class TrainingVerbs:
         order = order_of(request.order)
         await self._training.end(order, request.order.evaluate, request.counted, request.leave)
         return pb.EndTrainingReply()
+
+    async def mask(self, caller: Caller, request: pb.MaskTrainingRequest) -> pb.MaskTrainingReply:
+        """One message of a secure sum, and the answer to it."""
+        if len(request.message) > MAX_MESSAGE_BYTES:
+            raise LimitExceeded(
+                f"MaskTraining: {len(request.message)} bytes, at most {MAX_MESSAGE_BYTES} are taken"
+            )
+        said = await self._training.mask(order_of(request.order), request.message)
+        return pb.MaskTrainingReply(message=said)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from collab.federated.compression.settings import Compression
 from collab.federated.compression.updates import encode_update
 from collab.federated.exchange import pack_arrays, plain_weights, read_weights, unpack_arrays
 from collab.federated.orders import OrderId
-from collab.federated.update import LocalTraining, Update
+from collab.federated.update import LocalTraining, Parameters, Update
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import Made
 from collab.node.training_thread import Guard
@@ -65,6 +66,8 @@ class Job:
     """The server's control variate."""
     state: bytes
     """The client's."""
+    mask: Callable[[Parameters, int], bytes] | None = None
+    """Makes of an update and its samples what may leave; None: the update is encoded as it is."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,15 @@ def train(job: Job, enrolled: Enrolled, guard: Guard) -> Product:
     )
     if job.clip:
         update = _private(update, job.clip, job.noise_multiplier)
+    made = Made(steps=trained.steps, samples=trained.samples, seconds=trained.seconds)
+    if job.mask is not None:
+        # What one client's training measured would tell of it alone, so it stays here.
+        return Product(job.mask(update.delta, update.samples), job.state, made)
+    made = msgspec.structs.replace(made, metrics=dict(update.metrics))
     random = np.random.default_rng([job.training.seed, job.order.round])
     data, feedback = encode_update(update, job.encoding, _of(state, _FEEDBACK), random)
     kept = {f"{_FEEDBACK}{name}": array for name, array in feedback.items()}
     kept |= {f"{_CONTROL}{name}": array for name, array in (trained.control or own).items()}
-    made = Made(
-        steps=trained.steps, samples=trained.samples, seconds=trained.seconds, metrics=dict(update.metrics)
-    )
     return Product(data, pack_arrays(kept), made)
 
 

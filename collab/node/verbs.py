@@ -43,6 +43,8 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "TakeReports": frozenset({"operator", "controller"}),
     "PutBlob": frozenset({"operator", "node"}),
     **dict.fromkeys(TRAINING_VERBS, frozenset({"operator", "controller", "node"})),
+    # Not for gateways: they would unmask their part of a cohort.
+    "MaskTraining": frozenset({"operator", "controller"}),
 }
 """Roles that may call a verb; verbs that are not listed are the operator's."""
 

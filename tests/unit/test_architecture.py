@@ -31,6 +31,7 @@ PURE = (
     *(f"collab.federated.{name}" for name in ("combinations", "compression", "gate", "partition")),
     "collab.federated.aggregate",
     *(f"collab.federated.privacy.{name}" for name in ("private_mean", "secure_client", "secure_server")),
+    *(f"collab.federated.{name}" for name in ("agreeing", "masked", "privacy.sessions")),
     "collab.federated.privacy.accounting",
     "collab.node.session",
     "collab.runtime.quarantine",

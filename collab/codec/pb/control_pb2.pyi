@@ -543,7 +543,7 @@ class TrainingOrder(_message.Message):
     def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., evaluate: _Optional[bool] = ...) -> None: ...
 
 class OfferTrainingRequest(_message.Message):
-    __slots__ = ("order", "trainable", "weights", "control", "training", "encoding", "deadline_s", "counted", "clip", "noise_multiplier", "sums")
+    __slots__ = ("order", "trainable", "weights", "control", "training", "encoding", "deadline_s", "counted", "clip", "noise_multiplier", "sums", "masked")
     ORDER_FIELD_NUMBER: _ClassVar[int]
     TRAINABLE_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -555,6 +555,7 @@ class OfferTrainingRequest(_message.Message):
     CLIP_FIELD_NUMBER: _ClassVar[int]
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     order: TrainingOrder
     trainable: str
     weights: str
@@ -566,7 +567,8 @@ class OfferTrainingRequest(_message.Message):
     clip: float
     noise_multiplier: float
     sums: bytes
-    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sums: _Optional[bytes] = ...) -> None: ...
+    masked: bool
+    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sums: _Optional[bytes] = ..., masked: _Optional[bool] = ...) -> None: ...
 
 class OfferTrainingReply(_message.Message):
     __slots__ = ("state", "lacks", "holds")
@@ -657,3 +659,17 @@ class EndTrainingRequest(_message.Message):
 class EndTrainingReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class MaskTrainingRequest(_message.Message):
+    __slots__ = ("order", "message")
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    order: TrainingOrder
+    message: bytes
+    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., message: _Optional[bytes] = ...) -> None: ...
+
+class MaskTrainingReply(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: bytes
+    def __init__(self, message: _Optional[bytes] = ...) -> None: ...

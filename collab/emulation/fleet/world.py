@@ -20,6 +20,7 @@ from collab.core.ids import Digest
 from collab.emulation.fleet.device import Device, Shelf
 from collab.emulation.fleet.holdings import Holdings
 from collab.emulation.fleet.labour import Errand, Labour, Outcome, Ticket
+from collab.emulation.fleet.secure import FleetSums
 from collab.errors import CollabError
 from collab.federated import actions as do
 from collab.federated import events as on
@@ -115,6 +116,11 @@ class FleetWorld:
         self._now = 0.0
         self._began = time.monotonic()
         self._finish: do.Finish | None = None
+        self._secure: FleetSums | None = None
+        if task.secure is not None:
+            self._secure = FleetSums(
+                task, self._work, self._rounds.snapshot, self._later, self._feed, self._trip_s
+            )
 
     def run(self, name: str, task: Digest) -> do.Finish:
         """Go on until the run is over."""
@@ -237,6 +243,8 @@ class FleetWorld:
         )
 
         def over(outcome: Outcome) -> None:
+            if isinstance(outcome, Product) and self._secure is not None:
+                outcome = self._masked(self._secure, device.name, order, outcome)
             if isinstance(outcome, Product):
                 took = seconds if self._conditions.virtual else outcome.made.seconds
                 device.trained(order, outcome, took)
@@ -245,14 +253,29 @@ class FleetWorld:
 
         self._labours(Errand(device.index, work.model, job.weights, job), seconds, over)
 
+    @staticmethod
+    def _masked(secure: FleetSums, name: str, order: OrderId, product: Product) -> Outcome:
+        try:
+            return replace(product, update=secure.masked(name, order, product.update))
+        except CollabError as error:
+            return error
+
+    def _trip_s(self, size: int) -> float:
+        """Of a message to a client, and of a short answer."""
+        return self._conditions.rtt_s + size / self._conditions.down_bytes_s
+
     def _goes_away(self, device: Device, order: OrderId, after_s: float) -> None:
         name = device.name
 
         def gone() -> None:
             self._devices.pop(name, None)
+            if self._secure is not None:
+                self._secure.gone(name)
             self._feed(on.Left(name))
 
         def back() -> None:
+            if self._secure is not None:
+                self._secure.back(name)
             self._feed(on.Joined(name, self._capabilities(name)))
 
         self._later(after_s, gone)
@@ -299,9 +322,12 @@ class FleetWorld:
     def _fetch(self, action: do.Fetch) -> None:
         def here() -> None:
             device = self._device(action.client)
-            ledger = self._rounds.ledger
-            self._work.enter_round(ledger.round, ledger.model, self._enrolled, list(ledger.counted))
-            verdict = self._work.judge(action.client, action.order, action.digest, device.update())
+            ledger, came = self._rounds.ledger, (action.client, action.order, action.digest, device.update())
+            if self._secure is not None:
+                verdict = self._secure.judge(*came, self._enrolled[action.client])
+            else:
+                self._work.enter_round(ledger.round, ledger.model, self._enrolled, list(ledger.counted))
+                verdict = self._work.judge(*came)
             if isinstance(verdict, on.Arrived):
                 verdict = replace(verdict, update=replace(verdict.update, seconds=device.seconds))
             self._feed(verdict)
@@ -309,6 +335,8 @@ class FleetWorld:
         self._later(self._conditions.rtt_s + action.bytes / self._conditions.up_bytes_s, here)
 
     def _acknowledge(self, action: do.Acknowledge) -> None:
+        if self._secure is not None:
+            self._secure.settled(action.client, action.order, action.counted)
         self._to(action.client, part.Acknowledged(action.order, action.counted))
 
     def _cancel(self, action: do.Cancel) -> None:
@@ -328,8 +356,12 @@ class FleetWorld:
         self._later(self._conditions.rtt_s / 2, there)
 
     def _agree(self, action: do.Agree) -> None:
-        event = on.AggregationFailed(action.round, "secure aggregation is not simulated")
-        self._later(0.0, lambda: self._feed(event))
+        assert self._secure is not None
+        self._secure.agree(action)
+
+    def _sum(self, action: do.Sum) -> None:
+        assert self._secure is not None
+        self._secure.open(action)
 
     def _aggregate(self, action: do.Aggregate) -> None:
         try:
@@ -368,6 +400,7 @@ _PERFORM: dict[type, Callable[[FleetWorld, Any], None]] = {
     do.Offer: FleetWorld._offer,
     do.Send: FleetWorld._send,
     do.Agree: FleetWorld._agree,
+    do.Sum: FleetWorld._sum,
     do.Fetch: FleetWorld._fetch,
     do.Acknowledge: FleetWorld._acknowledge,
     do.Cancel: FleetWorld._cancel,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -30,6 +29,7 @@ class RoundAggregator:
         state: What `state` returned after the round before; empty for the first.
         spool: Where robust rules put updates; a mean needs none.
         clients: How many there are at all, taking part or not (SCAFFOLD's N).
+        combiner: In the place of the settings' own, such as a mean with noise.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class RoundAggregator:
         *,
         spool: Spool | None = None,
         clients: int = 0,
+        combiner: Combiner | None = None,
     ) -> None:
         self._settings = settings
         self._model = model
@@ -48,7 +49,9 @@ class RoundAggregator:
         shapes = shapes_of(model)
         self._mean: Mean | None = None
         self._combiner: Combiner
-        if not settings.robust:
+        if combiner is not None:
+            self._combiner = combiner
+        elif not settings.robust:
             self._combiner = self._mean = Mean(shapes, by_count=settings.by_count)
         elif spool is None:
             raise ConfigError(f"aggregation.combine: {settings.combine} needs a folder to spool updates to")
@@ -86,16 +89,9 @@ class RoundAggregator:
         for own, other in zip(mine, theirs, strict=True):
             own.merge(other)
 
-    def finish(self, perturb: Callable[[Parameters], Parameters] | None = None) -> Parameters:
-        """The new weights.
-
-        Args:
-            perturb: Makes of the combined update what the optimizer sees, noise of differential
-                privacy for instance.
-        """
+    def finish(self) -> Parameters:
+        """The new weights."""
         combined: Parameters = self._combiner.combined()
-        if perturb is not None:
-            combined = perturb(combined)
         weights, kept = server.step(self._settings.optimizer, self._model, combined, self._state)
         if self._controls is not None:
             kept |= self._moved_controls(self._controls)
@@ -109,7 +105,8 @@ class RoundAggregator:
     def _sums(self) -> list[FixedSum]:
         if self._mean is None:
             raise ConfigError(
-                f"aggregation.combine: {self._settings.combine} cannot be made of partial sums; use mean"
+                f"aggregation.combine: {self._settings.combine} cannot be made of partial sums here; "
+                "use mean, without central privacy"
             )
         return [self._mean.sum, *([self._controls] if self._controls is not None else [])]
 

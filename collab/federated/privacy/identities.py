@@ -1,7 +1,11 @@
-"""Signatures of a secure sum by the identities of the cluster.  A signature carries its certificate."""
+"""Signatures of a secure sum by the identities of the cluster.  A signature carries its certificate.
+
+Where there are no identities (``--insecure``, simulations) names stand in for them, as they do on links.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -16,6 +20,7 @@ from collab.federated.privacy.messages import MAX_SIGNATURE_BYTES
 from collab.federated.privacy.statements import Sign, Verify
 from collab.security.certificates import certificate_der
 from collab.security.identity import Credentials
+from collab.transport.base import Security
 
 ROLE: Final = "node"
 """Only nodes train."""
@@ -37,7 +42,7 @@ def signer(credentials: Credentials) -> Sign:
     return lambda statement: msgspec.msgpack.encode(_Signed(certificate, key.sign(statement, _ALGORITHM)))
 
 
-def verifier(credentials: Credentials) -> Verify:
+def verifier(credentials: Security) -> Verify:
     """Check signatures by the authority and the revocations that these credentials go by."""
 
     def verify(name: str, statement: bytes, signature: bytes) -> bool:
@@ -55,3 +60,17 @@ def verifier(credentials: Credentials) -> Verify:
         return True
 
     return verify
+
+
+def name_signer(name: str) -> Sign:
+    """Where there are no identities: binds a statement to a name, and proves nothing."""
+    return lambda statement: _bound(name, statement)
+
+
+def name_verifier() -> Verify:
+    """Where there are no identities."""
+    return lambda name, statement, signature: signature == _bound(name, statement)
+
+
+def _bound(name: str, statement: bytes) -> bytes:
+    return hashlib.sha256(b"collab: nobody signs\0" + name.encode() + b"\0" + statement).digest()

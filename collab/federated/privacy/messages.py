@@ -87,6 +87,8 @@ def check_terms(terms: Terms) -> None:
             raise ConfigError(str(error)) from error
     if list(terms.invited) != sorted(set(terms.invited)):
         raise ConfigError("secure aggregation: name every invited client once, in the order of the names")
+    if count > MAX_CLIENTS:
+        raise ConfigError(f"secure aggregation: {count} clients are invited, at most {MAX_CLIENTS} can be")
     if count < 3:
         raise ConfigError(f"secure aggregation: {count} clients are invited; a sum hides its terms from 3 on")
     # With half or less a server could tell two halves different things and get both kinds of shares.

@@ -42,7 +42,7 @@ class PrivateMean:
             noise: Of this round alone.
             noise_multiplier: What the budget is charged with; the noise on weights is a little
                 more where the bound adapts.
-            cohort: Clients that were expected.
+            cohort: Clients that were expected; more may come.
             adaptive: Whether the bound is to follow the clients' norms.
         """
         if cohort < 1:
@@ -64,15 +64,16 @@ class PrivateMean:
     def add(self, update: Update, weight: int = 1) -> None:
         """Clip one client's update and add it; weights do not count.
 
-        Raises `TensorError` for what is not finite, `ConfigError` beyond the cohort.
+        Raises `TensorError` for what is not finite, `ConfigError` beyond what can be summed.
         """
         clipped = clipped_update(update.delta, self.clipping.bound, adaptive=self._adaptive)
         self.add_vector(encode(self.encoding, self.shapes, clipped, 1), 1)
 
     def add_vector(self, vector: Ring, clients: int) -> None:
         """Add what so many clients have clipped and encoded themselves, a secure sum of them."""
-        if self.clients + clients > self._cohort:
-            raise ConfigError(f"privacy: more updates came than the {self._cohort} of the cohort")
+        if self._noise is None:
+            raise ValueError("a round that was combined takes no more")
+        self.encoding.check(self.clients + clients)
         self._total += vector
         self.clients += clients
 

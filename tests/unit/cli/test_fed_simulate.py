@@ -119,12 +119,13 @@ def simulate_code(said):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"secure_aggregation": True}, "secure_aggregation"),
+        ({"secure_aggregation": True, "compression": {"up": {"top": 0.1}}}, "compression.up.top"),
+        ({"compression": {"up": {"elements": "int8"}}, "secure_aggregation": {}}, "secure_aggregation"),
         ({"model": "missing.tflite"}, "missing.tflite: no such file"),
     ],
 )
 def test_tasks_that_cannot_be_simulated_are_refused(place, fields, said):
-    write_task(place, compression={}, **fields)
+    write_task(place, **{"compression": {}, **fields})
     done = command(
         "fed", "simulate", place / "task.yaml", "--data", place / "train.npz", "--test", place / "test.npz"
     )

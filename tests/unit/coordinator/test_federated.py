@@ -15,11 +15,18 @@ import pytest
 from collab import assembly
 from collab.assembly import build_cluster, build_node
 from collab.cli.fed_running import run_federated
+from collab.client.training import TrainingControl
 from collab.coordinator.federated import Watcher
 from collab.coordinator.federated_folder import RunFolder, RunSettings
-from collab.federated.actions import Finish
+from collab.errors import NotLoaded
+from collab.federated.actions import Finish, Notify
+from collab.federated.exchange import read_weights
+from collab.federated.privacy.fixed_point import decode_sum
+from collab.federated.privacy.masking import Masking
+from collab.federated.privacy.sessions import ClientSession
 from collab.federated.records import RoundRecord
 from collab.federated.task import convert_task
+from collab.federated.update import Parameters
 from collab.node.config import NodeConfig
 from collab.node.service import NodeService
 from collab.node.store import Store
@@ -35,7 +42,11 @@ class Told(Watcher):
 
     def __init__(self) -> None:
         self.records: list[RoundRecord] = []
+        self.notices: list[Notify] = []
         self.on_record: Any = lambda record: None
+
+    def notice(self, notice: Notify) -> None:
+        self.notices.append(notice)
 
     def record(self, record: RoundRecord) -> None:
         self.records.append(record)
@@ -155,6 +166,65 @@ async def test_what_a_task_asks_for_is_done_and_every_update_counts(site, task):
     assert [record.left_out for record in site.told.records] == [()] * 3
     assert site.told.records[-1].evaluation["samples"] == 2 * SAMPLES // 4
     assert site.told.records[-1].loss < site.told.records[0].loss
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2, 3, 4])
+async def test_who_leaves_in_any_phase_of_a_secure_sum_costs_no_bit_of_it(site, monkeypatch, answers):
+    mask, asked, masked = TrainingControl.mask, [], {}
+
+    async def leaves(self: TrainingControl, order: Any, message: bytes) -> bytes:
+        if self._control.name == "cyd":
+            asked.append(order.round)
+            if len(asked) > answers:
+                raise NotLoaded("cyd is gone")
+        return await mask(self, order, message)
+
+    def spy(self: ClientSession, delta: Parameters, samples: int) -> bytes:
+        masked[self._client.name] = delta, samples
+        return original(self, delta, samples)
+
+    original = ClientSession.masked
+    monkeypatch.setattr(ClientSession, "masked", spy)
+    monkeypatch.setattr(TrainingControl, "mask", leaves)
+    finish = await site.run("secure", "ann ben cyd", rounds=1, secure_aggregation={"threshold": 2})
+    assert finish.outcome == "done", finish
+    (record,) = site.told.records
+    there = ["ann", "ben", "cyd"] if answers >= 3 else ["ann", "ben"]
+    assert [one.client for one in record.took_part] == there
+    vectors = [Masking().vector(*masked[name]) for name in there]
+    shapes = {"w": (8, 4), "b": (4,)}
+    mean = decode_sum(Masking().encoding, shapes, np.add.reduce(vectors), len(vectors)).mean()
+    data = await asyncio.to_thread((site.folder / "secure/checkpoint/blobs" / finish.model).read_bytes)
+    weights = read_weights(data)
+    assert all((weights[name] == mean[name].astype(np.float32)).all() for name in shapes)
+    assert [out.client for out in record.left_out] == [name for name in ("cyd",) if name not in there]
+    assert any("nobody signs keys" in notice.text for notice in site.told.notices)
+
+
+async def test_a_secure_round_below_its_threshold_fails_with_the_reason_and_the_run_goes_on(
+    site, monkeypatch
+):
+    mask = TrainingControl.mask
+    gone: list[str] = []
+
+    async def leaves(self: TrainingControl, order: Any, message: bytes) -> bytes:
+        if order.attempt == 0 and self._control.name in ("ben", "cyd") and len(gone) < 2:
+            gone.append(self._control.name)
+            raise NotLoaded("not now")
+        return await mask(self, order, message)
+
+    monkeypatch.setattr(TrainingControl, "mask", leaves)
+    finish = await site.run("secure", "ann ben cyd", rounds=2, secure_aggregation=True)
+    assert (finish.outcome, finish.rounds) == ("done", 2)
+    assert [record.extensions for record in site.told.records] == [1, 0]
+    said = next(notice.text for notice in site.told.notices if notice.kind == "lack")
+    assert said.startswith("round 1 begins anew: secure aggregation: 1 clients sent keys, fewer than")
+
+
+async def test_a_gateway_has_no_part_in_a_secure_round(site):
+    finish = await site.run("secure", "ann ben cyd hub", rounds=1, secure_aggregation=True)
+    assert finish.outcome == "done"
+    assert [(out.client, out.kind) for out in site.told.records[0].left_out] == [("hub", "declined")]
 
 
 async def test_a_node_that_is_started_again_between_rounds_keeps_what_it_remembers(site):

@@ -18,6 +18,7 @@ from collab.client.local import MAX_WAITING
 from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
 from collab.codec.wire import MAX_HEADER_BYTES
+from collab.coordinator.federated_secure import GRACE_S, MAX_PHASE_S
 from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
@@ -33,6 +34,7 @@ from collab.federated.evaluating import MAX_METRICS as MAX_EVALUATED
 from collab.federated.ledger import MAX_LEFT_OUT
 from collab.federated.orders import MAX_HELD_MODELS
 from collab.federated.privacy import accounting, messages
+from collab.federated.privacy.masking import MAX_INVITATION_BYTES
 from collab.federated.trainers import local
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
@@ -42,6 +44,7 @@ from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
 from collab.node.training import MAX_WAIT_S
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import MAX_RUNS
+from collab.node.training_masked import MAX_MESSAGE_BYTES
 from collab.node.training_offer import MAX_DEADLINE_S, MAX_SETTINGS_BYTES
 from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
 from collab.toolchain.trainable import export
@@ -203,6 +206,9 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         f"{MAX_PART_BYTES >> 20} MiB; {MAX_WAIT_S:g} s",
         "runs that a node remembers for training": f"{MAX_RUNS}; ",
         "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
+        "an invitation to a secure sum; any message of one at a node": f"{MAX_INVITATION_BYTES >> 10} KiB; "
+        f"{MAX_MESSAGE_BYTES >> 20} MiB",
+        "a phase of a secure sum beside training; a lost link in it": f"{MAX_PHASE_S:g} s; {GRACE_S:g} s",
         "a secure sum: clients, numbers of a vector, a signature": f"3 to {messages.MAX_CLIENTS}, "
         f"{messages.MAX_LENGTH:,}, {messages.MAX_SIGNATURE_BYTES:,} bytes",
         "rounds that a privacy budget counts": f"{accounting.MAX_ROUNDS:,}",

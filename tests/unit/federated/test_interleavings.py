@@ -28,6 +28,7 @@ TASKS = [
     task(mode="async", buffered={"buffer": 2, "concurrency": 3, "max_staleness": 1}),
     task(round={"on_lack": "fail", "quorum": 1.0}, quarantine={"rounds": 1}),
     task(secure_aggregation=True, round={"on_lack": "skip", "quorum": 0.6}),
+    task(secure_aggregation={"threshold": 3}, round={"extensions": 3}),
 ]
 
 
@@ -66,7 +67,9 @@ class Monkey:
                     self.writing.append(step)
                     if isinstance(entry, entries.Asked):
                         order = OrderId("run", entry.round, entry.attempt)
-                        self.asked |= {(client, order) for client in entry.clients}
+                        new = {(client, order) for client in entry.clients}
+                        assert not self.asked & new, "an order's name was used before"
+                        self.asked |= new
                 case do.Offer(client, order, work):
                     assert (client, order) in self.asked
                     assert work.deadline_s >= 0
@@ -82,9 +85,14 @@ class Monkey:
                     self.open.append(on.Arrived(client, order, UpdateRef(digest, 8, 3)))
                     if self.goes_wrong():
                         self.open.append(on.Refused(client, order, "w", "nan"))
-                case do.Agree(round_, clients):
-                    self.open += [on.Agreed(round_, clients[1:]), on.Agreed(round_, clients)]
-                    self.open += [on.AggregationFailed(round_, "no keys")] * self.goes_wrong()
+                case do.Agree(round_, clients, attempt):
+                    assert len(clients) >= 3
+                    self.open += [on.Agreed(round_, some, attempt) for some in (clients[1:], clients)]
+                    self.open += [on.AggregationFailed(round_, "no keys", attempt)] * self.goes_wrong()
+                case do.Sum(round_, clients):
+                    assert not self.rounds.ledger.total, "a sum is opened once"
+                    self.open += [on.Summed(round_, Digest("4" * 64))] * 2
+                    self.open += [on.AggregationFailed(round_, "too few stay")] * self.goes_wrong()
                 case do.Aggregate():
                     self.check_aggregate(action)
                     self.open += [on.Aggregated(action.round, Digest("2" * 64), 8)] * 2
@@ -107,6 +115,7 @@ class Monkey:
         }
         assert not before & set(keys), "counted twice"
         self.aggregated.append(action)
+        assert (action.total is None) == (self.task.secure is None)
         fresh = [update for update in action.updates if update.order.round == action.round]
         late = [action.round - update.order.round for update in action.updates]
         if self.task.mode == "async":
@@ -175,7 +184,9 @@ class Monkey:
             if self.writing:
                 self.tell(on.Persisted(self.writing.pop(0)))
                 continue
-            aggregating = [event for event in self.open if isinstance(event, on.Aggregated)]
+            summing = self.rounds.ledger.total is None and self.task.secure is not None
+            wanted = on.Summed if summing else on.Aggregated
+            aggregating = [event for event in self.open if isinstance(event, wanted)]
             if self.rounds.ledger.closing is not None and aggregating:
                 self.open.clear()
                 self.tell(aggregating[-1])

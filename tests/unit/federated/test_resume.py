@@ -17,6 +17,7 @@ MODES = {
         round={"late": {"policy": "discount"}},
         rounds=3,
     ),
+    "secure": task(secure_aggregation=True, rounds=2),
     "async": task(mode="async", buffered={"buffer": 2, "concurrency": 3}, rounds=4),
 }
 
@@ -34,7 +35,7 @@ def test_killed_within_any_write_it_ends_with_the_same_bits(mode, power):
     whole = finished(mode)
     assert whole.finish.outcome == "done"
     # Both kinds everywhere take long; all but one task take them in turn.
-    first, step = (1, 1) if mode == "sync" else (1 + power, 2)
+    first, step = (1, 1) if mode == "sync" else (1 + 3 * power, 6) if mode == "secure" else (1 + power, 2)
     for at in range(first, whole.disk.fuse.burnt + 1, step):
         world = finished(mode, [at], power)
         assert world.kills == 1

@@ -447,11 +447,103 @@ def test_secure_aggregation_sends_no_model_before_keys_are_agreed_on():
     for name in NAMES[:3]:
         take(rounds.handle(on.Accepted(name, order), 0.0))
     assert not any(isinstance(action, do.Agree | do.Send) for action in done)
-    take(rounds.handle(on.Declined("c3", order, "busy"), 0.0))
-    assert [action for action in done if isinstance(action, do.Agree)] == [do.Agree(1, ("c0", "c1", "c2"))]
-    take(rounds.handle(on.Agreed(1, ("c0", "c1")), 0.0))
-    assert [action.client for action in done if isinstance(action, do.Send)] == ["c0", "c1"]
-    assert "c2" not in rounds.ledger.asked
+    take(rounds.handle(on.Accepted("c3", order), 0.0))
+    assert [action for action in done if isinstance(action, do.Agree)] == [do.Agree(1, tuple(NAMES))]
+    take(rounds.handle(on.Agreed(1, ("c0", "c1", "c2")), 0.0))
+    assert [action.client for action in done if isinstance(action, do.Send)] == ["c0", "c1", "c2"]
+    assert "c3" not in rounds.ledger.asked
+
+
+def secure():
+    """A server whose cohort holds keys, and what it does."""
+    rounds, done, take = driven(secure_aggregation=True)
+    for name in NAMES:
+        take(rounds.handle(on.Accepted(name, OrderId("run", 1)), 0.0))
+    take(rounds.handle(on.Agreed(1, tuple(NAMES)), 0.0))
+    return rounds, done, take
+
+
+def only(done, kind):
+    return [action for action in done if isinstance(action, kind)]
+
+
+def test_the_sum_of_those_who_are_counted_is_opened_and_kept_before_the_model_is_made():
+    rounds, done, take = secure()
+    for name in ("c3", "c0", "c1"):
+        take(rounds.handle(on.Arrived(name, OrderId("run", 1), ref()), 1.0))
+    assert not only(done, do.Sum)
+    take(rounds.handle(on.Tick(), 301.0))
+    assert only(done, do.Sum) == [do.Sum(1, ("c0", "c1", "c3"))]
+    assert not only(done, do.Aggregate)
+    total = Digest("7" * 64)
+    take(rounds.handle(on.Summed(1, total), 301.0))
+    (aggregate,) = only(done, do.Aggregate)
+    assert (aggregate.total, aggregate.expected) == (total, 4)
+    assert total in rounds.ledger.blobs()
+    take(rounds.handle(on.Summed(1, Digest("8" * 64)), 301.0))
+    assert rounds.ledger.total == total
+    take(rounds.handle(on.Aggregated(1, Digest("9" * 64), 8), 301.0))
+    assert rounds.ledger.total is None
+
+
+def test_a_server_that_was_killed_with_an_open_sum_goes_on_with_it_and_opens_no_other():
+    rounds, _, take = secure()
+    for name in NAMES:
+        take(rounds.handle(on.Arrived(name, OrderId("run", 1), ref()), 1.0))
+    take(rounds.handle(on.Summed(1, Digest("7" * 64)), 1.0))
+    resumed, done = Rounds(task(secure_aggregation=True), rounds.ledger), []
+    for action in resumed.begin("other", Digest("0" * 64), Digest("1" * 64), 8, 0.0):
+        done += resumed.handle(on.Persisted(action.step), 0.0)
+    assert [action.total for action in only(done, do.Aggregate)] == [Digest("7" * 64)]
+    assert not only(done, do.Sum)
+
+
+@pytest.mark.parametrize("phase", ["keys", "training", "opening"])
+@pytest.mark.parametrize("policy", ["extend", "skip", "fail"])
+def test_a_secure_round_that_lost_too_many_ends_as_the_task_says_and_the_run_goes_on(phase, policy):
+    rounds, done, take = driven(secure_aggregation=True, round={"on_lack": policy, "extensions": 1})
+    for name in NAMES:
+        take(rounds.handle(on.Accepted(name, OrderId("run", 1)), 0.0))
+    if phase == "keys":
+        take(rounds.handle(on.AggregationFailed(1, "2 clients sent keys"), 0.0))
+    else:
+        take(rounds.handle(on.Agreed(1, tuple(NAMES)), 0.0))
+    if phase == "training":
+        for name in NAMES[:2]:
+            take(rounds.handle(on.Failed(name, OrderId("run", 1), "broke"), 1.0))
+    elif phase == "opening":
+        for name in NAMES:
+            take(rounds.handle(on.Arrived(name, OrderId("run", 1), ref()), 1.0))
+        take(rounds.handle(on.AggregationFailed(1, "2 clients sent agreement"), 1.0))
+    if policy == "skip":
+        assert rounds.ledger.unrecorded.outcome == "skipped"
+    elif policy == "fail":
+        assert [finish.outcome for finish in only(done, do.Finish)] == ["failed"]
+    else:
+        assert (rounds.ledger.round, rounds.ledger.attempt, rounds.ledger.extensions) == (1, 1, 1)
+        offers = [offer for offer in only(done, do.Offer) if offer.order == OrderId("run", 1, 1)]
+        assert [offer.client for offer in offers] == NAMES
+        (notice,) = [one for one in only(done, do.Notify) if one.kind == "lack"]
+        assert notice.text.startswith("round 1 begins anew: ")
+        take(rounds.handle(on.AggregationFailed(1, "of the attempt before"), 2.0))
+        assert not only(done, do.Finish)
+
+
+@pytest.mark.parametrize(("here", "threshold", "needed"), [(2, None, 3), (4, 6, 6)])
+def test_a_secure_round_waits_for_three_clients_and_for_its_threshold(here, threshold, needed):
+    rounds = Rounds(task(secure_aggregation={"threshold": threshold}, clients={"minimum": 1}))
+    (begun,) = rounds.begin("run", Digest("0" * 64), Digest("1" * 64), 8, 0.0)
+    done = rounds.handle(on.Persisted(begun.step), 0.0)
+    for name in NAMES[:here]:
+        done = [*done, *rounds.handle(on.Joined(name, Capabilities(samples=9)), 0.0)]
+    assert f"needs {needed} clients" in only(done, do.Notify)[0].text
+    assert not only(done, do.Persist)
+
+
+def test_more_than_half_and_no_fewer_than_the_threshold_close_a_secure_round():
+    over = {"select": "random", "count": 2, "over_selection": 2}
+    rounds, _, _ = driven(secure_aggregation={"threshold": 2}, cohort=over)
+    assert (rounds.ledger.wanted, rounds.ledger.quorum) == (3, 3)
 
 
 def test_a_secure_round_begins_anew_when_the_server_that_knew_its_keys_is_gone():

@@ -42,6 +42,14 @@ LEAST = {"name": "toy", "model": "m.tflite", "rounds": 2}
         ({"aggregation": {"rule": "fedbuff"}}, ["aggregation.rule", "async"]),
         ({"aggregation": {"combine": "krum", "byzantine": 2}}, ["round.least: 1", "7 updates"]),
         ({"secure_aggregation": True, "mode": "async"}, ["secure_aggregation", "mode: async"]),
+        ({"secure_aggregation": {"threshold": 1}}, ["secure_aggregation.threshold", "give 2 to 512"]),
+        ({"secure_aggregation": {"threshold": 1.5}}, ["secure_aggregation.threshold", "at most 1"]),
+        ({"secure_aggregation": {"treshold": 3}}, ["secure_aggregation.treshold", "threshold"]),
+        ({"secure_aggregation": {}, "clients": {"minimum": 600}}, ["secure_aggregation", "at most 512"]),
+        (
+            {"secure_aggregation": {"encoding": {"ring_bits": 32}}},
+            ["secure_aggregation.encoding", "do not fit 32 bits"],
+        ),
         ({"aggregation": {"rule": "scaffold"}, "mode": "async"}, ["aggregation.rule", "mode: async"]),
         ({"compression": {"up": {"top": 2.0}}}, ["compression.up.top"]),
         ({"compression": {"up": {"element": "int8"}}}, ["compression.up.element", "elements"]),
@@ -108,3 +116,24 @@ def test_the_docs_name_every_field_of_a_task_and_its_default():
     defaults = {"round.deadline_s": "300", "clients.wait_s": "60", "quarantine.after": "1, 5", "seed": "0"}
     for name, value in defaults.items():
         assert re.search(rf"^\| `{re.escape(name)}`.*? \| {value} \|", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    ("given", "invited", "least"),
+    [
+        (True, 10, 7),
+        ({}, 3, 3),
+        ({"threshold": 8}, 10, 8),
+        ({"threshold": 2}, 10, 6),
+        ({"threshold": 0.75}, 10, 8),
+    ],
+)
+def test_the_threshold_of_a_masked_sum_is_a_number_or_a_share_and_over_a_half(given, invited, least):
+    task = convert_task({"name": "n", "model": "m", "rounds": 1, "secure_aggregation": given})
+    assert task.secure.threshold_of(invited) == least
+
+
+@pytest.mark.parametrize("given", [False, None])
+def test_updates_are_masked_only_if_a_task_says_so(given):
+    fields = {} if given is None else {"secure_aggregation": given}
+    assert convert_task({"name": "n", "model": "m", "rounds": 1, **fields}).secure is None

@@ -18,15 +18,21 @@ from collab.federated import events as on
 from collab.federated import participant as part
 from collab.federated.actions import Action
 from collab.federated.journal import Blobs, FileJournal
+from collab.federated.masked import MaskedUpdates
 from collab.federated.orders import Capabilities, OrderId, UpdateRef, Work
+from collab.federated.privacy.identities import name_signer, name_verifier
+from collab.federated.privacy.masking import Masking, encode_invitation, invite
+from collab.federated.privacy.sessions import ClientSession, ServerSession
 from collab.federated.record_file import RecordFile
 from collab.federated.records import RoundRecord
 from collab.federated.rounds import Rounds
+from collab.federated.sums import MeanOfSum, pack_sum, unpack_sum
 from collab.federated.task import Task
 from tests.unit.federated.disks import Killed, MemoryDisk
 
 ACTIONS = get_args(Action)
 INITIAL = np.linspace(-1, 1, 5)
+MASKING, SHAPES = Masking(), {"w": INITIAL.shape}
 
 
 def digest_of(data: bytes) -> Digest:
@@ -53,6 +59,7 @@ class Client:
     settled: list[tuple[OrderId, bool]] = field(default_factory=list)
     standing: part.Standing | None = None
     model: bytes = b""
+    session: tuple[OrderId, ClientSession] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -99,6 +106,12 @@ class Client:
         delta = np.round(exact, 2)
         self.staged[order] = exact - delta
         data = (np.full_like(delta, np.nan) if self.poison else delta).tobytes()
+        if self.world.task.secure is not None:
+            self.staged.pop(order)
+            if self.session is None or self.session[0] != order:
+                self.take(part.Broke(order, "holds no keys"))
+                return
+            data = self.session[1].masked({"w": delta}, self.samples)
         digest = digest_of(data)
         self.blobs[digest] = data
         self.take(part.Finished(order, digest, len(data)))
@@ -140,6 +153,7 @@ class World:
         self.aggregated: list[do.Aggregate] = []
         self.evaluated: list[do.Evaluate] = []
         self.kills = 0
+        self.sessions: set[str] = set()
         self._times = count()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._queue: deque[Action | on.Event] = deque()
@@ -191,6 +205,7 @@ class World:
 
     def _start(self) -> None:
         self._incarnation += 1
+        self._sums: MaskedUpdates | None = None
         self.journal, self.blobs = FileJournal(self.disk), Blobs(self.weights)
         self.rounds = Rounds(self.task, self.journal.read(), spent=self._spent)
         model = self.blobs.put(INITIAL.tobytes())
@@ -236,7 +251,13 @@ class World:
                 self.later(self.delay, lambda: self._sent(client, order, data))
             case do.Fetch(client, order, digest):
                 self.later(self.delay, lambda: self._fetched(client, order, digest, self._incarnation))
+            case do.Agree(round_, clients, attempt):
+                self._queue.append(on.Agreed(round_, self._agree(round_, clients, attempt), attempt))
+            case do.Sum(round_, clients):
+                self._queue.append(on.Summed(round_, self._sum(clients)))
             case do.Acknowledge(client, order, counted):
+                if self._sums is not None:
+                    self._sums.settled(client, order, counted)
                 self.acknowledged.append((client, order, counted))
                 self._to(client, part.Acknowledged(order, counted))
             case do.Cancel(client, order, reason):
@@ -273,6 +294,9 @@ class World:
         data = client.blobs.get(digest)
         if not client.here or incarnation != self._incarnation or data is None:
             return
+        if self._sums is not None:
+            self.feed(self._sums.judge(name, order, digest, data, samples=client.samples))
+            return
         values = np.frombuffer(data)
         if not np.isfinite(values).all():
             self.feed(on.Refused(name, order, "w", "is not finite", len(data)))
@@ -280,11 +304,46 @@ class World:
         assert self.blobs.put(data) == digest
         self.feed(on.Arrived(name, order, UpdateRef(digest, len(data), client.samples, loss=1.0)))
 
+    def _agree(self, round_: int, clients: tuple[str, ...], attempt: int) -> tuple[str, ...]:
+        assert self.rounds is not None
+        orders = {name: self.rounds.ledger.asked[name] for name in clients}
+        threshold = self.task.secure.threshold_of(len(clients))
+        session = f"run/{round_}/{attempt}"
+        assert session not in self.sessions, "a session is begun once"
+        self.sessions.add(session)
+        invited = invite(session, clients, threshold, MASKING.length(SHAPES), bytes(32), MASKING)
+        server, data = ServerSession(invited, name_verifier()), encode_invitation(invited)
+        for name in clients:
+            one = ClientSession(name, data, lambda _: bytes(32), name_signer(name), name_verifier())
+            self.clients[name].session = orders[name], one
+            server.take(name, one.again(data))
+        self._phase(server, self._phase(server, server.close()), take=False)
+        self._sums = MaskedUpdates(server, orders)
+        return clients
+
+    def _phase(
+        self, server: ServerSession, messages: dict[str, bytes], take: bool = True
+    ) -> dict[str, bytes]:
+        said = {name: self.clients[name].session[1].take(data) for name, data in messages.items()}
+        for name, data in said.items() if take else ():
+            server.take(name, data)
+        return server.close() if take else {}
+
+    def _sum(self, clients: tuple[str, ...]) -> Digest:
+        assert self._sums is not None
+        survivors = self._sums.close(clients)
+        self._phase(self._sums.session, self._phase(self._sums.session, survivors))
+        found = self._sums.outcome()
+        return self.blobs.put(pack_sum(MASKING, SHAPES, found.total, len(found.survivors)))
+
     def _aggregate(self, action: do.Aggregate) -> None:
         weights = np.frombuffer(self.blobs.get(action.model))
         momentum = np.frombuffer(self.blobs.get(action.state)) if action.state else np.zeros_like(weights)
         total = sum(update.samples for update in action.updates)
-        for update in action.updates:
+        if action.total is not None:
+            vector, clients = unpack_sum(self.blobs.get(action.total), MASKING.encoding)
+            momentum = momentum + MeanOfSum(MASKING, SHAPES, vector, clients).combined()["w"]
+        for update in action.updates if action.total is None else ():
             share = update.samples / total / (1 + update.staleness)
             momentum = momentum + share * np.frombuffer(self.blobs.get(update.digest))
         model = (weights + momentum).tobytes()

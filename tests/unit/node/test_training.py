@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -12,13 +13,31 @@ import pytest
 
 from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest, NodeName
-from collab.errors import LimitExceeded, NotLoaded, ProtocolError, Refused, StoreError
+from collab.errors import (
+    CollabError,
+    Conflict,
+    LimitExceeded,
+    NotLoaded,
+    ProtocolError,
+    Refused,
+    StoreError,
+)
 from collab.federated.base import Trained
 from collab.federated.compression.models import encode_model
 from collab.federated.compression.settings import Compression
 from collab.federated.compression.updates import decode_update
 from collab.federated.exchange import plain_weights
 from collab.federated.orders import OrderId
+from collab.federated.privacy.identities import name_signer, name_verifier
+from collab.federated.privacy.masking import (
+    Masking,
+    basis_of,
+    decode_invitation,
+    encode_invitation,
+    invite,
+)
+from collab.federated.privacy.messages import decode_from_client
+from collab.federated.privacy.sessions import ClientSession, ServerSession
 from collab.federated.update import LocalTraining, Update
 from collab.node.store import Store
 from collab.node.training import NodeTraining
@@ -294,3 +313,88 @@ def _sha(data: bytes) -> str:
     import hashlib
 
     return hashlib.sha256(data).hexdigest()
+
+
+# --- under masks ---------------------------------------------------------------------
+
+
+@pytest.fixture
+async def site(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    async with Site(tmp_path, **getattr(request, "param", {})) as made:
+        yield made
+
+
+def invited(site: Site, names=("m", "n", "o"), **training) -> bytes:
+    masking = Masking()
+    basis = basis_of(site.model, site.weights, LocalTraining(**training), masking)
+    return encode_invitation(invite("run/1/0", names, 2, masking.length({"w": (2, 3)}), basis, masking))
+
+
+async def with_keys(site: Site, order: OrderId) -> None:
+    """Two others, and this node, agree on keys."""
+    data = invited(site)
+    server = ServerSession(decode_invitation(data), name_verifier())
+    others = {
+        name: ClientSession(
+            name, data, lambda m: basis_of(site.model, site.weights, LocalTraining(), m), *ends
+        )
+        for name, ends in ((one, (name_signer(one), name_verifier())) for one in ("m", "o"))
+    }
+    said = {name: other.again(data) for name, other in others.items()} | {
+        "n": await site.training.mask(order, data)
+    }
+    for _ in range(2):
+        for name, message in said.items():
+            server.take(name, message)
+        replies = server.close()
+        said = {name: other.take(replies[name]) for name, other in others.items()}
+        said["n"] = await site.training.mask(order, replies["n"])
+    assert said["n"] == b""
+
+
+async def test_a_masked_update_leaves_the_node_under_masks_alone(site):
+    await site.offer(masked=True)
+    await with_keys(site, OrderId("run", 1))
+    await site.training.begin(OrderId("run", 1), False, ())
+    state = await site.training.status(OrderId("run", 1), False, 10.0)
+    assert (state.state, state.samples, list(state.metrics)) == ("done", 5, [])
+    path = await asyncio.to_thread(site.store.path, state.update)
+    data = await asyncio.to_thread(path.read_bytes)
+    vector = Masking().vector({"w": np.full((2, 3), 1, np.float32)}, 5)
+    masked = decode_from_client(data, decode_invitation(invited(site)).terms).vector
+    assert len(masked) == vector.nbytes
+    assert vector[:2].tobytes() not in data
+
+
+async def test_without_keys_a_masked_order_fails_and_nothing_leaves(site):
+    state = await site.train(masked=True)
+    assert (state.state, state.update) == ("failed", "")
+    assert "holds no keys" in state.reason
+
+
+async def test_messages_of_a_sum_that_fit_no_masked_order_are_refused(site):
+    order = OrderId("run", 1)
+    with pytest.raises(NotLoaded, match="offer it"):
+        await site.training.mask(order, invited(site))
+    await site.offer()
+    with pytest.raises(Conflict, match="not offered as a masked one"):
+        await site.training.mask(order, invited(site))
+    await site.offer(round_=2, masked=True)
+    order = OrderId("run", 2)
+    with pytest.raises(Refused, match="other weights or orders"):
+        await site.training.mask(order, invited(site, epochs=7))
+    for junk in (b"", b"\x93", bytes(100_000)):
+        with pytest.raises(CollabError):
+            await site.training.mask(order, junk)
+    keys = await site.training.mask(order, invited(site))
+    assert await site.training.mask(order, invited(site)) == keys
+    with pytest.raises(ProtocolError):
+        await site.training.mask(order, b"junk")
+
+
+@pytest.mark.parametrize("site", [{"masked": True}], indirect=True)
+async def test_a_node_may_take_part_in_masked_sums_alone(site):
+    reply = await site.offer()
+    assert (reply.state.state, "training.masked" in reply.state.reason) == ("declined", True)
+    assert (await site.offer(masked=True)).state.state == "accepted"
+    assert (await site.offer(evaluate=True)).state.state == "accepted"

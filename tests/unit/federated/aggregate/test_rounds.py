@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collab.errors import ConfigError, LimitExceeded, TensorError
-from collab.federated.aggregate.combine import Block, nearest
+from collab.federated.aggregate.combine import Block, Mean, nearest
+from collab.federated.aggregate.fixed import shapes_of
 from collab.federated.aggregate.rounds import RoundAggregator, controls
 from collab.federated.aggregate.server import Momentum, Sgd
 from collab.federated.aggregate.settings import Aggregation
@@ -91,10 +92,17 @@ def test_scaffold_moves_the_servers_control_by_the_share_that_took_part():
         RoundAggregator(Aggregation(rule="scaffold"), MODEL).add(update("a", 1.0))
 
 
-def test_noise_goes_between_the_mean_and_the_optimizer():
-    aggregator = RoundAggregator(Aggregation(server=Momentum(learning_rate=2.0)), MODEL)
+def test_another_combiner_takes_the_updates_in_the_place_of_the_mean():
+    class Thrice(Mean):
+        def combined(self):
+            return {name: array * 3 for name, array in super().combined().items()}
+
+    settings = Aggregation(server=Momentum(learning_rate=2.0))
+    aggregator = RoundAggregator(settings, MODEL, combiner=Thrice(shapes_of(MODEL)))
     aggregator.add(update("a", 1.0))
-    assert moved(aggregator.finish(lambda mean: {name: array * 3 for name, array in mean.items()})) == 6
+    assert moved(aggregator.finish()) == 6
+    with pytest.raises(ConfigError, match="partial sums"):
+        aggregator.partial()
 
 
 SETTINGS = [

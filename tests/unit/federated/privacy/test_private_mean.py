@@ -100,11 +100,26 @@ def test_what_is_not_finite_is_refused_and_leaves_no_trace():
     assert not mean.combined()["w"].any()
 
 
-def test_more_updates_than_the_cohort_are_refused():
-    mean = PrivateMean(SHAPES, QuantileClip(bound=1.0), KeyedNoise(KEY), noise_multiplier=0.0, cohort=1)
-    mean.add(upd(updates(1)[0]))
-    with pytest.raises(ConfigError, match="than the 1 of the cohort"):
-        mean.add(upd(updates(1)[0]))
+def test_how_many_come_does_not_change_what_the_sum_is_divided_by():
+    means = []
+    for cohort in (1, 4):
+        mean = PrivateMean(
+            SHAPES, QuantileClip(bound=1.0), KeyedNoise(KEY), noise_multiplier=0.0, cohort=cohort
+        )
+        for one in updates(2):
+            mean.add(upd(one))
+        means.append(mean.combined()["w"])
+        with pytest.raises(ValueError, match="takes no more"):
+            mean.add(upd(updates(1)[0]))
+    assert (means[0] == 4 * means[1]).all()
+
+
+def test_more_updates_than_can_be_summed_are_refused():
+    bound = 2.0**20
+    mean = PrivateMean(SHAPES, QuantileClip(bound=bound), KeyedNoise(KEY), noise_multiplier=0.0, cohort=1)
+    room = (1 << 31) // 2**20
+    with pytest.raises(ConfigError, match="do not fit 64 bits"):
+        mean.add_vector(np.zeros(2011, np.uint64), room)
 
 
 def test_the_bound_adapts_by_a_noisy_count_and_weights_carry_more_noise():
