@@ -134,7 +134,7 @@ class Record:
 class Notify:
     """Tell people, in one line."""
 
-    kind: Literal["round", "refused", "quarantined", "returned", "late", "lack", "waiting", "failed"]
+    kind: Literal["round", "refused", "quarantined", "returned", "late", "lack", "waiting", "failed", "swap"]
     text: str
     client: str = ""
 
