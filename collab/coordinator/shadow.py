@@ -126,9 +126,7 @@ async def shadow(cluster: Cluster, plan: Plan, blobs: Blobs) -> AsyncIterator[Pl
 
     What they need is on the nodes' disks afterwards.  Raises what `deploy` raises.
     """
-    beside = plan.replace(
-        name=_shadow_name(plan.name), alternatives=(), local=False, credits=min(plan.credits, _CREDITS)
-    )
+    beside = _beside(plan)
     await deploy(cluster, beside, blobs)
     try:
         client = await cluster.open(beside)
@@ -139,6 +137,16 @@ async def shadow(cluster: Cluster, plan: Plan, blobs: Blobs) -> AsyncIterator[Pl
     finally:
         with suppress(CollabError):  # a node that is lost forgets it with its epoch's next deployment
             await undeploy(cluster, beside, _DRAIN_S)
+
+
+async def clear(cluster: Cluster, plan: Plan) -> None:
+    """Take down what a trial has left that was killed; raises `PeerError` where a node is away."""
+    await undeploy(cluster, _beside(plan), _DRAIN_S)
+
+
+def _beside(plan: Plan) -> Plan:
+    credits = min(plan.credits, _CREDITS)
+    return plan.replace(name=_shadow_name(plan.name), alternatives=(), local=False, credits=credits)
 
 
 def _shadow_name(name: PlanName) -> PlanName:

@@ -23,11 +23,11 @@ from collab.coordinator.cluster import Cluster
 from collab.coordinator.deploy import Blobs, Deployment, deploy
 from collab.coordinator.planning import stage_blobs
 from collab.coordinator.retarget import check_same_operators, retarget
-from collab.coordinator.shadow import HeldOut, ask_both, compare, shadow
+from collab.coordinator.shadow import HeldOut, ask_both, clear, compare, shadow
 from collab.coordinator.swap_folder import SwapFolder, SwapState, Version
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.errors import CollabError, ConfigError, NotLoaded, Refused
+from collab.errors import CollabError, ConfigError, NotLoaded, PeerError, Refused
 from collab.federated.records import RoundRecord, Swap
 from collab.federated.swapping import (
     Compared,
@@ -99,6 +99,8 @@ class Swapper:
         """Find the plan running; raises `NotLoaded` where it is not, or `PeerUnreachable`."""
         state = await asyncio.to_thread(self._folder.read)
         self._running = (await self._settled(state)).running
+        with suppress(PeerError):
+            await clear(self._cluster, await asyncio.to_thread(self._folder.plan, self._running))
 
     async def _settled(self, state: SwapState) -> SwapState:
         """The state that fits what the nodes run: a version that was pending may be there by now."""

@@ -64,7 +64,7 @@ class SwapFolder:
     """One run's."""
 
     def __init__(self, run: Path) -> None:
-        self.path = run / "deploy"
+        self.path = run.absolute() / "deploy"
 
     @property
     def begun(self) -> bool:
@@ -128,7 +128,7 @@ class SwapFolder:
 
     def model_path(self, round_: int) -> Path:
         """Where a version's model is."""
-        return (self.path / self._model(round_)).resolve()
+        return self.path / self._model(round_)
 
     def _bytes(self, name: str) -> bytes:
         try:

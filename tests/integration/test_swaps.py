@@ -27,7 +27,7 @@ from collab.graph import parse_model
 from collab.planner.chain import Assignment
 from collab.runtime.litert import LiteRT
 from collab.toolchain.trainable.bake import bake
-from tests.integration.processes import ROOT, NodeProcess, collab, command, deployed, environment, running
+from tests.integration.processes import ROOT, NodeProcess, command, deployed, environment, running
 from tests.integration.turncoat_trainer import SIGNAL, install
 
 pytestmark = pytest.mark.timeout(120)
@@ -74,7 +74,7 @@ class Site(NamedTuple):
         )
         file = self.folder / f"{name}.yaml"
         write_plan(file, plan)
-        collab("deploy", file)
+        assert command("deploy", file).code == 0
         return file
 
     def task(self, name: str, rounds: int, evaluation: str) -> Path:
@@ -205,6 +205,12 @@ def test_two_rounds_go_into_a_plan_under_load_and_one_goes_back(site: Site):
     mixed = [entry for entry in asked.answers if entry[2] != answers[entry[0]][entry[1]]]
     assert mixed == []
     assert site.epoch("digits") == last
+    np.savez(site.folder / "x.npz", x=site.images)
+    np.savez(site.folder / "y.npz", **{read_plan(plan).outputs[0].name: np.zeros((ASKED, 1, 10), np.float32)})
+    since = command("run", plan, "--input", site.folder / "x.npz", "--json")
+    assert (since.code, since.json["requests"], since.json["failed"]) == (0, ASKED, 0), since
+    strict = command("run", plan, "--input", site.folder / "x.npz", "--expect", site.folder / "y.npz")
+    assert (strict.code, "runs another version" in strict.errors[0]) == (1, True), strict
 
     back = command("fed", "rollback", out, "--json").json
     assert (back["from_round"], back["epoch"]) == (2, last + 1)
@@ -224,9 +230,12 @@ def test_a_model_that_a_client_has_poisoned_is_refused_and_the_old_one_stays(sit
     out = site.folder / "poisoned"
     (site.folder / SIGNAL).touch()
     try:
-        document = fed_run(site, site.task("poison", 3, "{where: clients}"), out)
+        task = site.task("poison", 3, "{where: clients}")
+        done = command("fed", "run", task, "--peers", site.peers, "--out", out, "--json")
     finally:
         (site.folder / SIGNAL).unlink()
+    assert done.code == 0, done
+    document = done.json
     first, *others = swaps(out)
     assert first["swapped"], first
     assert (document["serving"]["round"], document["left_out"]) == (1, {}), "the gate let all pass"
@@ -258,7 +267,7 @@ def test_a_plan_of_another_model_is_refused_before_anything_is_trained(site: Sit
     words = ("fed", "run", task, "--peers", site.peers, "--out", site.folder / "other-run")
     refused = command(*words)
     assert (refused.code, "not deployed" in refused.errors[0]) == (1, True), refused
-    collab("deploy", file)
+    assert command("deploy", file).code == 0
     refused = command("fed", "resume", site.folder / "other-run")
     assert refused.code == 1
     assert "in the model that runs" in refused.errors[0]
