@@ -55,6 +55,8 @@ def rollback(
 
     async def go_back(cluster: Cluster) -> tuple[Version, Version, Plan]:
         state = await asyncio.to_thread(folder.read)
+        if addresses:
+            await cluster.reach(addresses)
         found: list[Plan] = []
 
         async def fresh(plan: Plan) -> Plan:
@@ -161,13 +163,14 @@ def _begun(run: RunFolder, task: Task, rules: DeployRules, plan: Plan, model: by
     baker = _baker(run, parse_model(model, signature=signature))
     weights = initial_weights(run.model)
     first = parse_model(baker(weights), signature=signature)
-    folder = SwapFolder(run.path)
-    begin(folder, rules.plan, plan, model, {digest_of(plain_weights(weights)): first})
-    if not task.evaluation.data and not folder.read().running.weights:
-        raise ConfigError(
-            "deploy: the plan's model is not the task's with its initial weights, so clients cannot measure "
-            "what runs; set evaluation.data, or deploy what `collab model bake` makes of the task's model"
-        )
+    begin(
+        SwapFolder(run.path),
+        rules.plan,
+        plan,
+        model,
+        {digest_of(plain_weights(weights)): first},
+        by_clients=not task.evaluation.data,
+    )
     return _kit(baker, task, rules)
 
 

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -98,27 +98,9 @@ class Swapper:
     async def start(self) -> None:
         """Find the plan running; raises `NotLoaded` where it is not, or `PeerUnreachable`."""
         state = await asyncio.to_thread(self._folder.read)
-        self._running = (await self._settled(state)).running
+        self._running = (await _settled(self._cluster, self._folder, state)).running
         with suppress(PeerError):
             await clear(self._cluster, await asyncio.to_thread(self._folder.plan, self._running))
-
-    async def _settled(self, state: SwapState) -> SwapState:
-        """The state that fits what the nodes run: a version that was pending may be there by now."""
-        versions = [state.running, *([state.pending] if state.pending is not None else [])]
-        plans = [await asyncio.to_thread(self._folder.plan, version) for version in versions]
-        found: list[Epoch | NotLoaded] = []
-        for plan in plans:
-            try:
-                await self._cluster.reach_plan(plan)
-                found.append(await self._cluster.deployed_epoch(plan))
-            except NotLoaded as error:
-                found.append(error)
-        if state.pending is not None and not isinstance(found[1], NotLoaded):
-            return _after(state, msgspec.structs.replace(state.pending, epoch=found[1]))
-        if isinstance(found[0], NotLoaded):
-            raise found[0]
-        known = msgspec.structs.replace(state.running, epoch=found[0])
-        return msgspec.structs.replace(state, versions=(*state.versions[:-1], known), pending=None)
 
     @property
     def holds(self) -> frozenset[Digest]:
@@ -168,7 +150,7 @@ class Swapper:
             state = await asyncio.to_thread(self._folder.read)
             if state.tried >= record.round:
                 return None
-            state = await self._settled(state)
+            state = await _settled(self._cluster, self._folder, state)
             self._running = state.running
             state = msgspec.structs.replace(state, tried=record.round)
             swap = self._not_now(state, record)
@@ -241,19 +223,40 @@ class Swapper:
 
     async def _compared(self, round_: int, former: Version, running: Graph, candidate: Graph) -> Compared:
         if self._kit.held_out is not None:
-            held_out = self._kit.held_out
-            first = replace(held_out, x=held_out.x[: self._kit.rules.examples])
-            return await asyncio.to_thread(
-                compare, running, candidate, replace(first, y=held_out.y[: len(first.x)])
-            )
+            return await asyncio.to_thread(compare, running, candidate, self._kit.held_out)
         found = pooled(self._measured.pop((round_, former.weights), []))
         if found is None:
             raise Refused("no client has measured it beside the model that runs")
         return found
 
 
+async def _settled(cluster: Cluster, folder: SwapFolder, state: SwapState) -> SwapState:
+    """The state that fits what the nodes run: a version that was pending may be there by now."""
+    versions = [state.running, *([state.pending] if state.pending is not None else [])]
+    plans = [await asyncio.to_thread(folder.plan, version) for version in versions]
+    found: list[Epoch | NotLoaded] = []
+    for plan in plans:
+        try:
+            await cluster.reach_plan(plan)
+            found.append(await cluster.deployed_epoch(plan))
+        except NotLoaded as error:
+            found.append(error)
+    if state.pending is not None and not isinstance(found[1], NotLoaded):
+        return _after(state, msgspec.structs.replace(state.pending, epoch=found[1]))
+    if isinstance(found[0], NotLoaded):
+        raise found[0]
+    known = msgspec.structs.replace(state.running, epoch=found[0])
+    return msgspec.structs.replace(state, versions=(*state.versions[:-1], known), pending=None)
+
+
 def begin(
-    folder: SwapFolder, plan_file: str, plan: Plan, model: bytes, first: Mapping[Digest, Graph]
+    folder: SwapFolder,
+    plan_file: str,
+    plan: Plan,
+    model: bytes,
+    first: Mapping[Digest, Graph],
+    *,
+    by_clients: bool = False,
 ) -> None:
     """Keep what runs before the first swap, or name the plan anew.  Blocks.
 
@@ -264,10 +267,11 @@ def begin(
         model: its model.
         first: a model of the run's, baked, by the digest of its weights; it has to have the
             running one's operators.
+        by_clients: whether clients are to measure what runs, so that its weights must be known.
 
     Raises:
         ModelError: it has not.
-        PlanError: the plan is of several models.
+        ConfigError: the weights are not.
         Conflict: somebody deploys from the folder.
     """
     running = parse_model(model, signature=plan.models[0].signature)
@@ -279,6 +283,11 @@ def begin(
         known = folder.read() if folder.begun else None
         versions = known.versions if known is not None else ()
         again = next((v for v in versions if v.model == version.model), None)
+        if by_clients and not (again or version).weights:
+            raise ConfigError(
+                "deploy: the plan's model is not the task's with its initial weights, so clients cannot "
+                "measure what runs; set evaluation.data, or deploy what `collab model bake` makes of that"
+            )
         if again is None:
             folder.put(0, plan, model)
             versions = (version,)
@@ -324,10 +333,11 @@ async def roll_back(
 
     Raises:
         InputError: the run has deployed nothing, or no earlier version is kept.
+        NotLoaded: the nodes run something else by now.
         Conflict: somebody deploys from the folder.
     """
     async with _locked(folder):
-        state = await asyncio.to_thread(folder.read)
+        state = await _settled(cluster, folder, await asyncio.to_thread(folder.read))
         if len(state.versions) < 2:
             raise ConfigError(
                 f"{folder.path.parent}: no model before that of round {state.running.round} is kept"

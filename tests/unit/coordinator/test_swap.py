@@ -23,7 +23,7 @@ from collab.coordinator.swap_folder import KEPT_VERSIONS, SwapFolder, Version
 from collab.core.alternatives import alternative_name
 from collab.core.ids import Digest, NodeName, PlanName
 from collab.core.plan import NodeRef, Plan
-from collab.errors import Conflict, InputError, LinkLost, ModelError, NotLoaded
+from collab.errors import ConfigError, Conflict, InputError, LinkLost, ModelError, NotLoaded
 from collab.federated.records import RoundRecord
 from collab.federated.swapping import Asked
 from collab.federated.task import DeployRules
@@ -293,6 +293,18 @@ async def test_going_back_deploys_the_old_bits_and_holds_further_swaps(world):
     data = await asyncio.to_thread(world.folder.model_path(0).read_bytes)
     await asyncio.to_thread(begin, world.folder, "p.yaml", first, data, {INITIAL: parse_model(data)})
     assert (await world.offer(3, 100.0)).swapped, "the plan was named anew"
+
+
+def test_clients_can_measure_only_a_model_whose_weights_the_run_has(tmp_path, baker, initial):
+    mine, other = baker(initial), baker(moved(initial, 1.0))
+    model = tmp_path / "m.tflite"
+    model.write_bytes(other)
+    folder, first = SwapFolder(tmp_path), {INITIAL: parse_model(mine)}
+    with pytest.raises(ConfigError, match=r"set evaluation\.data"):
+        begin(folder, "p.yaml", plan_of(model), other, first, by_clients=True)
+    assert not folder.begun
+    begin(folder, "p.yaml", plan_of(model), other, first)
+    assert folder.read().running.weights == ""
 
 
 # --- the folder ----------------------------------------------------------------------
