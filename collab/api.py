@@ -16,7 +16,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from collab.assembly import build_cluster, load_identity
-from collab.client.follow import Follower
+from collab.client.follow import Follower, takes_the_place
 from collab.client.local import LocalModel
 from collab.client.runner import DEFAULT_DEADLINE_S, Result
 from collab.codec.tensors import Array
@@ -216,18 +216,32 @@ class Cluster:
         """Deploy a plan if it is not; nodes that are gone matter only where nothing stands in for them."""
         whole = None if local is None else await asyncio.to_thread(local_model, plan, Path(local))
         try:
+            current = plan
             try:
-                await self.deploy(plan)
+                # Weights that were trained since must not be put back by whoever has the older file.
+                current = await self._trained_since(plan) or plan
+                if current is plan:
+                    await self.deploy(plan)
             except PeerError as error:
                 if whole is None and not plan.alternatives:
                     raise
                 log.warning("plan %r is not deployed anew: %s", plan.name, error)
-            follower = await self._cluster.follow(plan, credits=self._credits, local=whole)
+            fallback = whole if current is plan else None
+            follower = await self._cluster.follow(current, credits=self._credits, local=fallback)
         except BaseException:
             if whole is not None:
                 await whole.close()
             raise
         return plan, follower, whole
+
+    async def _trained_since(self, plan: Plan) -> Plan | None:
+        """What runs in a plan's place with weights that came of training its own; None where nothing does."""
+        with suppress(PeerError):
+            await self._cluster.reach_plan(plan)
+        newer = await self._cluster.successor(plan)
+        if newer is None or not takes_the_place(newer, plan, same_model=False):
+            return None
+        return None if takes_the_place(newer, plan, same_model=True) else newer
 
     async def _close_local(self) -> None:
         for _, client, local in self._clients.values():

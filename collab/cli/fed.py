@@ -11,8 +11,9 @@ from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, Trust, 
 from collab.errors import UsageError
 
 if TYPE_CHECKING:
+    from collab.cli.fed_running import Deploying
     from collab.coordinator.federated_folder import RunFolder
-    from collab.federated.task import Task
+    from collab.federated.task import DeployRules, Task
 
 app = typer.Typer(help="Train one model on many devices; data stays where it is.", no_args_is_help=True)
 
@@ -34,6 +35,9 @@ Example:
     collab fed status digits-run
 """
 
+DeployTo = Annotated[
+    Path | None, typer.Option(help="A plan that runs; models that are better than its own go into it.")
+]
 RunDirectory = Annotated[Path, typer.Argument(help="Folder of a run, as `fed run --out` made it.")]
 
 
@@ -44,6 +48,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the run; the task's name if it is not given.")
     ] = None,
+    deploy: DeployTo = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
@@ -51,6 +56,7 @@ def run(
 ) -> None:
     """Run a federated task to its end; Ctrl-C ends it so that `fed resume` goes on."""
     from collab.cli.fed_running import read_task, read_trainable
+    from collab.cli.fed_swapping import rules_for
     from collab.cli.settings import peers as read_peers
     from collab.coordinator.federated_folder import RunFolder, RunSettings
 
@@ -59,11 +65,21 @@ def run(
     if not addresses:
         raise UsageError("no peers: give --peers HOST:PORT,…, clients.peers in the task, or COLLAB_PEERS")
     model = read_trainable(task, found)
+    rules = rules_for(found, task, deploy)
     with RunFolder(out or Path(found.name)) as folder:
         if folder.begun:
             raise UsageError(f"--out {folder.path}: there is a run already; go on with 'collab fed resume'")
-        folder.begin(found, model, RunSettings(addresses))
-        _go_on(folder, found, addresses, confirmed(insecure, insecure_network), json_, verbose)
+        folder.begin(found, model, RunSettings(addresses, rules))
+        _go_on(
+            folder,
+            found,
+            addresses,
+            confirmed(insecure, insecure_network),
+            json_,
+            verbose,
+            (),
+            _deploying(rules),
+        )
 
 
 @app.command("resume", epilog=RESUME_EXAMPLE)
@@ -71,12 +87,16 @@ def resume(
     directory: RunDirectory,
     peers: Peers = None,
     release: Annotated[str | None, typer.Option(help="NAME,… of clients to take out of quarantine.")] = None,
+    deploy: DeployTo = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links.")] = False,
 ) -> None:
     """Go on with a run that was stopped or killed; its final model is the same to the bit."""
+    import msgspec
+
+    from collab.cli.fed_swapping import rules_for
     from collab.cli.settings import peers as read_peers
     from collab.coordinator.federated_folder import RunFolder
 
@@ -85,7 +105,18 @@ def resume(
         task = folder.task()
         addresses = tuple(read_peers(peers)) or folder.settings().peers
         names = tuple(name.strip() for name in (release or "").split(",") if name.strip())
-        _go_on(folder, task, addresses, confirmed(insecure, insecure_network), json_, verbose, names)
+        rules = rules_for(task, None, deploy)
+        if rules is not None:
+            folder.set_settings(msgspec.structs.replace(folder.settings(), deploy=rules))
+        deploying = _deploying(folder.settings().deploy, anew=rules is not None)
+        trust = confirmed(insecure, insecure_network)
+        _go_on(folder, task, addresses, trust, json_, verbose, names, deploying)
+
+
+def _deploying(rules: DeployRules | None, anew: bool = False) -> Deploying | None:
+    from collab.cli.fed_running import Deploying
+
+    return None if rules is None else Deploying(rules, anew)
 
 
 def _go_on(
@@ -96,6 +127,7 @@ def _go_on(
     as_json: bool,
     verbose: bool,
     release: tuple[str, ...] = (),
+    deploying: Deploying | None = None,
 ) -> None:
     from collab.cli.connect import with_cluster
     from collab.cli.fed_progress import Progress
@@ -106,7 +138,8 @@ def _go_on(
     log_to_stderr(verbose)
     with Progress(folder, task) as progress:
         finish = with_cluster(
-            lambda cluster: run_federated(cluster, folder, task, addresses, progress, release), trust=trust
+            lambda cluster: run_federated(cluster, folder, task, addresses, progress, release, deploying),
+            trust=trust,
         )
     document = summary(folder, task, finish)
     if as_json:
@@ -125,7 +158,7 @@ def status(directory: RunDirectory, json_: AsJson = False) -> None:
 
     _must_be_there(directory)
     kept = RunFolder(directory).look()
-    document: dict[str, Any] = state_document(kept)
+    document: dict[str, Any] = state_document(kept, directory)
     if json_:
         emit(document)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,8 +13,9 @@ from collab.cli.plots import Series, lines_svg
 from collab.client.remote_client import RemoteClient
 from collab.coordinator.federated import Watcher
 from collab.coordinator.federated_folder import Kept, RunFolder
+from collab.coordinator.swap_folder import SwapFolder
 from collab.federated.actions import Notify
-from collab.federated.records import RoundRecord
+from collab.federated.records import RoundRecord, Swap
 from collab.federated.task import Task
 from collab.planner.wording import size
 
@@ -61,6 +63,11 @@ class Progress(Watcher):
         self._last = record
         self.notice(Notify("round", record_text(record, self._task.rounds)))
 
+    def swapped(self, swap: Swap) -> None:
+        """Keep it and say it."""
+        self._folder.add_swap(swap)
+        self.notice(Notify("swap", swap_text(swap)))
+
     def clients(self, clients: Sequence[RemoteClient]) -> None:
         """Show what clients are at."""
         if self._live is None:
@@ -85,9 +92,32 @@ def record_text(record: RoundRecord, rounds: int) -> str:
     return ", ".join(parts)
 
 
+def swap_text(swap: Swap) -> str:
+    """What came of deploying a round's model, in one line."""
+    if swap.swapped:
+        return f"round {swap.round} runs as epoch {swap.epoch}: {swap.reason}"
+    return f"round {swap.round} is not deployed: {swap.reason}"
+
+
+def serving_document(run: Path) -> dict[str, Any] | None:
+    """Which round's model runs; None where the run deploys nothing."""
+    folder = SwapFolder(run)
+    if not folder.begun:
+        return None
+    state = folder.read()
+    running = state.running
+    return {
+        "plan": folder.plan(running).name,
+        "epoch": running.epoch,
+        "round": running.round,
+        "model": running.model,
+        "held": state.held,
+    }
+
+
 def rounds_table(title: str, records: Sequence[RoundRecord]) -> RenderableType:
     """One row for each round."""
-    columns = ("round", "loss", "evaluation", "took part", "left out", "down", "up", "s")
+    columns = ("round", "loss", "evaluation", "took part", "left out", "down", "up", "s", "plan")
     rows = [
         (
             record.round,
@@ -99,15 +129,20 @@ def rounds_table(title: str, records: Sequence[RoundRecord]) -> RenderableType:
             size(record.down_bytes),
             size(record.up_bytes),
             f"{record.seconds:.2f}",
+            "" if record.swap is None else f"epoch {record.swap.epoch}" if record.swap.swapped else "kept",
         )
         for record in records
     ]
     return table(title, columns, rows)
 
 
-def state_document(kept: Kept) -> dict[str, Any]:
+def state_document(kept: Kept, run: Path) -> dict[str, Any]:
     """Where a run stands, for scripts."""
     import msgspec
+
+    serving = serving_document(run)
+    runs = f"; round {serving['round']} runs as epoch {serving['epoch']}" if serving is not None else ""
+    held = f" ({serving['held']})" if serving is not None and serving["held"] else ""
 
     ledger = kept.ledger
     finished = ledger.finished
@@ -121,7 +156,8 @@ def state_document(kept: Kept) -> dict[str, Any]:
         "round": ledger.round,
         "model": ledger.model,
         "quarantined": sorted(ledger.quarantine),
-        "said": f"{outcome}: {reason}{quarantined}",
+        "serving": serving,
+        "said": f"{outcome}: {reason}{quarantined}{runs}{held}",
         "rounds": [msgspec.to_builtins(record) for record in kept.records],
     }
 

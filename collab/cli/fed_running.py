@@ -8,12 +8,14 @@ import io
 import secrets
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
+from collab.cli.fed_swapping import open_swapper
 from collab.cli.files import read_npz, read_yaml
 from collab.coordinator.cluster import Cluster
 from collab.coordinator.federated import Begin, EvaluateHere, FederatedServer, Watcher
@@ -25,7 +27,7 @@ from collab.federated.exchange import read_weights
 from collab.federated.privacy.accounting import accountant
 from collab.federated.rounds import Rounds
 from collab.federated.server_work import Rules, ServerWork, spent
-from collab.federated.task import Task, convert_task, task_bytes
+from collab.federated.task import DeployRules, Task, convert_task, task_bytes
 from collab.federated.update import Parameters
 
 if TYPE_CHECKING:
@@ -65,6 +67,15 @@ def initial_weights(model: Path) -> Parameters:
     return LiteRtEngine(model).initial
 
 
+@dataclass(frozen=True)
+class Deploying:
+    """How a run's models go into a plan."""
+
+    rules: DeployRules
+    anew: bool
+    """Whether the plan was named for this start, so that what it runs is looked up."""
+
+
 async def run_federated(
     cluster: Cluster,
     folder: RunFolder,
@@ -72,8 +83,12 @@ async def run_federated(
     peers: Sequence[str],
     watcher: Watcher,
     release: Sequence[str] = (),
+    deploying: Deploying | None = None,
 ) -> Finish:
     """Begin or go on with a folder's run, until it is over or SIGINT or SIGTERM ends it."""
+    swaps = None
+    if deploying is not None:
+        swaps = await open_swapper(cluster, folder, task, deploying.rules, deploying.anew)
     prepared = await asyncio.to_thread(_prepare, folder, task)
     rounds, journal, blobs, work, begin, scratch, data = prepared
     server = FederatedServer(
@@ -87,6 +102,7 @@ async def run_federated(
         scratch,
         watcher,
         _evaluation(folder, task, work),
+        swaps,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -155,7 +171,7 @@ def _evaluation(folder: RunFolder, task: Task, work: ServerWork) -> EvaluateHere
 
 def summary(folder: RunFolder, task: Task, finish: Finish) -> dict[str, Any]:
     """Write ``summary.json``, ``weights.npz`` and the plot; what the summary says."""
-    from collab.cli.fed_progress import rounds_svg
+    from collab.cli.fed_progress import rounds_svg, serving_document
 
     records = folder.records()
     data = folder.blobs(task).get(finish.model)
@@ -177,6 +193,7 @@ def summary(folder: RunFolder, task: Task, finish: Finish) -> dict[str, Any]:
         "seconds": round(sum(record.seconds for record in records), 3),
         "left_out": _left_out(records),
         "quarantined": list(records[-1].quarantined) if records else [],
+        "serving": serving_document(folder.path),
     }
     folder.write("summary.json", msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     return document

@@ -56,6 +56,7 @@ def _register() -> None:
         ensemble,
         fed,
         fed_simulate,
+        fed_swapping,
         model,
         node,
         nodes,
@@ -71,6 +72,7 @@ def _register() -> None:
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     fed_simulate.register(fed.app)
+    fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)

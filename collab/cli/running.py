@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collab.client.runner import Result
     from collab.coordinator.cluster import Cluster
     from collab.coordinator.workload import Comparison, Report, Request
-    from collab.core.ids import NodeName
     from collab.core.plan import Plan
     from collab.core.token import Priority
 
@@ -115,6 +114,8 @@ def run(
     fallback = None if local is None else local_model(parsed, local)
 
     async def drive(cluster: Cluster) -> _Ran:
+        from collab.client.follow import takes_the_place
+        from collab.coordinator.comparing import choose_comparison, placed
         from collab.coordinator.workload import load
 
         judges: list[Comparison] = []
@@ -128,14 +129,16 @@ def run(
             return found
 
         opened = await refresh(cluster, parsed, read_peers(peers))
+        exact = expected is not None  # answers of other weights are not those that are expected
         try:
-            client = await cluster.follow(opened, successor, concurrency, retry, fallback)
+            client = await cluster.follow(opened, successor, concurrency, retry, fallback, same_model=exact)
         except NotLoaded:
             # The controller that watches this file may have deployed another plan already.
             moved = await _kept(cluster, (successor_path(plan),), read_peers(peers)) if follow else None
-            if moved is None or moved.name != opened.name:
+            if moved is None or not takes_the_place(moved, opened, same_model=exact):
                 raise
-            client = await cluster.follow(moved, successor, concurrency, retry, fallback)
+            whole = fallback if takes_the_place(moved, opened, same_model=True) else None
+            client = await cluster.follow(moved, successor, concurrency, retry, whole, same_model=exact)
         if client.granted < concurrency:
             say(f"the plan admits {client.granted} requests at a time, not {concurrency}")
         judges.append(await choose_comparison(cluster, client.plan, here, atol, rtol))
@@ -260,11 +263,6 @@ def _tell(ran: _Ran, as_json: bool) -> None:
         say(f"error: {text}" + (f" ({count} times)" if count > 1 else ""))
 
 
-def placed(plan: Plan) -> list[NodeName]:
-    """The nodes that run stages of a plan or of its alternatives."""
-    return list(dict.fromkeys(name for one in plan.family for name in one.placed))
-
-
 async def _kept(
     cluster: Cluster, files: Sequence[Path], peers: list[str], digest: str | None = None
 ) -> Plan | None:
@@ -305,28 +303,6 @@ def _check_options(
             raise UsageError(f"{option} {bound:g}: give a number of at least 0")
     if output is not None and not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no directory {output.parent}")
-
-
-async def choose_comparison(
-    cluster: Cluster, plan: Plan, here: str, atol: float | None = None, rtol: float | None = None
-) -> Comparison:
-    """Exact within one runtime class, that of ``here`` included, and with exact codecs; else close."""
-    from collab.codec.tensors import EXACT_CODECS
-    from collab.coordinator.workload import Comparison
-
-    views = await cluster.describe(name for name in placed(plan) if cluster.links.get(name))
-    classes = {view.runtime_class for view in views.values()} | {here}
-    exact = (
-        len(classes) == 1
-        and all(edge.codec in EXACT_CODECS for one in plan.family for edge in one.edges)
-        and atol is None
-        and rtol is None
-    )
-    return Comparison(
-        exact,
-        plan.tolerance.atol if atol is None else atol,
-        plan.tolerance.rtol if rtol is None else rtol,
-    )
 
 
 def _write_answers(path: Path, answers: Sequence[Mapping[str, Any] | None], plan: Plan, alone: bool) -> None:

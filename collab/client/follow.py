@@ -61,16 +61,35 @@ _LOOK_S: Final = 1.0
 """While the primary does not answer: between two looks whether another plan has taken its place."""
 
 
+def takes_the_place(newer: Plan, plan: Plan, *, same_model: bool) -> bool:
+    """Whether requests of a plan may go to another: of its models, or of what came of training them."""
+
+    def models(one: Plan) -> list[tuple[str, str]]:
+        return [(m.id, m.sha256 if same_model else m.lineage) for m in one.models]
+
+    same = (newer.name, newer.inputs, newer.outputs) == (plan.name, plan.inputs, plan.outputs)
+    return same and models(newer) == models(plan)
+
+
 class Follower:
     """Requests of one client to whatever epoch of a plan is current.
 
-    ``start`` before use, ``close`` after; many `run` may be under way at a time.
+    ``start`` before use, ``close`` after; many `run` may be under way at a time.  With
+    ``same_model`` a plan of other weights is not gone to: the answers would be others.
     """
 
-    def __init__(self, open_plan: OpenPlan, release: ReleaseClient, fetch_plan: FetchPlan) -> None:
+    def __init__(
+        self,
+        open_plan: OpenPlan,
+        release: ReleaseClient,
+        fetch_plan: FetchPlan,
+        *,
+        same_model: bool = False,
+    ) -> None:
         self._open_plan = open_plan
         self._release = release
         self._fetch_plan = fetch_plan
+        self._same_model = same_model
         self._current: Opened | None = None
         self._under_way: Counter[Opened] = Counter()
         self._switching = asyncio.Lock()
@@ -172,12 +191,11 @@ class Follower:
             self._looking = None
 
     async def _successor(self, plan: Plan, error: CollabError) -> Plan:
-        """Another plan of the name, for the same models; raises the error if none is known."""
+        """Another plan of the name that may take the place; raises the error if none is known."""
         newer = await self._fetch_plan(plan)
         if newer is None or newer.digest == plan.digest:
             raise error
-        wanted, got = ([(m.id, m.sha256) for m in p.models] for p in (plan, newer))
-        if wanted != got or newer.name != plan.name:
+        if not takes_the_place(newer, plan, same_model=self._same_model):
             raise NotLoaded(
                 f"plan {plan.name!r} was replaced by one for another model; run it with its own plan file"
             ) from error

@@ -262,17 +262,21 @@ class Cluster:
         credits: int = 1,
         retry: RetryPolicy = RetryPolicy(),
         local: LocalModel | None = None,
+        *,
+        same_model: bool = False,
     ) -> Follower:
         """As `climb`, and goes along when the plan is deployed anew, as ``fetch_plan`` gives it.
 
-        Without that the nodes are asked.
+        Without that the nodes are asked.  With ``same_model`` it does not go to other weights.
         """
         fetch_plan = fetch_plan or self.successor
 
         async def open_plan(current: Plan) -> Opened:
-            return await self.climb(current, credits, retry, local)
+            # A local model answers for its own weights alone.
+            still = [m.sha256 for m in current.models] == [m.sha256 for m in plan.models]
+            return await self.climb(current, credits, retry, local if still else None)
 
-        follower = Follower(open_plan, self._release_opened, fetch_plan)
+        follower = Follower(open_plan, self._release_opened, fetch_plan, same_model=same_model)
         self._followers.append(await follower.start(plan))
         return follower
 

@@ -13,12 +13,12 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from collab.client.remote_client import RemoteClient
 from collab.codec.pb import control_pb2 as pb
@@ -32,11 +32,15 @@ from collab.federated.journal import Blobs, Journal
 from collab.federated.orders import OrderId, SumRules
 from collab.federated.privacy.identities import name_verifier, verifier
 from collab.federated.privacy.masking import basis_of, invite
-from collab.federated.records import RoundRecord
+from collab.federated.records import RoundRecord, Swap
 from collab.federated.rounds import Rounds
 from collab.federated.server_work import Broadcast, ServerWork
 from collab.federated.task import Task
+from collab.federated.update import Parameters
 from collab.link.link import Link
+
+if TYPE_CHECKING:
+    from collab.coordinator.swap import Swapper
 
 log = logging.getLogger("collab.federated")
 
@@ -51,6 +55,8 @@ _UNSIGNED: Final = (
     "secure_aggregation without identities: nobody signs keys, so updates are hidden from a server that "
     "keeps to the rules, and from no other; see 'collab cluster init'"
 )
+
+Metrics = Mapping[str, float]
 
 EvaluateHere = Callable[[Digest], tuple[int, dict[str, float]]]
 """Samples and metrics of a model on the server's own data; blocks."""
@@ -77,6 +83,9 @@ class Watcher:
     def record(self, record: RoundRecord) -> None:
         """A round is over; one of the same round replaces it.  May block: it is not called in the loop."""
 
+    def swapped(self, swap: Swap) -> None:
+        """A round's model was put into the plan that runs, or was not.  May block, as `record`."""
+
     def clients(self, clients: Sequence[RemoteClient]) -> None:
         """What clients are at has changed."""
 
@@ -96,6 +105,7 @@ class FederatedServer:
         scratch: Path,
         watcher: Watcher,
         evaluate_here: EvaluateHere | None = None,
+        swaps: Swapper | None = None,
     ) -> None:
         self._cluster = cluster
         self._task = task
@@ -107,6 +117,10 @@ class FederatedServer:
         self._scratch = scratch
         self._watcher = watcher
         self._evaluate_here = evaluate_here
+        self._swaps = swaps
+        self._swapping: set[asyncio.Task[None]] = set()
+        self._last: RoundRecord | None = None
+        self._offered_round = 0
         self._run = ""
         self._clients: dict[str, RemoteClient] = {}
         self._enrolled: dict[str, int] = {}
@@ -146,6 +160,7 @@ class FederatedServer:
             if self._failure is not None:
                 raise self._failure
             await self._say_goodbye(finish)
+            await self._swap_last(finish)
             return finish
         finally:
             for task in self._tasks:
@@ -190,13 +205,16 @@ class FederatedServer:
                 todo.extendleft(reversed(more))
             elif isinstance(action, do.Record):
                 await self._off_loop(self._watcher.record, action.record)
+                self._last = action.record
+                if self._swaps is not None and self._swaps.due(action.record):
+                    await self._begin_swap(action.record)
             else:
                 _PERFORM[type(action)](self, action)
         self._watcher.clients(list(self._clients.values()))
         return None
 
     def _keep(self, action: do.Keep) -> None:
-        kept = action.digests | self._unsettled
+        kept = action.digests | self._unsettled | (self._swaps.holds if self._swaps is not None else set())
         self._spawn(self._quietly(self._off_loop(self._blobs.keep, kept)))
 
     def _notify(self, action: do.Notify) -> None:
@@ -369,19 +387,62 @@ class FederatedServer:
     async def _evaluated(self, action: do.Evaluate, name: str) -> None:
         try:
             if name:
-                order = OrderId(self._run, action.round)
-                limit_s = self._task.evaluation.deadline_s
-                client = self._clients[name]
-                state = await client.evaluate(order, action.model, limit_s, self._broadcast)
-                if state.state != "done":
-                    raise PeerUnreachable(state.reason or state.state)
-                found = int(state.samples), {metric.name: metric.value for metric in state.metrics}
+                running, beside = await self._beside(action, name)
+                found = await self._evaluated_by(name, OrderId(self._run, action.round), action.model)
+                if self._swaps is not None and running is not None:
+                    self._swaps.measured(action.round, running, (found[0], beside, found[1]))
             else:
                 assert self._evaluate_here is not None
                 found = await self._off_loop(self._evaluate_here, action.model)
             self._tell(on.Evaluated(action.round, name, *found))
         except CollabError as error:
             self._tell(on.EvaluationFailed(action.round, name, str(error)))
+
+    async def _evaluated_by(self, name: str, order: OrderId, model: Digest) -> tuple[int, Metrics]:
+        """A client's samples and metrics."""
+        limit_s = self._task.evaluation.deadline_s
+        state = await self._clients[name].evaluate(order, model, limit_s, self._broadcast)
+        if state.state != "done":
+            raise PeerUnreachable(state.reason or state.state)
+        return int(state.samples), {metric.name: metric.value for metric in state.metrics}
+
+    async def _beside(self, action: do.Evaluate, name: str) -> tuple[Digest | None, Metrics]:
+        """The weights that run and a client's metrics of them; None where those are not asked for or lack."""
+        running = await self._swaps.beside() if self._swaps is not None else None
+        with suppress(CollabError):
+            if running is not None and running != action.model:
+                order = OrderId(self._run, action.round, 1)
+                return running, (await self._evaluated_by(name, order, running))[1]
+        return None, {}
+
+    # --- swaps -------------------------------------------------------------------------
+
+    async def _begin_swap(self, record: RoundRecord) -> None:
+        """Have a round's model tried while the run goes on; its weights are read before they may go."""
+        self._offered_round = record.round
+        weights = await self._off_loop(self._work.model, record.model)
+        task = asyncio.get_running_loop().create_task(self._swap(record, weights))
+        self._swapping.add(task)
+        self._tasks[task] = None
+        task.add_done_callback(self._swapping.discard)
+        task.add_done_callback(self._over)
+
+    async def _swap(self, record: RoundRecord, weights: Parameters) -> None:
+        assert self._swaps is not None
+        swap = await self._swaps.offer(record, weights)
+        if swap is not None:
+            await self._off_loop(self._watcher.swapped, swap)
+
+    async def _swap_last(self, finish: do.Finish) -> None:
+        """At the end of a run its last model is tried, and what is under way is waited for."""
+        last = self._last
+        over = finish.outcome in ("done", "spent")
+        if self._swaps is not None and last is not None and over and self._offered_round < last.round:
+            await self._begin_swap(last)
+        if finish.outcome != "stopped":
+            await asyncio.gather(*self._swapping)
+        if self._failure is not None:
+            raise self._failure
 
     # --- clients -----------------------------------------------------------------------
 

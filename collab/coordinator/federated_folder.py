@@ -22,8 +22,8 @@ from collab.federated.disk import Folder, replace_file
 from collab.federated.journal import Blobs, FileJournal
 from collab.federated.ledger import Ledger
 from collab.federated.record_file import RecordFile
-from collab.federated.records import RoundRecord
-from collab.federated.task import Task, check_task, task_bytes
+from collab.federated.records import RoundRecord, Swap
+from collab.federated.task import DeployRules, Task, check_task, task_bytes
 
 _TASK, _MODEL, _RUN = "task.json", "model", "run.json"
 _JOURNAL: Final = "checkpoint"
@@ -33,6 +33,8 @@ class RunSettings(msgspec.Struct, frozen=True):
     """What `fed resume` has to know beside the task."""
 
     peers: tuple[str, ...]
+    deploy: DeployRules | None = None
+    """Where its models run, with the plan's whole path."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class RunFolder:
         disk = Folder(self.path)
         replace_file(disk, _TASK, task_bytes(task))
         replace_file(disk, _MODEL, model)
-        replace_file(disk, _RUN, msgspec.json.encode(settings))
+        self.set_settings(settings)
 
     def task(self) -> Task:
         """The task; raises `InputError` where no run was begun."""
@@ -150,6 +152,14 @@ class RunFolder:
     def add_record(self, record: RoundRecord) -> None:
         """Write a round's record; one of the same round is replaced."""
         RecordFile(Folder(self.path)).write(record)
+
+    def add_swap(self, swap: Swap) -> None:
+        """Say in a round's record what came of deploying its model."""
+        RecordFile(Folder(self.path)).add_swap(swap)
+
+    def set_settings(self, settings: RunSettings) -> None:
+        """Change what `fed resume` has to know."""
+        replace_file(Folder(self.path), _RUN, msgspec.json.encode(settings))
 
     def write(self, name: str, data: bytes) -> Path:
         """A file for people, whole or not at all."""

@@ -172,6 +172,14 @@ class ModelRef(Frozen, frozen=True, kw_only=True):
     """Operators counted without foldable ones."""
     path: str | None = None
     signature: str | None = None
+    origin: Digest | None = None
+    """The model that the plan was first made with, where another of the same operators, with other
+    weights, has taken its place: who follows the plan goes along."""
+
+    @property
+    def lineage(self) -> Digest:
+        """The same for all models that take each other's place."""
+        return self.origin or self.sha256
 
 
 class Tolerance(Frozen, frozen=True, kw_only=True):
@@ -331,6 +339,9 @@ class Plan(Frozen, frozen=True, kw_only=True):
         for name, default in _LATER.items():
             if getattr(self, name) == default:
                 del fields[name]
+        for model in fields["models"]:
+            if model["origin"] is None:
+                del model["origin"]
         for stage in fields["stages"]:  # and before stages could have these
             for name in ("weights", "file_names", "quarantine"):
                 if not stage[name]:

@@ -135,6 +135,8 @@ def _check_names(plan: Plan) -> None:
     for i, model in enumerate(plan.models):
         check_name(model.id, f"models[{i}].id:")
         check_digest(model.sha256, f"models[{i}].sha256:")
+        if model.origin is not None:
+            check_digest(model.origin, f"models[{i}].origin:")
     for i, stage in enumerate(plan.stages):
         check_name(stage.id, f"stages[{i}].id:")
         if stage.sha256 is not None:

@@ -148,7 +148,7 @@ class Notify:
     """Tell people, in one line."""
 
     kind: Literal[
-        "round", "refused", "quarantined", "returned", "late", "lack", "waiting", "failed", "warning"
+        "round", "refused", "quarantined", "returned", "late", "lack", "waiting", "failed", "warning", "swap"
     ]
     text: str
     client: str = ""

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from collab.federated.disk import Disk, replace_file
-from collab.federated.records import RoundRecord
+from collab.federated.records import RoundRecord, Swap
 
 NAME: Final = "rounds.jsonl"
 _DECODER: Final = msgspec.json.Decoder(RoundRecord)
@@ -33,6 +33,9 @@ class RecordFile:
         Raises `StoreError`.
         """
         records, size = self._sound()
+        known = next((r for r in records if (r.round, r.model) == (record.round, record.model)), None)
+        if record.swap is None and known is not None:
+            record = msgspec.structs.replace(record, swap=known.swap)
         line = msgspec.json.encode(record) + b"\n"
         if records and records[-1].round >= record.round:
             kept = [msgspec.json.encode(r) + b"\n" for r in records if r.round < record.round]
@@ -44,6 +47,12 @@ class RecordFile:
         self._disk.truncate(NAME, size)
         self._disk.append(NAME, line)
         self._disk.sync(NAME)
+
+    def add_swap(self, swap: Swap) -> None:
+        """Say of a round what came of deploying its model; later rounds stay.  Raises `StoreError`."""
+        records, _ = self._sound()
+        told = [msgspec.structs.replace(r, swap=swap) if r.round == swap.round else r for r in records]
+        replace_file(self._disk, NAME, b"".join(msgspec.json.encode(record) + b"\n" for record in told))
 
     def _sound(self) -> tuple[list[RoundRecord], int | None]:
         """Whole records and where they end; None where there is no file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Union
 
 from collab.core.ids import Digest
 from collab.core.plan import Frozen
@@ -29,6 +29,34 @@ class LeftOut(Frozen, frozen=True, kw_only=True):
     kind: Literal["declined", "failed", "refused", "late", "skipped"]
     reason: str
     field: str = ""
+
+
+class Swap(Frozen, frozen=True, kw_only=True, omit_defaults=False):
+    """What came of putting a round's model into the plan that runs."""
+
+    round: int
+    swapped: bool
+    reason: str
+    """Why it was, or was not."""
+    epoch: int = 0
+    """Of the plan that runs now; 0 where that is not known."""
+    former: int = 0
+    """The round whose model ran before; 0: the one that the plan was made with."""
+    metric: str = ""
+    """What both models were compared by."""
+    running: Union[float, None] = None
+    candidate: Union[float, None] = None
+    samples: int = 0
+    """Held-out examples behind both."""
+    agreement: Union[float, None] = None
+    """Share of them of which both models say the same; null where only clients looked."""
+    requests: int = 0
+    """Answers over the nodes that were compared."""
+    running_ms: Union[float, None] = None
+    """Median latency of the plan that ran, asked in turn with the new stages."""
+    candidate_ms: Union[float, None] = None
+    seconds: float = 0.0
+    """From the model's being durable to its plan's being current, or to the refusal."""
 
 
 class RoundRecord(Frozen, frozen=True, kw_only=True, omit_defaults=False):
@@ -61,3 +89,5 @@ class RoundRecord(Frozen, frozen=True, kw_only=True, omit_defaults=False):
     extensions: int = 0
     resumed: int = 0
     """Times that the server was started again during it."""
+    swap: Union[Swap, None] = None
+    """What came of deploying its model; null where that was not due."""

@@ -22,6 +22,10 @@ from collab.federated.update import LocalTraining
 MAX_ROUNDS: Final = 1_000_000
 MAX_CLIENTS: Final = 1_000_000
 MAX_SECONDS: Final = 30 * 86_400.0
+MAX_COMPARED: Final = 100_000
+"""Held-out examples that two models are compared on."""
+MAX_ASKED: Final = 1_000
+"""Requests over the nodes that they are compared on."""
 
 
 class Clients(Frozen, frozen=True, kw_only=True):
@@ -160,6 +164,24 @@ class SecureAggregation(Frozen, frozen=True, kw_only=True):
         return max(least, invited // 2 + 1)
 
 
+class DeployRules(Frozen, frozen=True, kw_only=True):
+    """How new models go into a plan that runs."""
+
+    plan: str
+    """The running plan's file, from the task's folder."""
+    every: int = 1
+    """Rounds between two tries; 0: only when the run is over, which is always tried."""
+    minimum_gain: float = 0.0
+    """By how much a model must be better on held-out examples: more accuracy, or less loss where there
+    is none; below 0 it is how much worse it may be."""
+    tolerance: float = 0.5
+    """Share by which its answers over the nodes may be slower than those of the plan that runs."""
+    examples: int = 1000
+    """Held-out examples of the server that both models are compared on, at most."""
+    requests: int = 20
+    """Answers over the nodes that are compared before it takes over."""
+
+
 class Encodings(Frozen, frozen=True, kw_only=True):
     """How weights are written."""
 
@@ -193,6 +215,8 @@ class Task(Frozen, frozen=True, kw_only=True):
     """``true`` for the defaults."""
     evaluation: Evaluation = Evaluation()
     quarantine: QuarantineRules = QuarantineRules()
+    deploy: Union[DeployRules, None] = None
+    """Where its models run; none: they are only written down."""
     seed: int = 0
     checkpoint: str = ""
     """Folder of the run's journal and weights; empty: beside the output."""
@@ -242,9 +266,37 @@ def check_task(task: Task) -> None:
         )
     if task.target is not None and not task.evaluation.every:
         raise ConfigError("target: nothing is evaluated; set evaluation.every to 1 or more, or leave it out")
+    if task.deploy is not None:
+        check_deploy(task, task.deploy)
     _whole("quarantine.after", task.quarantine.after, 1, MAX_ROUNDS)
     if task.quarantine.rounds is not None:
         _whole("quarantine.rounds", task.quarantine.rounds, 1, MAX_ROUNDS)
+
+
+def check_deploy(task: Task, rules: DeployRules) -> None:
+    """The same for how a task's models are deployed."""
+    if not rules.plan:
+        raise ConfigError("deploy.plan: it is empty; name the running plan's file")
+    _whole("deploy.every", rules.every, 0, MAX_ROUNDS)
+    _whole("deploy.examples", rules.examples, 1, MAX_COMPARED)
+    _whole("deploy.requests", rules.requests, 1, MAX_ASKED)
+    if not math.isfinite(rules.minimum_gain):
+        raise ConfigError(f"deploy.minimum_gain: {rules.minimum_gain}; give a finite number")
+    if not 0 <= rules.tolerance < math.inf:
+        raise ConfigError(f"deploy.tolerance: {rules.tolerance:g}; give a share of 0 or more")
+    evaluation = task.evaluation
+    if evaluation.data:
+        return
+    if not evaluation.every:
+        raise ConfigError(
+            "deploy: nothing is evaluated, so no model can be compared; "
+            "set evaluation.data or evaluation.every"
+        )
+    if rules.every % evaluation.every:
+        raise ConfigError(
+            f"deploy.every: {rules.every}; clients evaluate every {evaluation.every} rounds; "
+            "give a multiple of that, or set evaluation.data"
+        )
 
 
 def _check_training(training: LocalTraining) -> None:

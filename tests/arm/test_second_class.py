@@ -12,9 +12,9 @@ import pytest
 from collab.assembly import build_cluster
 from collab.assets import path as asset
 from collab.cli.connect import reach
-from collab.cli.running import choose_comparison
 from collab.coordinator import planning
 from collab.coordinator.cluster import Cluster, NodeView
+from collab.coordinator.comparing import choose_comparison
 from collab.coordinator.deploy import deploy
 from collab.coordinator.local import LocalNode
 from collab.coordinator.workload import Comparison, load

@@ -68,9 +68,12 @@ def read_keras(model: Any, loss: Loss | None = None) -> Network:
     reader = _Reader(loss or "cross_entropy")
     reader.place(model.inputs[0], 0)
     # A sequential model keeps a functional one inside.
-    for operation in (getattr(model, "_functional", None) or model).operations:
+    graph = getattr(model, "_functional", None) or model
+    uses = {id(node) for nodes in graph._nodes_by_depth.values() for node in nodes}
+    for operation in graph.operations:
         if type(operation).__name__ != "InputLayer":
-            reader.read(operation)
+            # One that came from a file was called while it was made as well.
+            reader.read(operation, [node for node in operation._inbound_nodes if id(node) in uses])
     return reader.finish(model.outputs[0], shape)
 
 
@@ -86,17 +89,15 @@ class _Reader:
     def place(self, tensor: Any, number: int) -> None:
         self.values[id(tensor)] = number
 
-    def read(self, layer: Any) -> None:
+    def read(self, layer: Any, uses: list[Any]) -> None:
         kind = type(layer).__name__
         if kind not in KINDS:
             raise ModelError(
                 f"layer {layer.name!r} is a {kind}, which cannot be trained on a device: {_known()}"
             )
-        if len(layer._inbound_nodes) != 1:
-            raise ModelError(
-                f"layer {layer.name!r} is used {len(layer._inbound_nodes)} times: use a copy each time"
-            )
-        (node,) = layer._inbound_nodes
+        if len(uses) != 1:
+            raise ModelError(f"layer {layer.name!r} is used {len(uses)} times: use a copy each time")
+        (node,) = uses
         inputs = tuple(self.values[id(tensor)] for tensor in node.input_tensors)
         try:
             made, activation = KINDS[kind](layer)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
-from collab.client.follow import Follower
+from collab.client.follow import Follower, takes_the_place
 from collab.client.runner import Result
 from collab.core.plan import Plan
 from collab.core.token import Priority
@@ -17,6 +18,9 @@ from tests.unit.core.trees import chain
 
 OLD = convert_plan(chain())
 NEW = OLD.replace(credits=7)
+TRAINED = convert_plan(
+    {**chain(), "models": [{**chain()["models"][0], "sha256": "e" * 64, "origin": OLD.models[0].sha256}]}
+)
 FOREIGN = convert_plan({**chain(), "models": [{"sha256": "f" * 64, "ops": 5}]})
 
 
@@ -87,6 +91,30 @@ async def test_requests_that_a_retired_epoch_refuses_run_on_the_next():
     assert (follower.plan, follower.epoch, follower.granted) == (NEW, 2, 4)
     await follower.close()
     assert sorted(nodes.released) == [1, 2]
+
+
+@pytest.mark.parametrize("same_model", [False, True])
+async def test_weights_that_were_trained_since_are_followed_unless_only_the_same_ones_will_do(same_model):
+    nodes = Nodes(OLD, TRAINED)
+    follower = await Follower(nodes.open, nodes.release, nodes.successor, same_model=same_model).start(OLD)
+    nodes.retire()
+    nodes.known = TRAINED
+    if same_model:
+        with pytest.raises(NotLoaded, match="another model"):
+            await follower.run({})
+    else:
+        assert (await follower.run({})).epoch == 2
+    await follower.close()
+
+
+def test_a_chain_of_trained_models_has_one_lineage_and_other_tensors_end_it():
+    (model,) = TRAINED.models
+    later = TRAINED.replace(models=(msgspec.structs.replace(model, sha256="d" * 64),))
+    assert takes_the_place(later, TRAINED, same_model=False)
+    assert takes_the_place(OLD, later, same_model=False), "a rollback is followed too"
+    assert not takes_the_place(later, TRAINED, same_model=True)
+    assert not takes_the_place(FOREIGN, OLD, same_model=False)
+    assert not takes_the_place(later.replace(outputs=()), TRAINED, same_model=False)
 
 
 async def test_requests_under_way_finish_where_they_were_admitted():

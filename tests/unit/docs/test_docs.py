@@ -19,6 +19,7 @@ from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
 from collab.codec.wire import MAX_HEADER_BYTES
 from collab.coordinator.federated_secure import GRACE_S, MAX_PHASE_S
+from collab.coordinator.swap_folder import KEPT_VERSIONS
 from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
@@ -198,6 +199,8 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "packets under way in the emulator": f"{MAX_HELD:,}",
         "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
         f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
+        "held-out examples and requests that two models are compared on; models of a run that are kept for "
+        "going back": f"{task.MAX_COMPARED:,}, {task.MAX_ASKED:,}; {KEPT_VERSIONS}",
         "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; "
         f"{MAX_EVALUATED}",
         "an offer of training: its settings, what it names, its deadline": ""

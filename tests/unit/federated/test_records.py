@@ -6,7 +6,7 @@ import json
 
 from collab.federated.evaluating import Evaluating
 from collab.federated.record_file import NAME, RecordFile
-from collab.federated.records import LeftOut, RoundRecord
+from collab.federated.records import LeftOut, RoundRecord, Swap
 from tests.unit.federated.disks import MemoryDisk
 
 
@@ -29,6 +29,18 @@ def test_a_round_that_is_written_again_is_replaced_with_all_that_follows():
     assert [(r.round, r.loss) for r in file.read()] == [(1, 0.5), (2, 0.5), (3, 0.1)]
     file.write(record(2, loss=0.2))
     assert [(r.round, r.loss) for r in file.read()] == [(1, 0.5), (2, 0.2)]
+
+
+def test_what_came_of_deploying_a_round_is_added_and_a_repeated_record_keeps_it():
+    file = RecordFile(MemoryDisk())
+    for number in (1, 2):
+        file.write(record(number))
+    swap = Swap(round=1, swapped=False, reason="worse")
+    file.add_swap(swap)
+    file.write(record(2))
+    assert [r.swap for r in file.read()] == [swap, None], "later rounds stay"
+    file.write(record(1))
+    assert [r.swap for r in file.read()] == [swap]
 
 
 def test_half_a_line_is_not_read_and_gone_after_the_next_write():

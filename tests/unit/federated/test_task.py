@@ -56,6 +56,15 @@ LEAST = {"name": "toy", "model": "m.tflite", "rounds": 2}
         ({"privacy": {"clip": 0.0, "noise_multiplier": 1.0, "place": "local"}}, ["privacy.clip: 0"]),
         ({"privacy": {"clip": 1.0, "noise_multiplier": 1.0}}, ["privacy.place", "weighting"]),
         ({"privacy": {"clip": 1.0}}, ["privacy", "noise_multiplier"]),
+        ({"deploy": {}}, ["deploy", "plan"]),
+        ({"deploy": {"plan": "p.yaml", "evry": 2}}, ["deploy.evry", "every"]),
+        ({"deploy": {"plan": ""}}, ["deploy.plan", "empty"]),
+        ({"deploy": {"plan": "p.yaml", "every": -1}}, ["deploy.every: -1"]),
+        ({"deploy": {"plan": "p.yaml", "requests": 0}}, ["deploy.requests: 0"]),
+        ({"deploy": {"plan": "p.yaml", "tolerance": -0.1}}, ["deploy.tolerance: -0.1"]),
+        ({"deploy": {"plan": "p.yaml", "minimum_gain": float("inf")}}, ["deploy.minimum_gain", "finite"]),
+        ({"deploy": {"plan": "p.yaml"}, "evaluation": {"every": 0}}, ["deploy", "evaluation.data"]),
+        ({"deploy": {"plan": "p.yaml", "every": 3}, "evaluation": {"every": 2}}, ["deploy.every: 3"]),
     ],
 )
 def test_what_is_wrong_is_named_with_the_remedy(change, words):
