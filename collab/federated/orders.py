@@ -15,6 +15,8 @@ from collab.federated.update import LocalTraining
 
 MAX_HELD_MODELS: Final = 16
 """Models that a client names as held; the newest last."""
+MAX_ORDER_S: Final = 7 * 86_400.0
+"""Longest that a client works at an order; a round may last longer."""
 
 
 class OrderId(Frozen, frozen=True, order=True):

@@ -12,12 +12,11 @@ from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest, check_digest, check_name
 from collab.errors import ConfigError, LimitExceeded, ProtocolError
 from collab.federated.compression.settings import Compression
-from collab.federated.orders import OrderId, SumRules, Work
+from collab.federated.orders import MAX_ORDER_S, OrderId, SumRules, Work
 from collab.federated.update import LocalTraining
 
 MAX_SETTINGS_BYTES: Final = 64 * 1024
 """Of the JSON in an offer."""
-MAX_DEADLINE_S: Final = 7 * 86_400.0
 MAX_CLIP: Final = 1e6
 MAX_ROUND: Final = 1 << 40
 
@@ -57,9 +56,9 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
     """What is asked; raises `ProtocolError`, `InputError` or `LimitExceeded`."""
     if max(len(request.training), len(request.encoding), len(request.sums)) > MAX_SETTINGS_BYTES:
         raise LimitExceeded(f"OfferTraining: settings over {MAX_SETTINGS_BYTES} bytes")
-    if not (0 < request.deadline_s <= MAX_DEADLINE_S):
+    if not (0 < request.deadline_s <= MAX_ORDER_S):
         raise ProtocolError(
-            f"OfferTraining.deadline_s: {request.deadline_s:g}; give up to {MAX_DEADLINE_S:g}"
+            f"OfferTraining.deadline_s: {request.deadline_s:g}; give up to {MAX_ORDER_S:g}"
         )
     try:
         training = msgspec.json.decode(request.training or b"{}", type=LocalTraining)

@@ -31,7 +31,7 @@ from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
 from collab.federated.data import archives, pictures, sources, tables
 from collab.federated.evaluating import MAX_METRICS as MAX_EVALUATED
 from collab.federated.ledger import MAX_LEFT_OUT
-from collab.federated.orders import MAX_HELD_MODELS
+from collab.federated.orders import MAX_HELD_MODELS, MAX_ORDER_S
 from collab.federated.privacy import accounting, messages
 from collab.federated.trainers import local
 from collab.link.link import LinkConfig
@@ -42,7 +42,7 @@ from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
 from collab.node.training import MAX_WAIT_S
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import MAX_RUNS
-from collab.node.training_offer import MAX_DEADLINE_S, MAX_SETTINGS_BYTES
+from collab.node.training_offer import MAX_SETTINGS_BYTES
 from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
 from collab.toolchain.trainable import export
 
@@ -198,7 +198,7 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; "
         f"{MAX_EVALUATED}",
         "an offer of training: its settings, what it names, its deadline": ""
-        f"{MAX_SETTINGS_BYTES >> 10} KiB, {MAX_PARTS} blobs, {MAX_DEADLINE_S / 86_400:g} days",
+        f"{MAX_SETTINGS_BYTES >> 10} KiB, {MAX_PARTS} blobs, {MAX_ORDER_S / 86_400:g} days",
         "a part of a blob that a node gives; a question for the state of an order": ""
         f"{MAX_PART_BYTES >> 20} MiB; {MAX_WAIT_S:g} s",
         "runs that a node remembers for training": f"{MAX_RUNS}; ",
