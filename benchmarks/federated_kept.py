@@ -24,6 +24,7 @@ import yaml
 from benchmarks.fashion import images
 from benchmarks.federated_data import BATCH, MODELS, Setting, write_parts
 from benchmarks.federated_site import DEVICES, SERVER, Site
+from collab.link.links import dialled_as
 from collab.security.broker import mosquitto_config
 
 PORT: Final = 7300
@@ -178,7 +179,7 @@ def _tree(run: Run) -> dict[str, Any]:
 def _address(transport: str, number: int) -> str:
     """Where the server dials a client."""
     if transport.startswith("mqtt"):
-        return f"{transport}://{SERVER}:{BROKER}/client-{number}"
+        return dialled_as(f"mqtt://{SERVER}:{BROKER}/client-{number}", transport)
     return f"{transport}://{DEVICES}:{PORT + number}"
 
 

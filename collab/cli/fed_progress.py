@@ -13,7 +13,7 @@ from collab.client.remote_client import RemoteClient
 from collab.coordinator.federated import Watcher
 from collab.coordinator.federated_folder import Kept, RunFolder
 from collab.federated.actions import Notify
-from collab.federated.records import RoundRecord
+from collab.federated.records import Behind, LeftOut, RoundRecord
 from collab.federated.task import Task
 from collab.planner.wording import size
 
@@ -95,7 +95,7 @@ def rounds_table(title: str, records: Sequence[RoundRecord]) -> RenderableType:
             record.reason
             or ", ".join(f"{k} {v:.4g}" for k, v in record.evaluation.items() if k != "samples"),
             len(record.took_part),
-            ", ".join(f"{e.client} ({e.kind}: {e.field or e.reason})" for e in record.left_out),
+            ", ".join(f"{name} ({e.kind}: {e.field or e.reason})" for name, e in _left_out(record)),
             size(record.down_bytes),
             size(record.up_bytes),
             f"{record.seconds:.2f}",
@@ -103,6 +103,15 @@ def rounds_table(title: str, records: Sequence[RoundRecord]) -> RenderableType:
         for record in records
     ]
     return table(title, columns, rows)
+
+
+def _left_out(record: RoundRecord) -> list[tuple[str, LeftOut | Behind]]:
+    """Who is not in a round's model; a child with its gateway's name."""
+    found: list[tuple[str, LeftOut | Behind]] = [(entry.client, entry) for entry in record.left_out]
+    for gateway in record.took_part:
+        left = (child for child in gateway.children if child.kind != "counted")
+        found += [(f"{gateway.client}/{child.client}", child) for child in left]
+    return found
 
 
 def state_document(kept: Kept) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from collab.coordinator.federated_folder import RunFolder, digest_of
 from collab.core.ids import Digest
 from collab.errors import ConfigError, InputError, UsageError
 from collab.federated.actions import Finish
+from collab.federated.combinations import refusal_of_gateways
 from collab.federated.exchange import read_weights
 from collab.federated.privacy.accounting import accountant
 from collab.federated.rounds import Rounds
 from collab.federated.server_work import Rules, ServerWork, spent
-from collab.federated.task import Task, convert_task, task_bytes
+from collab.federated.task import Task, convert_task, task_bytes, task_features
 from collab.federated.update import Parameters
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def rules_of(task: Task) -> Rules:
         max_staleness=task.buffered.max_staleness if task.mode == "async" else sync,
         privacy=task.privacy,
         seed=task.seed,
+        refuses_sums=refusal_of_gateways(task_features(task)),
     )
 
 
@@ -208,12 +210,16 @@ def summary(folder: RunFolder, task: Task, finish: Finish) -> dict[str, Any]:
 
 
 def _left_out(records: Sequence[Any]) -> dict[str, dict[str, int]]:
-    """How often which client was left out, by kind."""
+    """How often which client was left out, by kind; those behind gateways too."""
     found: dict[str, dict[str, int]] = {}
     for record in records:
         for entry in record.left_out:
             kinds = found.setdefault(entry.client, {})
             kinds[entry.kind] = kinds.get(entry.kind, 0) + 1
+        for child in (child for one in record.took_part for child in one.children):
+            if child.kind != "counted":
+                kinds = found.setdefault(child.client, {})
+                kinds[child.kind] = kinds.get(child.kind, 0) + 1
     return found
 
 

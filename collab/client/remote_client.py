@@ -108,6 +108,7 @@ class RemoteClient:
             deadline_s=min(max(work.deadline_s, 0.001), MAX_ORDER_S),
             counted=order_message(work.counted) if work.counted is not None else None,
             sums=msgspec.json.encode(sums) if sums is not None and self.gateway else b"",
+            due_s=work.due_s if work.due_s is not None and self.gateway else 0.0,
             clip=local.clip if local is not None else 0.0,
             noise_multiplier=local.noise_multiplier if local is not None else 0.0,
         )

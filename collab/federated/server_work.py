@@ -63,13 +63,8 @@ class Rules:
     """Whether a client may have several orders in one round (``mode: async``)."""
     privacy: Privacy | None = None
     seed: int = 0
-
-    @property
-    def refuses_sums(self) -> str:
-        """Why a gateway's sum is of no use; empty where it is."""
-        if self.privacy is not None or self.aggregation.robust or self.aggregation.controls:
-            return "this task needs single updates, and a gateway sends sums"
-        return ""
+    refuses_sums: str = ""
+    """Why a gateway's sum is of no use; empty where it is."""
 
 
 @dataclass(frozen=True)

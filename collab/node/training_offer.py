@@ -57,9 +57,7 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
     if max(len(request.training), len(request.encoding), len(request.sums)) > MAX_SETTINGS_BYTES:
         raise LimitExceeded(f"OfferTraining: settings over {MAX_SETTINGS_BYTES} bytes")
     if not (0 < request.deadline_s <= MAX_ORDER_S):
-        raise ProtocolError(
-            f"OfferTraining.deadline_s: {request.deadline_s:g}; give up to {MAX_ORDER_S:g}"
-        )
+        raise ProtocolError(f"OfferTraining.deadline_s: {request.deadline_s:g}; give up to {MAX_ORDER_S:g}")
     try:
         training = msgspec.json.decode(request.training or b"{}", type=LocalTraining)
         sums = msgspec.json.decode(request.sums, type=SumRules) if request.sums else None
@@ -74,6 +72,7 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
         deadline_s=request.deadline_s,
         control=control,
         counted=order_of(request.counted) if request.HasField("counted") else None,
+        due_s=request.due_s if 0 < request.due_s < math.inf else None,
     )
     if not (0 <= request.clip <= MAX_CLIP and 0 <= request.noise_multiplier <= MAX_CLIP):
         raise ProtocolError(f"OfferTraining: clip {request.clip:g}, noise {request.noise_multiplier:g}")

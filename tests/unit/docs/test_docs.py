@@ -26,6 +26,7 @@ from collab.federated import task
 from collab.federated.aggregate.combine import BLOCK_BYTES
 from collab.federated.aggregate.fixed import MAX_VALUE, MAX_WEIGHT
 from collab.federated.aggregate.partial import MAX_TERMS
+from collab.federated.children import MAX_CHILDREN, MAX_REASON
 from collab.federated.compression.message import DEFAULT_MOST_BYTES, MAX_TENSORS
 from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
 from collab.federated.data import archives, pictures, sources, tables
@@ -202,6 +203,7 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "a part of a blob that a node gives; a question for the state of an order": ""
         f"{MAX_PART_BYTES >> 20} MiB; {MAX_WAIT_S:g} s",
         "runs that a node remembers for training": f"{MAX_RUNS}; ",
+        "children of a gateway; characters of what it says of one": f"{MAX_CHILDREN}; {MAX_REASON}",
         "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
         "a secure sum: clients, numbers of a vector, a signature": f"3 to {messages.MAX_CLIENTS}, "
         f"{messages.MAX_LENGTH:,}, {messages.MAX_SIGNATURE_BYTES:,} bytes",
