@@ -163,7 +163,7 @@ def over_links(part: str, options: argparse.Namespace) -> list[Figure]:
     """A part that runs real processes; nothing yet if the time is over before its end."""
     until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     setting = paired.setting_of(options.quick, options.full)
-    seeds = range(1, 2 if options.quick else 4)
+    seeds = range(1, 2 if options.quick else 1 + options.seeds)
     with tempfile.TemporaryDirectory(prefix="federated-") as scratch:
         shelf = Shelf(options.keep or Path(scratch), until)
         if part == "learning":
@@ -233,6 +233,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="learning at full length: hours")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
     parser.add_argument("--keep", type=Path, help="folder of runs: what is there is not run again")
+    parser.add_argument("--seeds", type=int, default=3, help="pairs of runs of real processes")
     parser.add_argument("--minutes", type=float, help="end after so long; the same call then goes on")
     options = parser.parse_args()
     where = figures.machine()
