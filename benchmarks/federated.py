@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,17 @@ import numpy as np
 
 from benchmarks import federated_learning as learning
 from benchmarks import federated_ours as ours
+from benchmarks import federated_paired as paired
 from benchmarks import figures, flower
 from benchmarks.federated_data import Setting, accuracy
+from benchmarks.federated_kept import Shelf
 from benchmarks.figures import Figure
 from benchmarks.flower import Measured
 from tests.identities import Identities
 
-PARTS: Final = ("flower", "accuracy", "learning", "poison", "fleet", "secure")
+PARTS: Final = ("flower", "accuracy", "int8", "learning", "transports", "poison", "fleet", "secure")
+KEPT: Final = ("learning", "transports", "int8")
+"""Parts of real processes that keep what they have done, in this order."""
 INT8: Final = {"up": {"elements": "int8"}, "down": {"elements": "int8"}}
 SEVEN: Final = {"deadline_s": 1e6, "least": 7}
 """Krum with two bad clients needs as many updates."""
@@ -186,35 +191,18 @@ def _plain(one: Measured, how: str) -> list[Figure]:
     ]
 
 
-def learned(quick: bool, full: bool) -> list[Figure]:
-    """Ten clients with unlike data beside all the data in one place."""
-    setting = Setting("mlp", samples=6000, rounds=10, epochs=5)
-    if quick:
-        setting = replace(setting, samples=2000, rounds=4)
-    if full:
-        setting = Setting("cnn", samples=60_000, rounds=50, epochs=5)
-    gaps, here, there = list[float](), list[float](), list[float]()
-    for seed in range(1, 2 if quick else 4):
-        seeded = replace(setting, seed=seed)
-        here.append(learning.last_mean(learning.run_here(seeded)[0]))
-        there.append(learning.last_mean(learning.run_here(learning.alone(seeded))[0]))
-        gaps.append(there[-1] - here[-1])
-    how = (
-        f"{setting.model}, {setting.samples} images, {setting.epochs} epochs, {setting.rounds} rounds, "
-        f"{len(gaps)} seeds, mean of the last {learning.LAST}"
-    )
-    half = 1.96 * float(np.std(gaps, ddof=1)) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
-    return [
-        Figure(
-            "points behind centralised training, Dirichlet 0.5",
-            float(np.mean(gaps)),
-            "points",
-            "<= 1.0",
-            float(np.mean(there)),
-            f"{how}; paired differences {_listed(gaps)}, ±{half:.2f} (95 %)",
-        ),
-        Figure("accuracy of ten clients", float(np.mean(here)), "%", "", float(np.mean(there)), how),
-    ]
+def over_links(part: str, options: argparse.Namespace) -> list[Figure]:
+    """A part that runs real processes; nothing yet if the time is over before its end."""
+    until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    setting = paired.setting_of(options.quick, options.full)
+    seeds = range(1, 2 if options.quick else 1 + options.seeds)
+    with tempfile.TemporaryDirectory(prefix="federated-") as scratch:
+        shelf = Shelf(options.keep or Path(scratch), until)
+        if part == "learning":
+            return paired.learned(shelf, setting, seeds)
+        if part == "int8":
+            return paired.compressed(shelf, setting, seeds)
+        return paired.transported(shelf, setting)
 
 
 def poisoned(quick: bool) -> list[Figure]:
@@ -276,6 +264,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--full", action="store_true", help="learning at full length: hours")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
+    parser.add_argument("--keep", type=Path, help="folder of runs: what is there is not run again")
+    parser.add_argument("--seeds", type=int, default=3, help="pairs of runs of real processes")
+    parser.add_argument("--minutes", type=float, help="end after so long; the same call then goes on")
     options = parser.parse_args()
     where = figures.machine()
     found: list[Figure] = []
@@ -284,8 +275,8 @@ def main() -> None:
             found += beside_flower(options.quick)
         elif part == "accuracy":
             found += accurate(options.quick)
-        elif part == "learning":
-            found += learned(options.quick, options.full)
+        elif part in KEPT:
+            found += over_links(part, options)
         elif part == "poison":
             found += poisoned(options.quick)
         elif part == "secure":

@@ -55,7 +55,7 @@ def run(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links.")] = False,
 ) -> None:
     """Run a federated task to its end; Ctrl-C ends it so that `fed resume` goes on."""
-    from collab.cli.fed_running import read_task, read_trainable
+    from collab.cli.fed_running import judge_of, read_task, read_trainable
     from collab.cli.fed_swapping import rules_for
     from collab.cli.settings import peers as read_peers
     from collab.coordinator.federated_folder import RunFolder, RunSettings
@@ -66,6 +66,7 @@ def run(
         raise UsageError("no peers: give --peers HOST:PORT,…, clients.peers in the task, or COLLAB_PEERS")
     model = read_trainable(task, found)
     rules = rules_for(found, task, deploy)
+    judge_of(model, found)  # what is wrong with the server's examples is said before there is a folder
     with RunFolder(out or Path(found.name)) as folder:
         if folder.begun:
             raise UsageError(f"--out {folder.path}: there is a run already; go on with 'collab fed resume'")

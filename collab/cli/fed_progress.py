@@ -15,7 +15,7 @@ from collab.coordinator.federated import Watcher
 from collab.coordinator.federated_folder import Kept, RunFolder
 from collab.coordinator.swap_folder import SwapFolder
 from collab.federated.actions import Notify
-from collab.federated.records import RoundRecord, Swap
+from collab.federated.records import Behind, LeftOut, RoundRecord, Swap
 from collab.federated.task import Task
 from collab.planner.wording import size
 
@@ -125,7 +125,7 @@ def rounds_table(title: str, records: Sequence[RoundRecord]) -> RenderableType:
             record.reason
             or ", ".join(f"{k} {v:.4g}" for k, v in record.evaluation.items() if k != "samples"),
             len(record.took_part),
-            ", ".join(f"{e.client} ({e.kind}: {e.field or e.reason})" for e in record.left_out),
+            ", ".join(f"{name} ({e.kind}: {e.field or e.reason})" for name, e in _left_out(record)),
             size(record.down_bytes),
             size(record.up_bytes),
             f"{record.seconds:.2f}",
@@ -134,6 +134,15 @@ def rounds_table(title: str, records: Sequence[RoundRecord]) -> RenderableType:
         for record in records
     ]
     return table(title, columns, rows)
+
+
+def _left_out(record: RoundRecord) -> list[tuple[str, LeftOut | Behind]]:
+    """Who is not in a round's model; a child with its gateway's name."""
+    found: list[tuple[str, LeftOut | Behind]] = [(entry.client, entry) for entry in record.left_out]
+    for gateway in record.took_part:
+        left = (child for child in gateway.children if child.kind != "counted")
+        found += [(f"{gateway.client}/{child.client}", child) for child in left]
+    return found
 
 
 def state_document(kept: Kept, run: Path) -> dict[str, Any]:

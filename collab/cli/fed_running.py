@@ -23,11 +23,12 @@ from collab.coordinator.federated_folder import RunFolder, digest_of
 from collab.core.ids import Digest
 from collab.errors import ConfigError, InputError
 from collab.federated.actions import Finish
+from collab.federated.combinations import refusal_of_gateways
 from collab.federated.exchange import read_weights
 from collab.federated.privacy.accounting import accountant
 from collab.federated.rounds import Rounds
 from collab.federated.server_work import Rules, ServerWork, spent
-from collab.federated.task import DeployRules, Task, convert_task, task_bytes
+from collab.federated.task import DeployRules, Task, convert_task, task_bytes, task_features
 from collab.federated.update import Parameters
 
 if TYPE_CHECKING:
@@ -42,7 +43,17 @@ def read_task(path: Path) -> Task:
     task = convert_task(read_yaml("task", path, _MAX_TASK_BYTES))
     if task.privacy is not None:
         accountant()  # a missing extra is said before anything begins
-    return task
+    return _placed(task, path.parent)
+
+
+def _placed(task: Task, folder: Path) -> Task:
+    """The task with its data named from its file's folder, since it is resumed from elsewhere."""
+    if not task.evaluation.data:
+        return task
+    from collab.federated.data.sources import placed
+
+    data = placed(task.evaluation.data, folder)
+    return msgspec.structs.replace(task, evaluation=msgspec.structs.replace(task.evaluation, data=data))
 
 
 def read_trainable(task_file: Path, task: Task) -> bytes:
@@ -90,7 +101,7 @@ async def run_federated(
     if deploying is not None:
         swaps = await open_swapper(cluster, folder, task, deploying.rules, deploying.anew)
     prepared = await asyncio.to_thread(_prepare, folder, task)
-    rounds, journal, blobs, work, begin, scratch, data = prepared
+    rounds, journal, blobs, work, begin, scratch, data, judge = prepared
     server = FederatedServer(
         cluster,
         task,
@@ -101,7 +112,7 @@ async def run_federated(
         (digest_of(data), data),
         scratch,
         watcher,
-        _evaluation(folder, task, work),
+        _evaluation(judge, work),
         swaps,
     )
     loop = asyncio.get_running_loop()
@@ -121,6 +132,7 @@ def _prepare(folder: RunFolder, task: Task) -> Any:
     if ledger.run and ledger.task != task_digest:
         raise ConfigError(f"{folder.path}: its journal is of another task; restore task.json, or begin anew")
     scratch, data = folder.scratch(), folder.model.read_bytes()
+    judge = judge_of(folder.model, task)
     work = ServerWork(rules_of(task), blobs, scratch)
     if ledger.run:
         begin = Begin(ledger.run, task_digest, ledger.model, 0)
@@ -130,7 +142,7 @@ def _prepare(folder: RunFolder, task: Task) -> Any:
         control = work.first_control(weights)
         begin = Begin(f"run-{secrets.token_hex(12)}", task_digest, model, size, control)
     limit = functools.partial(spent, task.privacy)
-    return Rounds(task, ledger, spent=limit), journal, blobs, work, begin, scratch, data
+    return Rounds(task, ledger, spent=limit), journal, blobs, work, begin, scratch, data, judge
 
 
 def rules_of(task: Task) -> Rules:
@@ -147,23 +159,35 @@ def rules_of(task: Task) -> Rules:
         privacy=task.privacy,
         secure=task.secure,
         seed=task.seed,
+        refuses_sums=refusal_of_gateways(task_features(task)),
     )
 
 
-def _evaluation(folder: RunFolder, task: Task, work: ServerWork) -> EvaluateHere | None:
+def judge_of(model: bytes | Path, task: Task) -> Trainer | None:
+    """What measures models on the server's own examples, if the task has them; reads them all.
+
+    Raises `ModelError` where the model is none for LiteRT, and whatever `open_held_out` does.
+    """
+    if task.evaluation.where != "server" or not task.evaluation.every:
+        return None
+    from collab.federated.data.examples import Data
+    from collab.federated.data.sources import open_held_out
+    from collab.federated.trainers.litert import LiteRtEngine
+    from collab.federated.trainers.local import LocalTrainer
+
+    engine = LiteRtEngine(model)
+    examples = open_held_out(task.evaluation.data, engine.description)
+    # A trainer wants something to train on; only the held-out part is looked at.
+    return LocalTrainer(engine, Data(examples.first(1), examples))
+
+
+def _evaluation(judge: Trainer | None, work: ServerWork) -> EvaluateHere | None:
     """How the server evaluates on data of its own, if the task says so."""
-    if task.evaluation.where != "server":
+    if judge is None:
         return None
 
-    @functools.cache
-    def trainer() -> Trainer:
-        from collab.assembly import trainers
-        from collab.node.training_config import TrainingConfig
-
-        return trainers()["litert"](folder.model, TrainingConfig(data=task.evaluation.data)).trainer
-
     def evaluate(model: Digest) -> tuple[int, dict[str, float]]:
-        metrics = {name: float(value) for name, value in trainer().evaluate(work.model(model)).items()}
+        metrics = {name: float(value) for name, value in judge.evaluate(work.model(model)).items()}
         return int(metrics.pop("samples", 0)), metrics
 
     return evaluate
@@ -200,12 +224,16 @@ def summary(folder: RunFolder, task: Task, finish: Finish) -> dict[str, Any]:
 
 
 def _left_out(records: Sequence[Any]) -> dict[str, dict[str, int]]:
-    """How often which client was left out, by kind."""
+    """How often which client was left out, by kind; those behind gateways too."""
     found: dict[str, dict[str, int]] = {}
     for record in records:
         for entry in record.left_out:
             kinds = found.setdefault(entry.client, {})
             kinds[entry.kind] = kinds.get(entry.kind, 0) + 1
+        for child in (child for one in record.took_part for child in one.children):
+            if child.kind != "counted":
+                kinds = found.setdefault(child.client, {})
+                kinds[child.kind] = kinds.get(child.kind, 0) + 1
     return found
 
 

@@ -17,7 +17,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest, NodeName
 from collab.errors import Conflict, IntegrityError, PeerUnreachable, StoreError
 from collab.federated.compression.settings import Compression
-from collab.federated.orders import Capabilities, OrderId, SumRules, Work
+from collab.federated.orders import MAX_ORDER_S, Capabilities, OrderId, SumRules, Work
 from collab.federated.server_work import Broadcast
 from collab.federated.task import Privacy
 from collab.link.link import Link
@@ -106,9 +106,10 @@ class RemoteClient:
             control=work.control or "",
             training=msgspec.json.encode(work.training),
             encoding=msgspec.json.encode(encoding.for_peer(self.abilities)),
-            deadline_s=max(work.deadline_s, 0.001),
+            deadline_s=min(max(work.deadline_s, 0.001), MAX_ORDER_S),
             counted=order_message(work.counted) if work.counted is not None else None,
             sums=msgspec.json.encode(sums) if sums is not None and self.gateway else b"",
+            due_s=work.due_s if work.due_s is not None and self.gateway else 0.0,
             clip=local.clip if local is not None else 0.0,
             noise_multiplier=local.noise_multiplier if local is not None else 0.0,
             masked=masked,
@@ -207,7 +208,7 @@ class RemoteClient:
             order=order_message(order, True),
             trainable=self._trainable[0],
             weights=model,
-            deadline_s=deadline_s,
+            deadline_s=min(deadline_s, MAX_ORDER_S),
         )
         state = await self._offer(order, request)
         if state.state == "accepted":

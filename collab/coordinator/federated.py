@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from collab.client.remote_client import RemoteClient
 from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.cluster import Cluster
+from collab.coordinator.federated_links import connect_allowed
 from collab.coordinator.federated_secure import SecureSums
 from collab.core.ids import Digest, NodeName
-from collab.errors import CollabError, IntegrityError, LinkLost, PeerUnreachable
+from collab.errors import CollabError, IntegrityError, LinkLost, PeerUnreachable, UsageError
 from collab.federated import actions as do
 from collab.federated import events as on
+from collab.federated.children import read_children
 from collab.federated.journal import Blobs, Journal
 from collab.federated.orders import OrderId, SumRules
 from collab.federated.privacy.identities import name_verifier, verifier
@@ -297,7 +299,7 @@ class FederatedServer:
             update = replace(verdict.update, seconds=told.seconds)
             if client.gateway:
                 loss = next((metric.value for metric in told.metrics if metric.name == "loss"), None)
-                update = replace(update, loss=loss)
+                update = replace(update, loss=loss, children=read_children(told.children))
             verdict = replace(verdict, update=update)
         client.state = "done"
         self._tell(verdict)
@@ -452,11 +454,13 @@ class FederatedServer:
         while True:
             name = ""
             try:
-                link = await self._cluster.links.connect(address)
+                link = await connect_allowed(self._cluster.links, address, self._task.transports)
                 name = await self._joined(link)
                 delay_s, told = _BACKOFF_S[0], False
                 await self._stay(link, name)
             except CollabError as error:
+                if isinstance(error, UsageError) and not self._rounds.ledger.begun:
+                    raise
                 if not told:
                     self._notify(do.Notify("waiting", f"{address}: {error}"))
                     told = True

@@ -65,6 +65,9 @@ REFUSED: Final[Mapping[frozenset[Feature], str]] = MappingProxyType(
             (_F.CENTRAL_DP, _F.LOCAL_DP): "one of them says where noise is added",
             (_F.LOCAL_DP, _F.TOP): "noise fills every element, and the largest would be noise",
             (_F.HIERARCHICAL, _F.ASYNC): "a gateway's sum belongs to one round",
+            (_F.HIERARCHICAL, _F.LATE): "a gateway's sum belongs to one round",
+            (_F.HIERARCHICAL, _F.SCAFFOLD): "gateways sum updates, and not changes of control variates",
+            (_F.HIERARCHICAL, _F.CENTRAL_DP): "each update is clipped before it is added up",
             (_F.LOSSY_DOWN, _F.ASYNC): "clients hold different versions, and a change is of one of them",
         }.items()
     }
@@ -91,6 +94,15 @@ def features(
         Feature.LOSSY_DOWN: down.lossy,
     }
     return {feature for feature, wanted in asked.items() if wanted}.union(others)
+
+
+def refusal_of_gateways(asked: Iterable[Feature]) -> str:
+    """Why what a task asks for does without gateways; empty where it does not."""
+    for feature in Feature:
+        reason = REFUSED.get(frozenset((feature, Feature.HIERARCHICAL)))
+        if reason is not None and feature in asked:
+            return f"{feature.value} does not go with gateways: {reason}"
+    return ""
 
 
 def check_combination(asked: Iterable[Feature]) -> None:

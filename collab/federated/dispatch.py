@@ -87,7 +87,8 @@ class Dispatch:
         left = self._answer_by(flight) - now
         training = replace(self._task.training, seed=self.seed(client, flight.order))
         model, control = self._ledger.starts[flight.order.round]
-        work = Work(model, training, max(left, 0.0), control, self._ledger.last_order(client))
+        due_s = max(self.deadline - now, 0.0) if self.deadline is not None else None
+        work = Work(model, training, max(left, 0.0), control, self._ledger.last_order(client), due_s)
         return [Offer(client, flight.order, work)]
 
     def _answer_by(self, flight: Flight) -> float:
@@ -217,6 +218,7 @@ class Dispatch:
                 seconds=update.seconds,
                 down_bytes=flight.down_bytes,
                 up_bytes=update.bytes,
+                children=update.children,
             )
         ]
 

@@ -8,7 +8,7 @@ from typing import Literal, Union
 from collab.core.ids import Digest
 from collab.core.plan import Frozen
 from collab.federated.orders import OrderId
-from collab.federated.records import RoundRecord
+from collab.federated.records import Behind, RoundRecord
 
 Out = Literal["declined", "failed", "refused", "late"]
 """Why an order came to nothing."""
@@ -59,6 +59,8 @@ class Counted(Frozen, frozen=True, kw_only=True, tag="counted"):
     up_bytes: int
     staleness: int = 0
     """Rounds between its order's and the one that it is counted in; the ledger fills it in."""
+    children: tuple[Behind, ...] = ()
+    """Of a gateway's sum."""
 
 
 class Dropped(Frozen, frozen=True, kw_only=True, tag="dropped"):

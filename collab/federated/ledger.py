@@ -104,6 +104,11 @@ class Ledger(msgspec.Struct, kw_only=True, tag="ledger", forbid_unknown_fields=T
         """Take one step of the journal."""
         _APPLY[type(entry)](self, entry)
 
+    @property
+    def begun(self) -> bool:
+        """Whether anybody was asked yet."""
+        return self.opened or self.round > 1
+
     def is_open(self, client: str, order: OrderId) -> bool:
         """Whether this client was asked for this and nothing has come of it yet."""
         return self.asked.get(client) == order
@@ -333,6 +338,7 @@ def _took_part(update: Counted) -> TookPart:
         down_bytes=update.down_bytes,
         up_bytes=update.up_bytes,
         staleness=update.staleness,
+        children=update.children,
     )
 
 

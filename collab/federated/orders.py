@@ -11,10 +11,13 @@ from collab.core.ids import Digest
 from collab.core.plan import Frozen
 from collab.federated.aggregate.settings import Aggregation
 from collab.federated.gate import GateSettings
+from collab.federated.records import Behind
 from collab.federated.update import LocalTraining
 
 MAX_HELD_MODELS: Final = 16
 """Models that a client names as held; the newest last."""
+MAX_ORDER_S: Final = 7 * 86_400.0
+"""Longest that a client works at an order; a round may last longer."""
 
 
 class OrderId(Frozen, frozen=True, order=True):
@@ -46,6 +49,8 @@ class Work:
     """The server's control variate (SCAFFOLD)."""
     counted: OrderId | None = None
     """The client's last order whose update was counted; it may have missed that it was."""
+    due_s: float | None = None
+    """Left until the round closes if it has its quorum by then; None: only ``deadline_s`` counts."""
 
 
 class SumRules(Frozen, frozen=True, kw_only=True):
@@ -97,3 +102,5 @@ class UpdateRef:
     seconds: float = 0.0
     """Of training, on the client's clock."""
     metrics: Mapping[str, float] | None = None
+    children: tuple[Behind, ...] = ()
+    """Of a gateway's sum."""

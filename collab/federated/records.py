@@ -9,6 +9,20 @@ from collab.core.ids import Digest
 from collab.core.plan import Frozen
 
 
+class Behind(Frozen, frozen=True, kw_only=True):
+    """A client behind a gateway, as the gateway tells of it."""
+
+    client: str
+    """Its name; its address where the gateway has not reached it."""
+    kind: Literal["counted", "declined", "failed", "refused", "late"]
+    samples: int = 0
+    loss: float | None = None
+    seconds: float = 0.0
+    """Of training, on its own clock."""
+    reason: str = ""
+    field: str = ""
+
+
 class TookPart(Frozen, frozen=True, kw_only=True):
     """A client whose update is in the round's model."""
 
@@ -20,6 +34,8 @@ class TookPart(Frozen, frozen=True, kw_only=True):
     down_bytes: int = 0
     up_bytes: int = 0
     staleness: int = 0
+    children: tuple[Behind, ...] = ()
+    """Of a gateway: those whose updates are in its sum, and those that it left out."""
 
 
 class LeftOut(Frozen, frozen=True, kw_only=True):

@@ -71,19 +71,13 @@ class Rules:
     privacy: Privacy | None = None
     secure: SecureAggregation | None = None
     seed: int = 0
+    refuses_sums: str = ""
+    """Why a gateway's sum is of no use; empty where it is."""
 
     @property
     def central(self) -> Privacy | None:
         """Settings of noise that the server adds; None where it adds none."""
         return self.privacy if self.privacy is not None and self.privacy.place == "central" else None
-
-    @property
-    def refuses_sums(self) -> str:
-        """Why a gateway's sum is of no use; empty where it is."""
-        single = self.privacy is not None or self.aggregation.robust or self.aggregation.controls
-        if single or self.secure is not None:
-            return "this task needs single updates, and a gateway sends sums"
-        return ""
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,9 @@ class Task(Frozen, frozen=True, kw_only=True):
     clients: Clients = Clients()
     transports: tuple[Literal["grpc", "mqtt", "mqtt-qos0", "coap+tcp", "coap+udp", "inproc"], ...] = ()
     """Allowed for links to clients; empty: any."""
+    gateways: bool = False
+    """Whether gateways are meant to take part: what does not go with them is then refused at once, where
+    else it leaves them out."""
     cohort: Cohort = Cohort()
     training: LocalTraining = LocalTraining()
     round: RoundRules = RoundRules()
@@ -248,7 +251,7 @@ def check_task(task: Task) -> None:
     if task.mode == "async" and task.round.on_lack == "skip":
         raise ConfigError("round.on_lack: skip is for mode sync; use extend or fail")
     _check_aggregation(task)
-    _check_combination(task)
+    check_combination(task_features(task))
     if task.privacy is not None:
         _check_privacy(task.privacy)
     if task.secure is not None:
@@ -357,8 +360,10 @@ def _check_aggregation(task: Task) -> None:
         )
 
 
-def _check_combination(task: Task) -> None:
+def task_features(task: Task) -> set[Feature]:
+    """What a task asks for; raises `ConfigError` for a form of compression that cannot be."""
     others = {
+        Feature.HIERARCHICAL: task.gateways,
         Feature.LATE: task.mode == "sync" and task.round.late.policy == "discount",
         Feature.ASYNC: task.mode == "async",
         Feature.CENTRAL_DP: task.privacy is not None and task.privacy.place == "central",
@@ -366,8 +371,7 @@ def _check_combination(task: Task) -> None:
         Feature.SECURE: task.secure is not None,
     }
     up, down = task.compression.up.check("compression.up"), task.compression.down.check("compression.down")
-    asked = features(task.aggregation, task.gate, up, down, (f for f, wanted in others.items() if wanted))
-    check_combination(asked)
+    return features(task.aggregation, task.gate, up, down, (f for f, wanted in others.items() if wanted))
 
 
 def _check_privacy(private: Privacy) -> None:

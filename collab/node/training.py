@@ -15,6 +15,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest
 from collab.errors import BackendError, CollabError, NotLoaded, Refused, StoreError
 from collab.federated import participant as machine
+from collab.federated.children import child_message
 from collab.federated.compression.settings import ABILITIES
 from collab.federated.orders import MAX_HELD_MODELS, OrderId
 from collab.node.store import Store
@@ -74,6 +75,7 @@ class Errand:
             samples=made.samples,
             seconds=made.seconds,
             metrics=[pb.Metric(name=name, value=value) for name, value in made.metrics.items()],
+            children=[child_message(child) for child in made.children],
         )
 
 
@@ -423,9 +425,13 @@ class NodeTraining:
 
     async def _evaluate(self, errand: Errand, ask: Ask) -> None:
         try:
-            enrolled = await self._trainer(ask.trainable)
             path = await self._path(ask.work.model)
-            errand.made = await self._thread.run(evaluate, enrolled, path)
+            if self._gateway is not None:
+                weights = await self._off_loop(path.read_bytes)
+                trainable = await self._trainable(ask.trainable)
+                errand.made = await self._gateway.evaluate(ask, trainable, weights)
+            else:
+                errand.made = await self._thread.run(evaluate, await self._trainer(ask.trainable), path)
             errand.end("done")
         except Exception as error:
             errand.end("failed", self._said(error))

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import msgspec
 
 from collab.errors import ConfigError
+from collab.federated.children import MAX_CHILDREN
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(gt=0)]
@@ -24,7 +25,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: str = "litert"
     gateways: tuple[str, ...] = ()
     """Nodes that may have this one train, by name; operators may always."""
-    children: tuple[str, ...] = ()
+    children: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_CHILDREN)] = ()
     """Addresses of nodes that train in this one's place: it is their gateway, and sends one sum on."""
     masked: bool = False
     """Whether to train only where secure aggregation hides the update."""

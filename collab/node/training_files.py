@@ -21,6 +21,7 @@ import msgspec
 from collab.core.ids import Digest, check_name
 from collab.errors import StoreError
 from collab.federated.participant import Standing
+from collab.federated.records import Behind
 
 MAX_RUNS: Final = 8
 """Runs that a node remembers; the one that was longest without news goes first."""
@@ -35,6 +36,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     samples: int = 0
     seconds: float = 0.0
     metrics: dict[str, float] = {}
+    children: tuple[Behind, ...] = ()
+    """Of a gateway's sum."""
 
 
 class _Standing(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,13 +12,12 @@ from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest, check_digest, check_name
 from collab.errors import ConfigError, LimitExceeded, ProtocolError
 from collab.federated.compression.settings import Compression
-from collab.federated.orders import OrderId, SumRules, Work
+from collab.federated.orders import MAX_ORDER_S, OrderId, SumRules, Work
 from collab.federated.update import LocalTraining
 from collab.node.training_config import TrainingConfig
 
 MAX_SETTINGS_BYTES: Final = 64 * 1024
 """Of the JSON in an offer."""
-MAX_DEADLINE_S: Final = 7 * 86_400.0
 MAX_CLIP: Final = 1e6
 MAX_ROUND: Final = 1 << 40
 
@@ -60,10 +59,8 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
     """What is asked; raises `ProtocolError`, `InputError` or `LimitExceeded`."""
     if max(len(request.training), len(request.encoding), len(request.sums)) > MAX_SETTINGS_BYTES:
         raise LimitExceeded(f"OfferTraining: settings over {MAX_SETTINGS_BYTES} bytes")
-    if not (0 < request.deadline_s <= MAX_DEADLINE_S):
-        raise ProtocolError(
-            f"OfferTraining.deadline_s: {request.deadline_s:g}; give up to {MAX_DEADLINE_S:g}"
-        )
+    if not (0 < request.deadline_s <= MAX_ORDER_S):
+        raise ProtocolError(f"OfferTraining.deadline_s: {request.deadline_s:g}; give up to {MAX_ORDER_S:g}")
     try:
         training = msgspec.json.decode(request.training or b"{}", type=LocalTraining)
         sums = msgspec.json.decode(request.sums, type=SumRules) if request.sums else None
@@ -78,6 +75,7 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
         deadline_s=request.deadline_s,
         control=control,
         counted=order_of(request.counted) if request.HasField("counted") else None,
+        due_s=request.due_s if 0 < request.due_s < math.inf else None,
     )
     if not (0 <= request.clip <= MAX_CLIP and 0 <= request.noise_multiplier <= MAX_CLIP):
         raise ProtocolError(f"OfferTraining: clip {request.clip:g}, noise {request.noise_multiplier:g}")
@@ -97,7 +95,7 @@ def read_offer(request: pb.OfferTrainingRequest) -> Ask:
 def unsuited(config: TrainingConfig, ask: Ask) -> str:
     """Why a node with these settings does not do what is asked for at any time; empty where it does."""
     if ask.evaluate:
-        return "" if config.data else "this node has no data of its own"
+        return "" if config.data or config.children else "this node has no data of its own"
     if config.masked and not ask.masked:
         return "training.masked: this node's updates leave it under masks only (secure_aggregation of a task)"
     return ""

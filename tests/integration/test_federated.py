@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,8 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 
+from collab.client.remote_client import RemoteClient
 from collab.client.training import TrainingControl
+from collab.federated.orders import OrderId
 from tests.integration.federated_trainers import HELD_OUT, install
 from tests.integration.processes import ROOT, Finished, NodeProcess, collab, command, environment, running
 from tests.mosquitto import Mosquitto, mosquitto
@@ -23,18 +28,19 @@ from tests.mosquitto import Mosquitto, mosquitto
 pytestmark = pytest.mark.timeout(120)
 
 HONEST = ("ann", "ben", "cyd")
+SHORT = {"deadline_s": 3.0, "quorum": 0.4}
 BAD = {"nan": "poisoned", "odd": "misshapen", "mute": "hanging"}
 FEATURES, CLASSES = 8, 4
-TASK = """
-name: softmax
-model: model.npz
-rounds: 12
-clients: {minimum: %d, wait_s: 20}
-training: {epochs: 2, batch_size: 16, learning_rate: 0.3}
-round: {deadline_s: %g, quorum: 0.4}
-evaluation: {every: 4, deadline_s: 10}
-quarantine: {rounds: null}
-"""
+TASK = {
+    "name": "softmax",
+    "model": "model.npz",
+    "rounds": 12,
+    "clients": {"minimum": 3, "wait_s": 20},
+    "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.3},
+    "round": {"deadline_s": 30, "quorum": 0.4},
+    "evaluation": {"every": 4, "deadline_s": 10},
+    "quarantine": {"rounds": None},
+}
 
 
 class Site(NamedTuple):
@@ -49,9 +55,10 @@ class Site(NamedTuple):
         places = [node.events[0]["endpoints"] for name, node in self.nodes.items() if name in names]
         return ",".join(next(at for at in ends if at.startswith(start)) for ends in places)
 
-    def arguments(self, out: Path, peers: str, minimum: int = 3, deadline_s: float = 30.0) -> list[object]:
+    def arguments(self, out: Path, peers: str, minimum: int = 3, **fields: Any) -> list[object]:
+        """A run's words; ``fields`` are the task's own."""
         task = self.folder / f"{out.name}.yaml"
-        task.write_text(TASK % (minimum, deadline_s))
+        task.write_text(yaml.safe_dump(TASK | {"clients": {"minimum": minimum, "wait_s": 20}} | fields))
         return ["fed", "run", task, "--peers", peers, "--out", out, "--json"]
 
     def begin(self, out: Path, peers: str) -> subprocess.Popen[bytes]:
@@ -158,7 +165,7 @@ def test_the_model_is_the_same_over_every_transport(site, undisturbed, scheme, t
 
 def test_clients_that_send_nonsense_or_nothing_are_named_and_the_run_goes_on(site, undisturbed, tmp_path):
     names = (*HONEST, *BAD)
-    done = command(*site.arguments(tmp_path / "faults", site.peers(names), len(names), deadline_s=3.0))
+    done = command(*site.arguments(tmp_path / "faults", site.peers(names), len(names), round=SHORT))
     assert done.code == 0, done
     found = done.json
     assert found["model"] == undisturbed["model"]
@@ -183,6 +190,94 @@ def test_a_gateway_that_sums_for_its_children_makes_the_same_model(site, undistu
             ("cyd", samples("cyd")),
             ("hub", samples("ann") + samples("ben")),
         ]
+
+
+def test_a_client_is_dialled_at_an_endpoint_of_an_allowed_transport(site, undisturbed, tmp_path, monkeypatch):
+    enrol, kinds = RemoteClient.enrol, set[str]()
+
+    async def enrolled(self: RemoteClient) -> Any:
+        assert self.link is not None
+        kinds.add(self.link.connection.kind)
+        return await enrol(self)
+
+    monkeypatch.setattr(RemoteClient, "enrol", enrolled)
+    allowed = ("coap+udp", "coap+tcp")
+    done = command(*site.arguments(tmp_path / "allowed", site.peers(), transports=allowed))
+    assert (done.code, done.json["outcome"], kinds) == (0, "done", {"coap+tcp"}), done
+    refused = command(*site.arguments(tmp_path / "not-allowed", site.peers(), transports=allowed[:1]))
+    assert (refused.code, len(refused.errors)) == (2, 1), refused
+    assert "has no endpoint of coap+udp" in refused.errors[0]
+
+
+def test_rounds_go_on_when_one_client_in_three_drops_out_of_each(site, tmp_path, monkeypatch):
+    seed = int(os.environ.get("DROP_SEED") or random.SystemRandom().randrange(1, 1 << 32))
+    sys.stdout.write(f"DROP_SEED={seed}\n")  # shown when it fails, and repeats it
+    gone = {number: random.Random(seed + number).choice(HONEST) for number in range(1, 7)}
+    gone[7] = ""  # so that everybody hears the end
+    offer, send, frozen = RemoteClient.offer, RemoteClient.send, set[str]()
+
+    async def offered(self: RemoteClient, order: OrderId, *rest: Any) -> Any:
+        if self.name in frozen and gone[order.round] != self.name:
+            site.nodes[self.name].send(signal.SIGCONT)
+            frozen.remove(self.name)
+        return await offer(self, order, *rest)
+
+    async def sent(self: RemoteClient, order: OrderId, *rest: Any) -> Any:
+        if gone[order.round] == self.name:
+            site.nodes[self.name].send(signal.SIGSTOP)
+            frozen.add(self.name)
+        return await send(self, order, *rest)
+
+    monkeypatch.setattr(RemoteClient, "offer", offered)
+    monkeypatch.setattr(RemoteClient, "send", sent)
+    cohort = {"select": "random", "count": 2, "over_selection": 1.5}
+    arguments = site.arguments(
+        tmp_path / "drops", site.peers(), rounds=len(gone), cohort=cohort, evaluation={"every": 0}
+    )
+    try:
+        done = command(*arguments)
+    finally:
+        for name in HONEST:
+            site.nodes[name].send(signal.SIGCONT)
+    assert (done.code, done.json["outcome"], done.json["rounds"]) == (0, "done", 7), done
+    last = gone.popitem()[0]
+    lines = records(tmp_path / "drops")[: last - 1]
+    took = [[one["client"] for one in line["took_part"]] for line in lines]
+    assert took == [[name for name in HONEST if name != lost] for lost in gone.values()]
+    left = [[(one["client"], one["kind"]) for one in line["left_out"]] for line in lines]
+    assert left == [[(lost, "late")] for lost in gone.values()]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_a_run_that_loses_its_quorum_fails_and_says_so(site, tmp_path):
+    rules = {"deadline_s": 1.0, "quorum": 1.0, "on_lack": "fail"}
+    done = command(*site.arguments(tmp_path / "lost", site.peers(("ann", "odd")), 2, round=rules))
+    assert (done.code, done.json["outcome"]) == (1, "failed"), done
+    assert "1 of 2" in done.json["reason"]
+
+
+def test_a_broker_that_is_killed_while_a_client_uploads_costs_no_bit(
+    site, undisturbed, tmp_path, monkeypatch
+):
+    get_blob, offsets, broker = TrainingControl.get_blob, [], site.fragile
+
+    async def break_off(self: TrainingControl, sha256: Any, size: int, offset: int, keep: Callable) -> None:
+        if self._control.name == "ben":
+            offsets.append(offset)
+        if offsets == [0]:
+            await get_blob(self, sha256, size, offset, lambda at, data: keep(at, data[: size // 2]))
+            await broker.restarted(signal.SIGKILL)
+        await get_blob(self, sha256, size, offset, keep)
+
+    monkeypatch.setattr(TrainingControl, "get_blob", break_off)
+    try:
+        done = command(*site.arguments(tmp_path / "cut", site.peers(start=f"mqtt://127.0.0.1:{broker.port}")))
+    finally:
+        broker.stop()
+    assert (done.code, done.json["model"]) == (0, undisturbed["model"]), done
+    assert done.json["left_out"] == {}
+    assert len(offsets) >= 12
 
 
 def test_a_client_that_is_killed_while_it_uploads_goes_on_with_the_same_update(
@@ -238,19 +333,6 @@ def test_an_interrupt_ends_a_run_so_that_it_can_be_resumed(site, undisturbed, tm
     assert (done.code, done.json["outcome"]) == (1, "stopped")
     assert "Traceback" not in Path(f"{out}.log").read_text()
     assert command("fed", "resume", out, "--json").json["model"] == undisturbed["model"]
-
-
-def test_a_broker_that_restarts_costs_no_client_and_no_bit(site, undisturbed, tmp_path):
-    out, broker = tmp_path / "broker", site.fragile
-    process = site.begin(out, site.peers(start=f"mqtt://127.0.0.1:{broker.port}"))
-    try:
-        await_lines(out / "rounds.jsonl", 2, process)
-        broker.restart(signal.SIGKILL)
-        done = ended(process)
-    finally:
-        broker.stop()
-        ended(process)
-    assert (done.code, done.json["model"]) == (0, undisturbed["model"]), Path(f"{out}.log").read_text()
 
 
 @pytest.mark.usefixtures("undisturbed")

@@ -543,7 +543,7 @@ class TrainingOrder(_message.Message):
     def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., evaluate: _Optional[bool] = ...) -> None: ...
 
 class OfferTrainingRequest(_message.Message):
-    __slots__ = ("order", "trainable", "weights", "control", "training", "encoding", "deadline_s", "counted", "clip", "noise_multiplier", "sums", "masked")
+    __slots__ = ("order", "trainable", "weights", "control", "training", "encoding", "deadline_s", "counted", "clip", "noise_multiplier", "sums", "masked", "due_s")
     ORDER_FIELD_NUMBER: _ClassVar[int]
     TRAINABLE_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -556,6 +556,7 @@ class OfferTrainingRequest(_message.Message):
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
     MASKED_FIELD_NUMBER: _ClassVar[int]
+    DUE_S_FIELD_NUMBER: _ClassVar[int]
     order: TrainingOrder
     trainable: str
     weights: str
@@ -568,7 +569,8 @@ class OfferTrainingRequest(_message.Message):
     noise_multiplier: float
     sums: bytes
     masked: bool
-    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sums: _Optional[bytes] = ..., masked: _Optional[bool] = ...) -> None: ...
+    due_s: float
+    def __init__(self, order: _Optional[_Union[TrainingOrder, _Mapping]] = ..., trainable: _Optional[str] = ..., weights: _Optional[str] = ..., control: _Optional[str] = ..., training: _Optional[bytes] = ..., encoding: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., counted: _Optional[_Union[TrainingOrder, _Mapping]] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sums: _Optional[bytes] = ..., masked: _Optional[bool] = ..., due_s: _Optional[float] = ...) -> None: ...
 
 class OfferTrainingReply(_message.Message):
     __slots__ = ("state", "lacks", "holds")
@@ -581,7 +583,7 @@ class OfferTrainingReply(_message.Message):
     def __init__(self, state: _Optional[_Union[TrainingState, _Mapping]] = ..., lacks: _Optional[_Iterable[str]] = ..., holds: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TrainingState(_message.Message):
-    __slots__ = ("state", "reason", "steps", "update", "update_bytes", "samples", "seconds", "metrics")
+    __slots__ = ("state", "reason", "steps", "update", "update_bytes", "samples", "seconds", "metrics", "children")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -590,6 +592,7 @@ class TrainingState(_message.Message):
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    CHILDREN_FIELD_NUMBER: _ClassVar[int]
     state: str
     reason: str
     steps: int
@@ -598,7 +601,26 @@ class TrainingState(_message.Message):
     samples: int
     seconds: float
     metrics: _containers.RepeatedCompositeFieldContainer[Metric]
-    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., steps: _Optional[int] = ..., update: _Optional[str] = ..., update_bytes: _Optional[int] = ..., samples: _Optional[int] = ..., seconds: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+    children: _containers.RepeatedCompositeFieldContainer[ChildState]
+    def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ..., steps: _Optional[int] = ..., update: _Optional[str] = ..., update_bytes: _Optional[int] = ..., samples: _Optional[int] = ..., seconds: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., children: _Optional[_Iterable[_Union[ChildState, _Mapping]]] = ...) -> None: ...
+
+class ChildState(_message.Message):
+    __slots__ = ("name", "kind", "samples", "seconds", "loss", "reason", "field")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    samples: int
+    seconds: float
+    loss: float
+    reason: str
+    field: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., samples: _Optional[int] = ..., seconds: _Optional[float] = ..., loss: _Optional[float] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ...) -> None: ...
 
 class Metric(_message.Message):
     __slots__ = ("name", "value")

@@ -132,15 +132,35 @@ def open_data(text: str, description: Description, *, max_bytes: int = MAX_BYTES
         BackendError: a library is missing.
     """
     source = parse_source(text)
-    read = _reader(source)
-    examples = read(source, description, max_bytes)
+    return split(_examples(text, source, description, max_bytes), source.held_out, source.seed)
+
+
+def open_held_out(text: str, description: Description, *, max_bytes: int = MAX_BYTES) -> Examples:
+    """Read the examples of a line to measure on: all of them, unless it has ``held_out``.
+
+    Raises what `open_data` does.
+    """
+    if "held_out=" in text.partition("?")[2]:
+        return open_data(text, description, max_bytes=max_bytes).held_out
+    return _examples(text, parse_source(text), description, max_bytes)
+
+
+def _examples(text: str, source: Source, description: Description, max_bytes: int) -> Examples:
+    examples = _reader(source)(source, description, max_bytes)
     if not len(examples):
         raise InputError(f"data {text!r}: has no examples")
     if examples.nbytes > max_bytes:
         raise LimitExceeded(f"data {text!r}: {examples.nbytes} bytes are over {max_bytes}; give limit=…")
     examples = examples.first(source.limit)
-    shaped = fit(examples.x, description.input_shape)
-    return split(Examples(shaped, examples.y, examples.scale), source.held_out, source.seed)
+    return Examples(fit(examples.x, description.input_shape), examples.y, examples.scale)
+
+
+def placed(text: str, folder: Path) -> str:
+    """The line with its file or folder named from ``folder``, so that it means the same everywhere."""
+    place, mark, query = text.partition("?")
+    if _NAMED.fullmatch(place):
+        return text
+    return f"{(folder / Path(place).expanduser()).resolve()}{mark}{query}"
 
 
 def fit(x: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

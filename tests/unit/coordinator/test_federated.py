@@ -18,7 +18,7 @@ from collab.cli.fed_running import run_federated
 from collab.client.training import TrainingControl
 from collab.coordinator.federated import Watcher
 from collab.coordinator.federated_folder import RunFolder, RunSettings
-from collab.errors import NotLoaded
+from collab.errors import NotLoaded, UsageError
 from collab.federated.actions import Finish, Notify
 from collab.federated.exchange import read_weights
 from collab.federated.privacy.fixed_point import decode_sum
@@ -35,6 +35,7 @@ from collab.transport.inproc import InprocTransport
 from tests.integration import federated_trainers
 
 SAMPLES = 40
+TRAINERS = {name: getattr(federated_trainers, name) for name in ("softmax", "poisoned", "misshapen")}
 
 
 class Told(Watcher):
@@ -68,20 +69,21 @@ class Site:
             listen=(f"inproc://{name}",),
             discovery=(),
             store=self.folder / "stores" / name,
-            training=TrainingConfig(trainer="softmax", **training),
+            training=TrainingConfig(**{"trainer": "softmax", **training}),
         )
         # A node opens its store before its loop has work.
         store = await asyncio.to_thread(Store, self.folder / "stores" / name)
         with (
             patch.object(assembly, "Store", lambda *_: store),
             patch.object(assembly, "entry_points", lambda group: ()),
-            patch.dict(assembly.TRAINERS, softmax=federated_trainers.softmax),
+            patch.dict(assembly.TRAINERS, TRAINERS),
         ):
             self.nodes[name] = await build_node(config, self.transport).__aenter__()
         return self.nodes[name]
 
     async def stop(self, name: str) -> None:
-        await self.nodes.pop(name).__aexit__(None, None, None)
+        if name in self.nodes:
+            await self.nodes.pop(name).__aexit__(None, None, None)
 
     async def run(self, label: str, peers: str = "ann ben", **task: Any) -> Finish:
         """Begin a run, or go on with the one of that label."""
@@ -134,6 +136,40 @@ async def test_a_run_over_a_gateway_makes_the_bits_of_one_without(site):
     assert took["hub"] == (2 * SAMPLES, pytest.approx((first["ann"] + first["ben"]) / 2))
 
 
+async def test_the_record_names_a_gateways_children_and_why_one_is_left_out(site):
+    await site.stop("ben")
+    await site.start("ben", data=str(site.folder / "ben.npz"), gateways=("hub",), trainer="poisoned")
+    finish = await site.run("bad", "hub cyd", rounds=2)
+    assert finish.outcome == "done"
+    for record in site.told.records:
+        cyd, hub = record.took_part
+        ann, ben = hub.children
+        assert cyd.children == ()
+        assert (ann.client, ann.kind, ann.samples, hub.samples) == ("ann", "counted", SAMPLES, SAMPLES)
+        assert ann.loss == hub.loss
+        assert (ben.client, ben.kind, ben.samples, ben.field) == ("ben", "refused", 0, "delta['b']")
+        assert "not finite" in ben.reason
+    await site.stop("ben")
+    await site.run("gone", "hub cyd", rounds=1, round={"deadline_s": 2.0})
+    (late,) = [child for one in site.told.records[0].took_part for child in one.children if not child.samples]
+    assert (late.kind, late.client) == ("late", "inproc://ben")
+
+
+async def test_what_children_hold_out_is_evaluated_on_through_their_gateway(site):
+    await site.run("flat", "ann ben cyd", rounds=1)
+    flat = dict(site.told.records[0].evaluation)
+    await site.run("over", "hub cyd", rounds=1)
+    assert dict(site.told.records[0].evaluation) == pytest.approx(flat)
+    assert flat["samples"] == 3 * SAMPLES // 4
+
+
+async def test_a_client_without_an_endpoint_that_the_task_allows_is_named(site):
+    with pytest.raises(UsageError, match=r"'ann' .* no endpoint of mqtt, grpc; it has inproc://ann"):
+        await site.run("refused", "ann", transports=("mqtt", "grpc"))
+    finish = await site.run("allowed", "ann", transports=("grpc", "inproc"), rounds=1)
+    assert finish.outcome == "done"
+
+
 async def test_a_rule_that_needs_single_updates_does_without_a_gateway(site):
     finish = await site.run(
         "median",
@@ -144,7 +180,8 @@ async def test_a_rule_that_needs_single_updates_does_without_a_gateway(site):
     assert finish.outcome == "done"
     (left,) = site.told.records[0].left_out
     assert (left.client, left.kind) == ("hub", "declined")
-    assert left.reason == "this task needs single updates, and a gateway sends sums"
+    assert left.reason.startswith("aggregation.combine: median")
+    assert "gateways send sums" in left.reason
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,13 @@ from collab.federated import task
 from collab.federated.aggregate.combine import BLOCK_BYTES
 from collab.federated.aggregate.fixed import MAX_VALUE, MAX_WEIGHT
 from collab.federated.aggregate.partial import MAX_TERMS
+from collab.federated.children import MAX_CHILDREN, MAX_REASON
 from collab.federated.compression.message import DEFAULT_MOST_BYTES, MAX_TENSORS
 from collab.federated.compression.updates import MAX_METRICS, MAX_NAME
 from collab.federated.data import archives, pictures, sources, tables
 from collab.federated.evaluating import MAX_METRICS as MAX_EVALUATED
 from collab.federated.ledger import MAX_LEFT_OUT
-from collab.federated.orders import MAX_HELD_MODELS
+from collab.federated.orders import MAX_HELD_MODELS, MAX_ORDER_S
 from collab.federated.privacy import accounting, messages
 from collab.federated.privacy.masking import MAX_INVITATION_BYTES
 from collab.federated.trainers import local
@@ -46,7 +47,7 @@ from collab.node.training import MAX_WAIT_S
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import MAX_RUNS
 from collab.node.training_masked import MAX_MESSAGE_BYTES
-from collab.node.training_offer import MAX_DEADLINE_S, MAX_SETTINGS_BYTES
+from collab.node.training_offer import MAX_SETTINGS_BYTES
 from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
 from collab.toolchain.trainable import export
 
@@ -204,10 +205,11 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "models that a client names as held; metrics of its evaluation": f"{MAX_HELD_MODELS}; "
         f"{MAX_EVALUATED}",
         "an offer of training: its settings, what it names, its deadline": ""
-        f"{MAX_SETTINGS_BYTES >> 10} KiB, {MAX_PARTS} blobs, {MAX_DEADLINE_S / 86_400:g} days",
+        f"{MAX_SETTINGS_BYTES >> 10} KiB, {MAX_PARTS} blobs, {MAX_ORDER_S / 86_400:g} days",
         "a part of a blob that a node gives; a question for the state of an order": ""
         f"{MAX_PART_BYTES >> 20} MiB; {MAX_WAIT_S:g} s",
         "runs that a node remembers for training": f"{MAX_RUNS}; ",
+        "children of a gateway; characters of what it says of one": f"{MAX_CHILDREN}; {MAX_REASON}",
         "clients left out, in the record of one round": f"{MAX_LEFT_OUT:,}; ",
         "an invitation to a secure sum; any message of one at a node": f"{MAX_INVITATION_BYTES >> 10} KiB; "
         f"{MAX_MESSAGE_BYTES >> 20} MiB",

@@ -39,6 +39,13 @@ LEAST = {"name": "toy", "model": "m.tflite", "rounds": 2}
         ({"training": {"optimizer": "lamb"}}, ["training.optimizer", "adam"]),
         ({"evaluation": {"where": "server"}}, ["evaluation.data", "missing"]),
         ({"evaluation": {"every": 0}, "target": {"value": 0.9}}, ["target", "evaluation.every"]),
+        ({"gateways": True, "aggregation": {"combine": "median"}}, ["combine: median", "gateways send sums"]),
+        ({"gateways": True, "aggregation": {"rule": "scaffold"}}, ["rule: scaffold", "gateways"]),
+        (
+            {"gateways": True, "round": {"late": {"policy": "discount"}}},
+            ["late.policy: discount", "gateways"],
+        ),
+        ({"gateways": True, "mode": "async"}, ["gateways", "mode: async"]),
         ({"aggregation": {"rule": "fedbuff"}}, ["aggregation.rule", "async"]),
         ({"aggregation": {"combine": "krum", "byzantine": 2}}, ["round.least: 1", "7 updates"]),
         ({"secure_aggregation": True, "mode": "async"}, ["secure_aggregation", "mode: async"]),
