@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+LEAST_SUMMED: Final = 3
+"""Clients whose masked updates are worth summing."""
 MAX_AGREE_S: Final = 30.0
 """How long offers may be unanswered before those who have accepted agree on keys."""
 

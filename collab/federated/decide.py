@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Union
+from typing import Union
 
 import msgspec
 
+from collab.federated.agreeing import LEAST_SUMMED
 from collab.federated.entries import Asked, Closed, Extended, Finished, Recorded, Restarted, Skipped
 from collab.federated.ledger import Ledger
 from collab.federated.orders import Capabilities
@@ -25,9 +26,6 @@ class Wait:
 
 
 Decision = Union[Asked, Closed, Extended, Skipped, Restarted, Recorded, Finished, Wait]
-
-LEAST_SUMMED: Final = 3
-"""Clients whose masked updates are worth summing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from collab.federated import entries, events
 from collab.federated.actions import Acknowledge, Action, Cancel, Fetch, Notify, Offer, Send
-from collab.federated.agreeing import Agreeing
+from collab.federated.agreeing import LEAST_SUMMED, Agreeing
 from collab.federated.flights import Flight, Flights
 from collab.federated.ledger import Ledger
 from collab.federated.orders import MAX_HELD_MODELS, Capabilities, OrderId, Work, seed_of
@@ -116,6 +116,15 @@ class Dispatch:
             return []
         model, control = self._ledger.starts[flight.order.round]
         return [Send(client, flight.order, model, control, capabilities.holds)]
+
+    def cohort(self, now: float) -> tuple[str, ...]:
+        """Who is to agree on keys now; nobody while that is not due."""
+        if self._agreeing.until is None:
+            return ()
+        unanswered, accepted = self.flights.at(("waiting", "offered")), self.flights.at(("accepted",))
+        least = max(self._ledger.quorum, LEAST_SUMMED)
+        due = self._agreeing.is_due(now, len(unanswered), len(accepted), least)
+        return tuple(accepted) if due else ()
 
     def agreed(self, clients: Collection[str]) -> Steps:
         """These hold keys; they get the model, and the others are left out."""

@@ -29,7 +29,7 @@ from collab.federated.actions import (
     Sum,
 )
 from collab.federated.agreeing import Agreeing
-from collab.federated.decide import LEAST_SUMMED, Scene, Wait, decide, explained, unmade
+from collab.federated.decide import Scene, Wait, decide, explained, unmade
 from collab.federated.dispatch import Dispatch, Steps
 from collab.federated.evaluating import Evaluating, evaluators, is_due
 from collab.federated.ledger import Ledger
@@ -404,14 +404,8 @@ class Rounds:
 
     def _agree(self, now: float) -> Actions:
         """Begin the phases of secure aggregation when all have answered, or long enough was waited."""
-        if self._agreeing.until is None:
-            return []
-        ledger, flights = self.ledger, self._clients.flights
-        unanswered, accepted = flights.at(("waiting", "offered")), flights.at(("accepted",))
-        least = max(ledger.quorum, LEAST_SUMMED)
-        if not self._agreeing.is_due(now, len(unanswered), len(accepted), least):
-            return []
-        return [Agree(ledger.round, tuple(accepted), ledger.attempt)]
+        cohort = self._clients.cohort(now)
+        return [Agree(self.ledger.round, cohort, self.ledger.attempt)] if cohort else []
 
     def _evaluate(self, now: float) -> Actions | Wait:
         """Begin the evaluation that is open, once those are back who are to be asked."""

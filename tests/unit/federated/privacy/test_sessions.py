@@ -7,7 +7,7 @@ from functools import partial
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collab.core.ids import Digest
@@ -204,6 +204,7 @@ def test_random_bytes_are_no_invitation_and_no_message(data):
 
 
 @given(st.data())
+@settings(max_examples=30)
 def test_damaged_invitations_and_messages_raise_our_errors_or_are_others(data):
     both = Both()
     rosters = both.phase()
