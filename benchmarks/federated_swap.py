@@ -206,7 +206,14 @@ def figures(kind: str, found: Seen, alone_ms: Sequence[float], failed: int) -> l
     how = f"{kind}, three nodes that train and answer, {WORKERS} requests at a time, {count} swaps"
     median = float(np.median(found.swap_ms))
     return [
-        Figure(f"{kind}: aggregate to first answer", median, "ms", "", max(found.swap_ms), f"{how}; worst"),
+        Figure(
+            f"{kind}: aggregate to first answer",
+            median,
+            "ms",
+            "",
+            None,
+            f"{how}; worst {max(found.swap_ms):.0f}",
+        ),
         Figure(f"{kind}: p95 during swaps", during, "ms", "", beside, f"{how}; beside: between swaps"),
         Figure(
             f"{kind}: p95 during swaps to without", during / alone, "times", "", alone, f"{how}; ms without"

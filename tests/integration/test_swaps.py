@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from collab.api import Cluster
 from collab.assembly import build_cluster
 from collab.assets import path as asset
 from collab.cli.files import read_plan, write_plan
@@ -20,7 +21,7 @@ from collab.client.follow import Follower
 from collab.client.runner import Result
 from collab.coordinator.planning import build_chain
 from collab.core.ids import NodeName, PlanName
-from collab.core.plan import NodeRef
+from collab.core.plan import NodeRef, Plan
 from collab.errors import CollabError
 from collab.federated.trainers.litert import LiteRtEngine
 from collab.graph import parse_model
@@ -151,6 +152,13 @@ class Asked:
         return done
 
 
+async def asked_by_api(site: Site, plan: Plan) -> bytes:
+    """The first request, through the Python API."""
+    async with Cluster.connect([node.place for node in site.nodes]) as cluster:
+        (output,) = (await cluster.run(plan, {"x": site.images[0]})).values()
+        return output.tobytes()
+
+
 def said_by(model: Path, images: np.ndarray) -> list[bytes]:
     """What a whole model answers, as bytes."""
     stage = LiteRT().load(model)
@@ -211,6 +219,10 @@ def test_two_rounds_go_into_a_plan_under_load_and_one_goes_back(site: Site):
     assert (since.code, since.json["requests"], since.json["failed"]) == (0, ASKED, 0), since
     strict = command("run", plan, "--input", site.folder / "x.npz", "--expect", site.folder / "y.npz")
     assert (strict.code, "runs another version" in strict.errors[0]) == (1, True), strict
+
+    through_api = asyncio.run(asked_by_api(site, read_plan(plan)))
+    assert through_api == answers[last][0], "who has the older plan file does not put its weights back"
+    assert site.epoch("digits") == last
 
     back = command("fed", "rollback", out, "--json").json
     assert (back["from_round"], back["epoch"]) == (2, last + 1)
