@@ -19,6 +19,7 @@ from collab.client.training import TrainingControl
 from collab.coordinator.federated import Watcher
 from collab.coordinator.federated_folder import RunFolder, RunSettings
 from collab.errors import NotLoaded, UsageError
+from collab.federated import server_work
 from collab.federated.actions import Finish, Notify
 from collab.federated.exchange import read_weights
 from collab.federated.privacy.fixed_point import decode_sum
@@ -163,6 +164,18 @@ async def test_what_children_hold_out_is_evaluated_on_through_their_gateway(site
     assert flat["samples"] == 3 * SAMPLES // 4
 
 
+async def test_children_add_their_own_noise_where_privacy_is_local(site, monkeypatch):
+    monkeypatch.setattr(server_work, "epsilon", lambda *_: 1.0)  # the account takes seconds to load
+    private = {"clip": 1e3, "noise_multiplier": 1e-9, "place": "local"}
+    await site.run("plain", "hub cyd", rounds=1)
+    plain = dict(site.told.records[0].evaluation)
+    await site.run("noisy", "hub cyd", rounds=1, privacy=private)
+    (record,) = site.told.records
+    assert dict(record.evaluation) == pytest.approx(plain, abs=1e-3)
+    told = [(child.kind, child.loss) for one in record.took_part for child in one.children]
+    assert told == [("counted", None)] * 2  # what a noisy update says of its data is left out
+
+
 async def test_a_client_without_an_endpoint_that_the_task_allows_is_named(site):
     with pytest.raises(UsageError, match=r"'ann' .* no endpoint of mqtt, grpc; it has inproc://ann"):
         await site.run("refused", "ann", transports=("mqtt", "grpc"))
@@ -194,8 +207,9 @@ async def test_a_rule_that_needs_single_updates_does_without_a_gateway(site):
         {"aggregation": {"combine": "median"}},
         {"mode": "async", "buffered": {"buffer": 2, "concurrency": 2}},
         {"cohort": {"select": "random", "count": 1}},
+        {"round": {"deadline_s": 2.5e6}},
     ],
-    ids=["int8", "top", "scaffold", "fedadam", "median", "async", "random"],
+    ids=["int8", "top", "scaffold", "fedadam", "median", "async", "random", "a month"],
 )
 async def test_what_a_task_asks_for_is_done_and_every_update_counts(site, task):
     finish = await site.run("task", **task, evaluation={"every": 3})

@@ -12,7 +12,7 @@ import pytest
 from collab.errors import BackendError, ConfigError, InputError, LimitExceeded
 from collab.federated.data import sources
 from collab.federated.data.examples import Examples, split
-from collab.federated.data.sources import open_data, parse_source
+from collab.federated.data.sources import open_data, open_held_out, parse_source, placed
 from collab.federated.trainable import Description
 
 
@@ -52,6 +52,20 @@ def test_a_line_names_place_and_options():
     assert (source.seed, source.limit, source.classes) == (3, 10, ("cat", "dog"))
     named = parse_source("sensors:roof/2?rate=5")
     assert (named.entry_point, named.place, named.more) == ("sensors", "roof/2", {"rate": "5"})
+
+
+def test_a_line_means_the_same_from_everywhere_once_it_is_placed(tmp_path):
+    assert placed("a.npz?scale=255", tmp_path) == f"{tmp_path}/a.npz?scale=255"
+    assert placed("/data/a.npz", tmp_path) == "/data/a.npz"
+    assert placed("sensors:roof?rate=5", tmp_path) == "sensors:roof?rate=5"
+
+
+def test_all_examples_are_measured_on_unless_the_line_holds_some_out(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.arange(20.0).reshape(10, 2), y=np.zeros(10, np.int64))
+    assert len(open_held_out(str(path), model())) == 10
+    measured = open_held_out(f"{path}?held_out=0.3&seed=2", model())
+    np.testing.assert_array_equal(measured.x, open_data(f"{path}?held_out=0.3&seed=2", model()).held_out.x)
 
 
 @pytest.mark.parametrize(
