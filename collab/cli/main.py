@@ -49,6 +49,7 @@ def _register() -> None:
     from collab.cli import (
         cluster,
         controller,
+        convert,
         demo,
         deploying,
         doctor,
@@ -67,7 +68,8 @@ def _register() -> None:
         trainable,
     )
 
-    trainable.register(model.app)
+    for module in (convert, trainable):
+        module.register(model.app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     fed_simulate.register(fed.app)
