@@ -47,6 +47,7 @@ def _options(
 @functools.cache
 def _register() -> None:
     from collab.cli import (
+        check,
         cluster,
         controller,
         convert,
@@ -68,7 +69,7 @@ def _register() -> None:
         trainable,
     )
 
-    for module in (convert, trainable):
+    for module in (check, convert, trainable):
         module.register(model.app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
