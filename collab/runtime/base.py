@@ -52,6 +52,8 @@ class Backend(ABC):
     """Loads stages."""
 
     name: str
+    remark: str = ""
+    """What people should know of it on this device, such as a delegate that is missing."""
 
     @abstractmethod
     def runtime_class(self) -> RuntimeClass:
