@@ -67,9 +67,10 @@ def _register() -> None:
         running,
         simulate,
         trainable,
+        validate,
     )
 
-    for module in (check, convert, trainable):
+    for module in (check, convert, trainable, validate):
         module.register(model.app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")

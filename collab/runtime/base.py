@@ -52,8 +52,11 @@ class Backend(ABC):
     """Loads stages."""
 
     name: str
-    remark: str = ""
-    """What people should know of it on this device, such as a delegate that is missing."""
+
+    @property
+    def remark(self) -> str:
+        """What people should know of it on this device, such as a delegate that is missing."""
+        return ""
 
     @abstractmethod
     def runtime_class(self) -> RuntimeClass:

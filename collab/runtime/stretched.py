@@ -56,7 +56,7 @@ class Stretched(Backend):
         self._backend, self._factor = backend, factor
 
     @property
-    def remark(self) -> str:  # type: ignore[override]
+    def remark(self) -> str:
         """That of the real back end."""
         return self._backend.remark
 
