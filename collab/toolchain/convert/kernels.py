@@ -55,7 +55,7 @@ def kernels_of(model: Any) -> Iterator[tuple[str, Array, bool]]:
         if getattr(layer, "_layers", None):
             continue
         for variable in layer.weights:
-            array = np.asarray(variable)
+            array: Array = variable.numpy()
             if array.ndim >= 2 and "kernel" in variable.name:
                 kind = type(layer).__name__
                 yield layer.name, _channels_first(array, kind), kind in _KNOWN

@@ -104,7 +104,7 @@ class Variable:
     def __init__(self, name, value):
         self.name, self.value = name, value
 
-    def __array__(self, dtype=None, copy=None):
+    def numpy(self):
         return self.value
 
 
