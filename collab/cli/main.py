@@ -49,6 +49,7 @@ def _register() -> None:
     from collab.cli import (
         cluster,
         controller,
+        data,
         demo,
         deploying,
         doctor,
@@ -68,6 +69,7 @@ def _register() -> None:
     )
 
     trainable.register(model.app)
+    data.register(app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     fed_simulate.register(fed.app)

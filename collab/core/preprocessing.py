@@ -129,8 +129,8 @@ class WindowSteps(Frozen, frozen=True, kw_only=True, tag="windows", tag_field="k
     channels: tuple[str, ...]
     length: int
     step: int
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
+    low: tuple[Union[float, None], ...] = ()
+    high: tuple[Union[float, None], ...] = ()
     scaling: Scaling | None = None
     feature: Literal["raw", "spectrum", "moments"] = "raw"
     gap: Literal["previous", "refuse"] = "previous"
@@ -233,7 +233,7 @@ def _check_windows(steps: WindowSteps) -> None:
             raise ConfigError(
                 f"preprocessing.steps.{name}: give one for each of {len(steps.channels)} channels"
             )
-        _finite(f"steps.{name}", *bounds)
+        _finite(f"steps.{name}", *(bound for bound in bounds if bound is not None))
     _check_scaling(steps.scaling, len(steps.channels))
 
 
