@@ -60,6 +60,7 @@ def _register() -> None:
         model,
         node,
         nodes,
+        package,
         planning,
         profile,
         reports,
@@ -69,6 +70,7 @@ def _register() -> None:
     )
 
     trainable.register(model.app)
+    package.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")

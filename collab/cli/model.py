@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look into a .tflite model, split it, prove the split.", no_args_is_help=True)
 
-Model = Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)]
+Model = Annotated[Path, typer.Argument(help="A .tflite file, or a bundle of one.", show_default=False)]
 Signature = Annotated[str | None, typer.Option(help="Which signature, where a model has several.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -27,14 +27,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 @app.command(epilog="Example:\n\n    collab model inspect mobilenet.tflite --json")
 def inspect(model: Model, signature: Signature = None, json_: AsJson = False) -> None:
     """Inputs, outputs, operators and every place where the model can be cut."""
-    from collab.coordinator.planning import open_model
-    from collab.graph import cuts, read_model
+    from collab.coordinator.planning import open_model, read_graph
+    from collab.graph import cuts
 
     try:
         graph = open_model(model, signature)
     except ModelError as error:
         # What the runtime here cannot load can still be looked at.
-        graph = read_model(model, signature=signature)
+        graph = read_graph(model, signature)
         say(f"warning: {error}")
     found = cuts(graph)
     if json_:

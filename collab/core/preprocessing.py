@@ -35,6 +35,13 @@ Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Colour = Literal["grey", "rgb"]
 
 
+class Quantisation(Frozen, frozen=True, kw_only=True):
+    """Integers that stand for real numbers: ``(q - zero_point) * scale``."""
+
+    scale: float
+    zero_point: int = 0
+
+
 class Scaling(Frozen, frozen=True, kw_only=True):
     """``(x - shift) / width``, channel by channel; either one number for all or one for each."""
 
