@@ -15,7 +15,7 @@ from collab.core.plan import NodeRef, Plan
 from collab.core.preprocessing import ImageSteps, Preprocessing, to_json
 from collab.planner.chain import Assignment
 from tests.integration.models import PATHS, Reference
-from tests.integration.processes import NodeProcess, collab, command
+from tests.integration.processes import NodeProcess, command
 
 PICTURES = 6
 STEPS = Preprocessing(steps=ImageSteps(height=28, width=28, colour="grey"))
@@ -64,10 +64,9 @@ def test_pictures_are_answered_with_labels_and_the_whole_models_bytes(
     reference = references[name]
     path = tmp_path / "plan.yaml"
     write_plan(path, planned(packaged(name, tmp_path), trio))
-    collab("deploy", path, "--json")
-    ran = collab(
-        "run", path, "--input", pictures, "--output", tmp_path / "y.npz", "--top", "2", "--json"
-    ).json
+    assert command("deploy", path, "--json").code == 0
+    options = ("--input", pictures, "--output", tmp_path / "y.npz", "--top", "2")
+    ran = command("run", path, *options, "--json").json
     assert (ran["requests"], ran["failed"]) == (PICTURES, 0)
     with np.load(tmp_path / "y.npz") as answers:
         (got,) = (answers[key] for key in answers.files)
