@@ -47,8 +47,10 @@ def _options(
 @functools.cache
 def _register() -> None:
     from collab.cli import (
+        check,
         cluster,
         controller,
+        convert,
         data,
         demo,
         deploying,
@@ -69,8 +71,8 @@ def _register() -> None:
         trainable,
     )
 
-    trainable.register(model.app)
-    package.register(model.app)
+    for module in (check, convert, package, trainable):
+        module.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")

@@ -22,7 +22,8 @@ from collab.toolchain.data.card import Range
 from collab.toolchain.data.collected import Collected, class_labels
 from collab.toolchain.data.findings import Findings, Listed, Policies, refuse
 from collab.toolchain.data.idx import read_idx
-from collab.toolchain.data.splitting import Rows, sklearn
+from collab.toolchain.data.splitting import Rows
+from collab.toolchain.extras import needed
 
 MAX_BYTES: Final = 4 << 30
 """Of all pixels together."""
@@ -88,7 +89,7 @@ class ImageKind:
     def _scaling(self, found: Collected, rows: Rows) -> Scaling | None:
         if self.normalise == "none":
             return None
-        preprocessing = sklearn("preprocessing")
+        preprocessing = needed("sklearn.preprocessing")
         scaler = (
             preprocessing.StandardScaler() if self.normalise == "standard" else preprocessing.MinMaxScaler()
         )

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from collab.errors import BackendError, InputError, UsageError
+from collab.errors import InputError, UsageError
 from collab.toolchain.data.collected import Collected
+from collab.toolchain.extras import needed
 
 Rows = NDArray[np.int64]
-
-
-def sklearn(module: str) -> Any:
-    """A module of scikit-learn; raises `BackendError` where it is missing."""
-    import importlib
-
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise BackendError(
-            "scikit-learn, which prepares data, is missing: pip install 'collab[toolchain]'"
-        ) from error
 
 
 def check_shares(validation: float, test: float) -> None:
@@ -67,7 +55,7 @@ def _draw(found: Collected, pool: Rows, share: float, seed: int, name: str) -> R
         return pool[_groups(found, pool, share, seed, name)]
     count = max(round(len(pool) * share), len(set(labels.tolist())))
     try:
-        _, drawn = sklearn("model_selection").train_test_split(
+        _, drawn = needed("sklearn.model_selection").train_test_split(
             np.arange(len(pool)), test_size=count, random_state=seed, stratify=labels
         )
     except ValueError as error:
@@ -86,7 +74,7 @@ def _groups(found: Collected, pool: Rows, share: float, seed: int, name: str) ->
             f"{count} groups are too few to draw the {name} split from; record more, or group otherwise"
         )
     folds = min(folds, count)
-    splitter = sklearn("model_selection").StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    splitter = needed("sklearn.model_selection").StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     labels = found.labels[pool]
     try:
         with warnings.catch_warnings():

@@ -19,7 +19,8 @@ from collab.toolchain.data.archives import read_archive
 from collab.toolchain.data.card import Range
 from collab.toolchain.data.collected import Collected, class_labels
 from collab.toolchain.data.findings import Fault, Findings, Listed, Policies, refuse
-from collab.toolchain.data.splitting import Rows, sklearn
+from collab.toolchain.data.splitting import Rows
+from collab.toolchain.extras import needed
 
 NUMERIC_SHARE: Final = 0.9
 """A column of which so much is numbers is one of numbers; what else stands in it is a fault."""
@@ -174,17 +175,17 @@ class TableKind:
         if policies.missing == "fill":
             if np.isnan(values).all():
                 raise InputError(f"column {name!r} has no value to train on; leave it out with --columns")
-            imputer = sklearn("impute").SimpleImputer(strategy=self.fill)
+            imputer = needed("sklearn.impute").SimpleImputer(strategy=self.fill)
             values = imputer.fit_transform(values)
             fill = float(imputer.statistics_[0])
         if low is not None or high is not None:
             values = np.clip(values, low, high)
         shift, width = 0.0, 1.0
         if self.normalise == "standard":
-            scaler = sklearn("preprocessing").StandardScaler().fit(values)
+            scaler = needed("sklearn.preprocessing").StandardScaler().fit(values)
             shift, width = float(scaler.mean_[0]), float(scaler.scale_[0])
         elif self.normalise == "min_max":
-            scaler = sklearn("preprocessing").MinMaxScaler().fit(values)
+            scaler = needed("sklearn.preprocessing").MinMaxScaler().fit(values)
             shift = float(scaler.data_min_[0])
             width = float(scaler.data_range_[0]) or 1.0
         return Number(name=name, fill=fill, low=low, high=high, shift=shift, width=width)

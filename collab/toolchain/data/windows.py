@@ -22,8 +22,9 @@ from collab.toolchain.data.archives import read_archive
 from collab.toolchain.data.card import Range
 from collab.toolchain.data.collected import Collected, class_labels
 from collab.toolchain.data.findings import Fault, Findings, Listed, Policies, refuse
-from collab.toolchain.data.splitting import Rows, sklearn
+from collab.toolchain.data.splitting import Rows
 from collab.toolchain.data.tables import REMEDIES, Bounds, value_fault
+from collab.toolchain.extras import needed
 
 MAX_BYTES: Final = 4 << 30
 """Of all windows together."""
@@ -102,7 +103,7 @@ class WindowKind:
         steps = self.steps(found.names, policies)
         if self.normalise == "none":
             return Preprocessing(steps=steps)
-        preprocessing = sklearn("preprocessing")
+        preprocessing = needed("sklearn.preprocessing")
         scaler = (
             preprocessing.StandardScaler() if self.normalise == "standard" else preprocessing.MinMaxScaler()
         )
