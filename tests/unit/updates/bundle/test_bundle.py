@@ -52,7 +52,9 @@ def test_a_bundle_gives_back_what_went_in(tmp_path):
     assert bundle.labels() == want.labels
     assert bundle.manifest.about == want.about
     assert bundle.manifest.inputs == (INPUT,)
-    inputs, outputs = bundle.golden()
+    golden = bundle.golden()
+    assert golden is not None
+    inputs, outputs = golden
     assert np.array_equal(inputs["image"], IMAGES)
     assert np.array_equal(outputs["scores"], SCORES)
     (variant,) = bundle.manifest.variants
