@@ -51,6 +51,7 @@ def _register() -> None:
         cluster,
         controller,
         convert,
+        data,
         demo,
         deploying,
         doctor,
@@ -62,6 +63,7 @@ def _register() -> None:
         model,
         node,
         nodes,
+        package,
         planning,
         profile,
         reports,
@@ -71,8 +73,9 @@ def _register() -> None:
         validate,
     )
 
-    for module in (check, convert, trainable, validate):
+    for module in (check, convert, package, trainable, validate):
         module.register(model.app)
+    data.register(app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     fed_simulate.register(fed.app)
