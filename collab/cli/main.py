@@ -47,8 +47,11 @@ def _options(
 @functools.cache
 def _register() -> None:
     from collab.cli import (
+        check,
         cluster,
         controller,
+        convert,
+        data,
         demo,
         deploying,
         doctor,
@@ -59,6 +62,7 @@ def _register() -> None:
         model,
         node,
         nodes,
+        package,
         planning,
         profile,
         reports,
@@ -67,7 +71,9 @@ def _register() -> None:
         trainable,
     )
 
-    trainable.register(model.app)
+    for module in (check, convert, package, trainable):
+        module.register(model.app)
+    data.register(app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     fed_simulate.register(fed.app)

@@ -102,6 +102,7 @@ class InlineBuffer:
         self.data, self.span = data, span
 
     def Pack(self, builder: Any) -> Any:
+        """Write it."""
         tables = schema()
         builder.Prep(ALIGNMENT, self.span[1])
         vector = builder.CreateNumpyVector(_view(self.data, self.span))

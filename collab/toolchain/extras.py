@@ -1,4 +1,4 @@
-"""Packages of the ``toolchain`` extra, imported when they are used; a missing one is named with its remedy."""
+"""Packages of the ``toolchain`` extra, imported when they are used; a missing one is named."""
 
 from __future__ import annotations
 

@@ -52,13 +52,12 @@ def serving_function(tf: Any, model: Any) -> Any:
     ]
     outputs = output_names(model)
 
-    @tf.function(input_signature=specs, autograph=False)
     def serve(*arrays: Any) -> dict[str, Any]:
         made = tf.nest.flatten(model(arrays[0] if len(arrays) == 1 else list(arrays), training=False))
         # Without the identity, an output that is an input too would lose its name.
         return {name: tf.identity(value) for name, value in zip(outputs, made, strict=True)}
 
-    return serve
+    return tf.function(serve, input_signature=specs, autograph=False)
 
 
 def example_shape(tensor: Any, name: str) -> tuple[int, ...]:
