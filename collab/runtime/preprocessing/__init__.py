@@ -1,0 +1,1 @@
+"""Applies `collab.core.preprocessing`: the one implementation, for training and for devices."""
