@@ -65,7 +65,7 @@ def _pack(stage: Assembled, data: Bytes, *, external: bool, size: int) -> bytes:
         if external and span is not None and span[1] >= ALIGNMENT:
             buffer.offset, buffer.size = _PLACEHOLDER, span[1]
         elif span is not None:
-            buffer = _InlineBuffer(data, span)
+            buffer = InlineBuffer(data, span)
         model.buffers.append(buffer)
     for subgraph, operator, span in stage.large_options:
         table = model.subgraphs[subgraph].operators[operator]
@@ -95,13 +95,14 @@ def _external(stage: Assembled, data: Bytes) -> bytes:
     return b"".join((blob, *pieces))
 
 
-class _InlineBuffer:
+class InlineBuffer:
     """Packs like the schema's ``BufferT``, but aligned as the schema demands."""
 
     def __init__(self, data: Bytes, span: Span) -> None:
         self.data, self.span = data, span
 
     def Pack(self, builder: Any) -> Any:
+        """Write it."""
         tables = schema()
         builder.Prep(ALIGNMENT, self.span[1])
         vector = builder.CreateNumpyVector(_view(self.data, self.span))
