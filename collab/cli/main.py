@@ -69,9 +69,11 @@ def _register() -> None:
         running,
         simulate,
         trainable,
+        training,
+        zoo,
     )
 
-    for module in (check, convert, package, trainable):
+    for module in (zoo, training, check, convert, package, trainable):
         module.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")

@@ -1,5 +1,7 @@
-"""MobileNet V2 (Sandler et al., 2018, arXiv:1801.04381), MobileNet V3 (Howard et al., 2019,
-arXiv:1905.02244) and EfficientNet-B0 (Tan and Le, 2019, arXiv:1905.11946), from keras.applications.
+"""MobileNet V2 and V3 and EfficientNet-B0, from keras.applications.
+
+Sandler et al., 2018, arXiv:1801.04381; Howard et al., 2019, arXiv:1905.02244; Tan and Le, 2019,
+arXiv:1905.11946.
 
 What they do to their input there, scaling that differs from one to the next, is left out: a model
 sees what the data's preprocessing made.
