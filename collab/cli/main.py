@@ -70,10 +70,11 @@ def _register() -> None:
         simulate,
         trainable,
         training,
+        validate,
         zoo,
     )
 
-    for module in (zoo, training, check, convert, package, trainable):
+    for module in (zoo, training, check, convert, package, trainable, validate):
         module.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -17,7 +18,8 @@ from collab.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from collab.toolchain.data.prepared import Prepared
-    from collab.toolchain.training.run import Run, State
+    from collab.toolchain.training.run import Run, Source, State
+    from collab.toolchain.training.settings import Settings
 
 _PLOTS: Final = ("accuracy", "loss")
 PREPROCESSING: Final = "preprocessing.json"
@@ -93,18 +95,19 @@ def train(
 
     if not resume and (model is None or data is None):
         raise UsageError("give a model and --data, or --resume to go on with the run in --out")
-    if resume and not (out / "training.json").is_file():
-        raise InputError(f"--out {out}: holds no training run; leave --resume out to begin one")
-    with Run(out) as run:
-        if resume:
-            if model is not None or option or new_head:
-                raise UsageError("--resume goes on with the run's own model: leave the model out")
-            prepared = _gone_on(run, given, data)
-        else:
-            assert model is not None
-            assert data is not None
-            prepared = _begun(run, model, data, given, chosen(option), new_head)
-        state = _trained(run, prepared, tensorboard)
+    if resume:
+        if model is not None or option or new_head:
+            raise UsageError("--resume goes on with the run's own model: leave the model out")
+        prepared = _gone_on(out, given, data)
+        with Run(out) as run:
+            state = _trained(run, prepared, tensorboard)
+    else:
+        assert model is not None
+        assert data is not None
+        start = _start(model, data, given, chosen(option), new_head, out)
+        with Run(out) as run:
+            _begin(run, start)
+            state = _trained(run, start.prepared, tensorboard)
     _told(out, state, json_)
 
 
@@ -116,22 +119,27 @@ def _augment(text: str | None) -> Any:
     return None if text is None else msgspec.to_builtins(read_augment(text))
 
 
-def _begun(
-    run: Run, model: str, data: Path, given: Mapping[str, Any], options: Mapping[str, str], head: bool
-) -> Prepared:
-    """Begin a run in a folder that has none."""
+@dataclass(frozen=True)
+class _Start:
+    """All that a run begins with, checked before there is a folder."""
+
+    model: Any
+    settings: Settings
+    source: Source
+    prepared: Prepared
+
+
+def _start(
+    model: str, data: Path, given: Mapping[str, Any], options: Mapping[str, str], head: bool, out: Path
+) -> _Start:
     from collab.toolchain.data.prepared import Prepared
-    from collab.toolchain.training.batches import steps_of
-    from collab.toolchain.training.loop import begin
-    from collab.toolchain.training.run import Source
+    from collab.toolchain.training.loop import check
+    from collab.toolchain.training.run import STATE, Source
     from collab.toolchain.training.settings import read_settings
 
-    if run.begun:
-        raise UsageError(
-            f"--out {run.path}: holds a run already: --resume goes on with it, or choose another"
-        )
+    if (out / STATE).exists():
+        raise UsageError(f"--out {out}: holds a run already: --resume goes on with it, or choose another")
     settings, prepared = read_settings(given), Prepared.load(data)
-    made = _model(model, prepared, settings.seed, options, head)
     source = Source(
         model=model,
         data=str(data.absolute()),
@@ -139,11 +147,23 @@ def _begun(
         classes=prepared.classes,
         input_shape=prepared.input_shape,
     )
-    begin(run, made, settings, source, steps_of(prepared.count("train"), settings.batch))
+    settings.augment.check(prepared.input_shape)
+    made = _model(model, prepared, settings.seed, options, head)
+    check(made, settings, source)
+    return _Start(made, settings, source, prepared)
+
+
+def _begin(run: Run, start: _Start) -> None:
+    from collab.toolchain.training.batches import steps_of
+    from collab.toolchain.training.loop import begin
+
+    if run.begun:
+        raise UsageError(f"--out {run.path}: another process began a run there; choose another")
+    count = start.prepared.count("train")
+    begin(run, start.model, start.settings, start.source, steps_of(count, start.settings.batch))
     # What packages a run needs no data folder.
     with suppress(OSError):
-        (run.path / PREPROCESSING).write_bytes((prepared.folder / PREPROCESSING).read_bytes())
-    return prepared
+        (run.path / PREPROCESSING).write_bytes((start.prepared.folder / PREPROCESSING).read_bytes())
 
 
 def _model(model: str, prepared: Prepared, seed: int, options: Mapping[str, str], head: bool) -> Any:
@@ -163,12 +183,13 @@ def _model(model: str, prepared: Prepared, seed: int, options: Mapping[str, str]
     return new_head(needed("keras"), loaded, classes, seed) if head else loaded
 
 
-def _gone_on(run: Run, given: Mapping[str, Any], data: Path | None) -> Prepared:
+def _gone_on(out: Path, given: Mapping[str, Any], data: Path | None) -> Prepared:
     """The data of a run that is gone on with, which must be what it began with; settings too."""
     from collab.toolchain.data.prepared import Prepared
+    from collab.toolchain.training.run import read_state
     from collab.toolchain.training.settings import changed
 
-    state = run.read()
+    state = read_state(out)
     for name in changed(state.settings, given):
         option = name.replace("_", "-")
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from collab.cli.model import AsJson
 from collab.cli.output import emit, say, show, table
 from collab.errors import InputError, UsageError
 from collab.planner.wording import size
+
+if TYPE_CHECKING:
+    from collab.toolchain.zoo.table import Entry
 
 Choices = Annotated[
     list[str] | None, typer.Option("--option", help="Of the architecture, NAME=VALUE; again for more.")
@@ -25,39 +28,48 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example:\n\n    collab model new cnn --input 28,28,1 --classes 10 --out m.keras")(new)
 
 
-def zoo(json_: AsJson = False) -> None:
-    """List the architectures that can be built, with their options."""
-    import msgspec
+def zoo(
+    name: Annotated[str | None, typer.Argument(help="Show what can be chosen of this one.")] = None,
+    json_: AsJson = False,
+) -> None:
+    """List the architectures that can be built, or the options of one."""
+    from collab.toolchain.zoo.table import ZOO, entry
 
-    from collab.toolchain.zoo.table import ZOO
-
-    described = [
-        {
-            "name": name,
-            "takes": entry.takes,
-            "input_shape": list(entry.shape),
-            "classes": entry.classes,
-            "parameters": entry.parameters,
-            "published": entry.published,
-            "source": entry.source,
-            "options": {field.name: field.default for field in msgspec.structs.fields(entry.options)},
-        }
-        for name, entry in ZOO.items()
-    ]
+    entries = ZOO if name is None else {name: entry(name)}
     if json_:
-        emit(described)
+        emit({"architectures": [{"name": each} | _described(one) for each, one in entries.items()]})
         return
     rows = [
         (
-            each["name"],
-            f"{','.join(map(str, entry.shape))} → {entry.classes}",
-            f"{entry.parameters:,}",
-            f"{entry.published}, {entry.source}" if entry.published else "",
-            ", ".join(f"{name}={_shown(value)}" for name, value in each["options"].items()),
+            each,
+            f"{','.join(map(str, one.shape))} to {one.classes}",
+            f"{one.parameters:,}",
+            f"{one.published}, {one.source}" if one.published else "",
         )
-        for each, entry in zip(described, ZOO.values(), strict=True)
+        for each, one in entries.items()
     ]
-    show(table("", ("name", "input → classes", "parameters", "published", "options"), rows))
+    show(table("", ("name", "input, classes", "parameters", "published"), rows))
+    if name is not None:
+        said = ((option, _shown(value)) for option, value in _options(entries[name]).items())
+        show(table("options", ("option", "default"), list(said)))
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    return {
+        "takes": entry.takes,
+        "input_shape": list(entry.shape),
+        "classes": entry.classes,
+        "parameters": entry.parameters,
+        "published": entry.published or None,
+        "source": entry.source or None,
+        "options": _options(entry),
+    }
+
+
+def _options(entry: Entry) -> dict[str, Any]:
+    import msgspec
+
+    return {field.name: field.default for field in msgspec.structs.fields(entry.options)}
 
 
 def _shown(value: Any) -> str:

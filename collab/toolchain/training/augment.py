@@ -117,7 +117,8 @@ def _later(inputs: Floats, rng: np.random.Generator, most: int) -> Floats:
     steps = inputs.shape[1]
     by = rng.integers(-most, most + 1, len(inputs))
     rows = np.clip(np.arange(steps)[None] - by[:, None], 0, steps - 1)
-    return inputs[np.arange(len(inputs))[:, None], rows]
+    moved: Floats = inputs[np.arange(len(inputs))[:, None], rows]
+    return moved
 
 
 def _cut(inputs: Floats, rng: np.random.Generator, edge: int) -> Floats:

@@ -51,18 +51,22 @@ class Data(Protocol):
         """One of them."""
 
 
-def begin(run: Run, model: Any, settings: Settings, source: Source, steps: int) -> State:
-    """Make a new run of a model that fits the data, at epoch 0.
+def check(model: Any, settings: Settings, source: Source) -> None:
+    """Make sure that a model can be trained so, and freeze what the settings freeze.
 
     Raises:
-        UsageError: ``freeze_to`` names no layer.
+        UsageError: ``freeze_to`` names no layer, or the inputs cannot be changed so.
         ModelError: the model does not fit the data.
     """
-    keras = _keras()
     heads.check_fits(model, source.input_shape, len(source.classes))
     settings.augment.check(source.input_shape)
     if settings.freeze_to is not None:
         heads.freeze_to(model, settings.freeze_to)
+
+
+def begin(run: Run, model: Any, settings: Settings, source: Source, steps: int) -> State:
+    """Make a new run of a model that went through `check`, at epoch 0."""
+    keras = _keras()
     model.compile(
         optimizer=make_optimizer(keras, settings, steps),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=not ends_in_softmax(model)),
