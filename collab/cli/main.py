@@ -59,6 +59,7 @@ def _register() -> None:
         ensemble,
         fed,
         fed_simulate,
+        importing,
         model,
         node,
         nodes,
@@ -74,7 +75,7 @@ def _register() -> None:
         zoo,
     )
 
-    for module in (zoo, training, check, convert, package, trainable, validate):
+    for module in (zoo, training, importing, check, convert, package, trainable, validate):
         module.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")
