@@ -1,4 +1,4 @@
-"""``collab model package``: a model and what belongs to it in one file."""
+"""``collab model package`` and ``snippet``: a model and what belongs to it in one file, and in code."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ Examples:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command(epilog=EXAMPLE)(package)
+    app.command(epilog="Example:\n\n    collab model snippet m.collab --language kotlin --out app/")(snippet)
 
 
 def package(
@@ -142,3 +143,22 @@ def _read(path: Path, most: int) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
+
+
+def snippet(
+    bundle: Annotated[Path, typer.Argument(help="What `collab model package` wrote.", show_default=False)],
+    language: Annotated[str, typer.Option(help="kotlin, swift, cpp or micro.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    json_: AsJson = False,
+) -> None:
+    """Write source code that runs a packaged model in an app or on a microcontroller."""
+    from collab.toolchain.data.prepared import write_folder
+    from collab.toolchain.snippets.write import snippet as files_of
+    from collab.updates.bundle.read import open_bundle
+
+    files = files_of(open_bundle(bundle), language)
+    write_folder(out, files)
+    if json_:
+        emit({"folder": str(out), "files": {name: len(data) for name, data in sorted(files.items())}})
+    else:
+        say(f"{out}: {', '.join(sorted(files))}")

@@ -14,9 +14,10 @@ from collab.runtime.preprocessing.scaling import Floats
 def to_integers(x: Floats, quantisation: Quantisation, dtype: str) -> NDArray[Any]:
     """The nearest integer, halves away from zero as LiteRT's QUANTIZE rounds, within the type's range."""
     scaled = x / np.float32(quantisation.scale)
-    rounded = np.copysign(np.floor(np.abs(scaled) + np.float32(0.5)), scaled) + np.float32(
-        quantisation.zero_point
-    )
+    whole = np.trunc(scaled)
+    # What is left after the point is exact, so halves are told apart from what is just below.
+    rounded = whole + np.copysign(np.abs(scaled - whole) >= np.float32(0.5), scaled).astype(np.float32)
+    rounded = rounded + np.float32(quantisation.zero_point)
     bounds = np.iinfo(dtype)
     made: NDArray[Any] = np.clip(rounded, bounds.min, bounds.max).astype(dtype)
     return made

@@ -55,7 +55,7 @@ class Bundle:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(entry.file) as file:
                 data = file.read(entry.bytes + 1)
-        except (OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        except Exception as error:  # zipfile raises whatever a broken file makes it raise
             raise _broken(self.path, error) from error
         if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
             raise IntegrityError(f"{self.path}: {entry.file} is not the file that was packaged; get it again")
@@ -118,7 +118,9 @@ def open_bundle(path: Path) -> Bundle:
                 data = file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: there is no such file; make it with `collab model package`") from error
-    except (OSError, KeyError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # the same
         raise _broken(path, error) from error
     try:
         manifest = decode_manifest(data)
@@ -156,9 +158,9 @@ def _checked(path: Path, entries: list[zipfile.ZipInfo], size: int) -> dict[str,
         name = entry.filename
         if name in found:
             raise ModelError(f"{path}: {name[:80]!r} stands there twice")
-        mode = entry.external_attr >> 16
-        plain = entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
-        if not plain or entry.flag_bits & 0x1 or entry.is_dir() or (mode and not stat.S_ISREG(mode)):
+        plain = stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG) and not name.endswith("/")
+        stored = entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
+        if not plain or not stored or entry.flag_bits & 0x1:
             raise ModelError(f"{path}: {name[:80]!r} is compressed, encrypted or no plain file")
         found[name] = entry.file_size
     if sum(found.values()) > size:
