@@ -22,24 +22,21 @@ def convert(work: Work) -> Mapping[str, Any]:
     """
     tf, settings, folder = needed("tensorflow"), work.settings, work.folder
     loaded, function = _signature(tf, Path(settings["source"]), settings["signature"])
-    specs = function.structured_input_signature[1]
+    taken = function.structured_input_signature[1]
     inputs = [
         examples.Input(name, examples.fixed(name, _sizes(spec)), spec.dtype.name)
-        for name, spec in specs.items()
+        for name, spec in taken.items()
     ]
     outputs = sorted(function.structured_outputs)
     module = tf.Module()
     module.loaded = loaded
 
-    @tf.function(
-        input_signature=[tf.TensorSpec(one.shape, one.dtype, name=one.name) for one in inputs],
-        autograph=False,
-    )
     def serve(*arrays: Any) -> Any:
         made = function(**{one.name: array for one, array in zip(inputs, arrays, strict=True)})
         return {name: tf.identity(value) for name, value in made.items()}
 
-    module.serve = serve
+    specs = [tf.TensorSpec(one.shape, one.dtype, name=one.name) for one in inputs]
+    module.serve = tf.function(serve, input_signature=specs, autograph=False)
     given = examples.examples_for(inputs, folder, settings["count"], settings["seed"])
     examples.write_arrays(folder / examples.EXAMPLES, given)
     examples.write_arrays(folder / examples.EXPECTED, _answers(function, inputs, outputs, given))

@@ -104,7 +104,7 @@ def format_of(path: Path) -> Format:
         raise ModelError(f"{path}: is a .tflite already; collab model inspect looks into it")
     if path.suffix not in FORMATS:
         raise ModelError(
-            f"{path}: of no kind that can be imported: give {', '.join(FORMATS)} or the folder of a SavedModel"
+            f"{path}: cannot be imported: give {', '.join(FORMATS)} or the folder of a SavedModel"
         )
     return FORMATS[path.suffix]
 

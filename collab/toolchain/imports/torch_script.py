@@ -46,9 +46,10 @@ def convert(settings: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         litert_torch.convert(module, sample).export(str(folder / "model.tflite"))
     except Exception as error:  # it raises whatever an operator makes it raise
         raise ValueError(f"{path.name}: litert-torch cannot convert it: {_line(error)}") from error
-    np.savez(folder / "examples.npz", **{str(i): array for i, array in enumerate(given)})
     columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
-    np.savez(folder / "expected.npz", **{str(i): column for i, column in enumerate(columns)})
+    for name, arrays in (("examples.npz", given), ("expected.npz", columns)):
+        named: Any = {str(i): array for i, array in enumerate(arrays)}
+        np.savez(folder / name, **named)
     return {
         "inputs": [{"name": name, "shape": list(shape)} for name, shape in shapes.items()],
         "outputs": [f"output_{i}" for i in range(len(columns))],
@@ -75,7 +76,7 @@ def _examples(settings: Mapping[str, Any], folder: Path, shapes: Mapping[str, tu
     count = settings["count"]
     if (folder / "given.npz").exists():
         with np.load(folder / "given.npz", allow_pickle=False) as arrays:
-            found = {name: arrays[name][:count] for name in arrays.files}
+            found: Any = {name: arrays[name][:count] for name in arrays.files}
         if len(shapes) == 1 and len(found) == 1:
             found = dict.fromkeys(shapes, next(iter(found.values())))
         for name, shape in shapes.items():
