@@ -26,13 +26,15 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 """Extras that each lock holds beside the core dependencies and the build backend."""
 
-MODELS = Path("requirements/models.in")
+FILES = {name: Path(f"requirements/{name}.in") for name in ("models", "onnx2tf")}
+"""Locks of their own, which are installed without dependencies."""
 
 
 def requirements(lock: str) -> list[str]:
     """The requirement lines that a lock is resolved from."""
-    if lock == "models":
-        return [line for line in MODELS.read_text("utf-8").splitlines() if line and not line.startswith("#")]
+    if lock in FILES:
+        lines = FILES[lock].read_text("utf-8").splitlines()
+        return [line for line in lines if line and not line.startswith("#")]
     pyproject = _pyproject()
     project = pyproject["project"]
     lines = [*pyproject["build-system"]["requires"], *project["dependencies"]]
@@ -44,7 +46,7 @@ def requirements(lock: str) -> list[str]:
 def digest(lock: str) -> str:
     """SHA-256 over everything in the repository that decides what a lock may hold."""
     inputs: dict[str, Any] = {"requirements": sorted(requirements(lock))}
-    if lock != "models":
+    if lock not in FILES:
         pyproject = _pyproject()
         inputs["python"] = pyproject["project"]["requires-python"]
         inputs["uv"] = pyproject["tool"]["uv"]

@@ -60,6 +60,7 @@ def _register() -> None:
         fed,
         fed_simulate,
         fed_swapping,
+        importing,
         model,
         node,
         nodes,
@@ -70,10 +71,12 @@ def _register() -> None:
         running,
         simulate,
         trainable,
+        training,
         validate,
+        zoo,
     )
 
-    for module in (check, convert, package, trainable, validate):
+    for module in (zoo, training, importing, check, convert, package, trainable, validate):
         module.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")

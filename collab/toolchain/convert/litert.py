@@ -34,6 +34,11 @@ def keras_to_litert(model: Any) -> bytes:
     module.serve = serving_function(tf, model)
     # Saved are variables that the module holds itself; Keras' own wrap them.
     module.held = [v if isinstance(v, tf.Variable) else v.value for v in model.variables]
+    return module_to_litert(tf, module)
+
+
+def module_to_litert(tf: Any, module: Any) -> bytes:
+    """A ``tf.Module`` with a ``serve`` of fixed shapes, as `keras_to_litert` writes models."""
     with tempfile.TemporaryDirectory(prefix="collab-litert-") as folder, quietly():
         try:
             tf.saved_model.save(module, folder, signatures={SIGNATURE: module.serve})

@@ -12,6 +12,9 @@ from collab.toolchain.steps.work import Work
 Function = Callable[[Work], Mapping[str, Any]]
 
 STEPS: Final[Mapping[str, str]] = {
+    "import-keras": "collab.toolchain.imports.from_keras:convert",
+    "import-onnx": "collab.toolchain.imports.from_onnx:convert",
+    "import-saved-model": "collab.toolchain.imports.from_saved_model:convert",
     "echo": "collab.toolchain.steps.work:echo",
 }
 """``module:function`` by name; the module is imported in the step's process only."""

@@ -1,0 +1,97 @@
+"""Architectures have the parameters of their papers, start alike by seed, and become builtin operators."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from collab.errors import ModelError
+from collab.graph import parse_model
+from collab.runtime.litert import LiteRT
+from collab.toolchain.convert.litert import keras_to_litert
+from collab.toolchain.zoo import ZOO, build, entry
+from collab.toolchain.zoo.pretrained import load_pretrained
+from tests.toolchain.reference import tensorflow
+
+pytestmark = pytest.mark.heavy("toolchain")
+
+WRITTEN_HERE = [
+    *("squeezenet_1_0", "squeezenet_1_1", "shufflenet_v2_0_5x", "shufflenet_v2_2x"),
+    *("efficientnet_lite0", "mlp", "cnn", "cnn_small", "cnn_1d", "transformer"),
+]
+"""Without those between them, which `python -m benchmarks.zoo` counts too."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tf():
+    """TensorFlow, quiet."""
+    return tensorflow()
+
+
+def trained_numbers(model):
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
+@pytest.mark.parametrize("name", WRITTEN_HERE)
+def test_parameters_are_those_that_are_published(name):
+    known = entry(name)
+    model = build(name, input_shape=known.shape, classes=known.classes)
+    count = trained_numbers(model)
+    assert count == known.parameters
+    if known.published.endswith("M"):
+        assert f"{count / 1e6:.1f}M" == known.published
+    elif known.published:
+        assert f"{count:,}" == known.published
+
+
+def test_a_stock_network_sees_small_pictures_as_they_are_and_keeps_no_preprocessing(tf):
+    model = build("mobilenet_v3_small", input_shape=(28, 28, 1), classes=4, alpha="0.35", norm_momentum=0.5)
+    kinds = {type(layer).__name__ for layer in model.layers}
+    assert "ZeroPadding2D" in kinds
+    assert not {"Rescaling", "Normalization"} & kinds
+    momenta = {layer.momentum for layer in model.layers if type(layer).__name__ == "BatchNormalization"}
+    assert momenta == {0.5}
+    assert model(np.zeros((2, 28, 28, 1), np.float32), training=False).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "needed"),
+    [
+        ("shufflenet_v2_0_5x", (32, 32, 3), {"TRANSPOSE", "SPLIT"}),
+        ("transformer", (12, 5), {"BATCH_MATMUL"}),
+    ],
+)
+def test_shuffles_and_attention_become_builtin_operators(name, shape, needed):
+    options = {"depth": 1, "width": 8} if name == "transformer" else {"stem_stride": 1}
+    model = build(name, input_shape=shape, classes=3, seed=4, **options)
+    data = keras_to_litert(model)
+    assert needed <= {operator.name for operator in parse_model(data).operators}
+    x = np.random.default_rng(1).standard_normal((1, *shape), np.float32)
+    (answer,) = LiteRT().load(data).run([x])
+    np.testing.assert_allclose(answer, model(x, training=False), atol=1e-5)
+
+
+def test_a_seed_gives_the_same_weights_and_another_gives_others():
+    one, same, other = (build("cnn_small", input_shape=(8, 8, 1), classes=3, seed=s) for s in (7, 7, 8))
+    for left, right in zip(one.get_weights(), same.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not np.array_equal(one.get_weights()[0], other.get_weights()[0])
+
+
+def test_weights_of_a_file_are_taken_but_for_a_classifier_of_another_size(tmp_path):
+    wide = build("cnn_small", input_shape=(8, 8, 1), classes=5, seed=1)
+    for name in ("w.keras", "w.weights.h5"):
+        wide.save(tmp_path / name) if name == "w.keras" else wide.save_weights(tmp_path / name)
+        model = build("cnn_small", input_shape=(8, 8, 1), classes=3, seed=2)
+        assert not load_pretrained(model, tmp_path / name)
+        np.testing.assert_array_equal(model.get_weights()[0], wide.get_weights()[0])
+        assert load_pretrained(build("cnn_small", input_shape=(8, 8, 1), classes=5, seed=2), tmp_path / name)
+    with pytest.raises(ModelError, match=r"has no weights for .* such as 'hidden1'"):
+        load_pretrained(build("mlp", input_shape=(8, 8, 1), classes=3), tmp_path / "w.keras")
+
+
+def test_every_name_of_the_table_has_options_with_defaults():
+    for name, known in ZOO.items():
+        assert known.options().logits is False, name
