@@ -1,4 +1,4 @@
-"""Files that ship with the package: the demo model, its held-out digits and its card."""
+"""Files that ship with the package: the demo model, its digits and card; devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from collab.errors import InputError
 
-NAMES: Final = ("digits.json", "digits.tflite", "digits_heldout.npz")
+NAMES: Final = ("devices.yaml", "digits.json", "digits.tflite", "digits_heldout.npz")
 
 
 def path(name: str) -> Path:

@@ -47,8 +47,10 @@ def _options(
 @functools.cache
 def _register() -> None:
     from collab.cli import (
+        check,
         cluster,
         controller,
+        convert,
         demo,
         deploying,
         doctor,
@@ -67,7 +69,8 @@ def _register() -> None:
         trainable,
     )
 
-    trainable.register(model.app)
+    for module in (check, convert, trainable):
+        module.register(model.app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     fed_simulate.register(fed.app)
