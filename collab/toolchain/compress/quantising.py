@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, Final
 
 import numpy as np
 
 from collab.errors import InputError, ModelError
+from collab.graph import parse_model
 from collab.toolchain.compress.network import Array
+from collab.toolchain.convert.litert import SIGNATURE
 from collab.toolchain.extras import needed
 from collab.toolchain.quantise import silence
 
-SIGNATURE: Final = "serving_default"
 _WEIGHTS: Final = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL")
 
 
@@ -73,20 +74,19 @@ class Quantiser:
         for end in (operation.INPUT, operation.OUTPUT):
             rules.add_quantization_config(".*", end, algorithm_key=left)
         for name in sorted(float_operators):
-            rules.add_quantization_config(
-                f"^{re.escape(name)}", operation.ALL_SUPPORTED, algorithm_key=left
-            )
+            rules.add_quantization_config(f"^{re.escape(name)}", operation.ALL_SUPPORTED, algorithm_key=left)
         if self._ranges is None:
             self._ranges = self._calibrated(rules)
         return self._made(rules, self._ranges)
 
     def operators(self) -> tuple[str, ...]:
         """Names of the output tensors of operators with weights: what `int8` can leave in float32."""
-        from collab.graph.reader import read_flat
-
-        flat = read_flat(self._model)
+        graph = parse_model(self._model)
+        subgraph = graph.flat.subgraphs[graph.main]
         return tuple(
-            flat.tensors[op.outputs[0]].name for op in flat.operators if op.name in _WEIGHTS and op.outputs
+            subgraph.tensors[operator.outputs[0]].name.decode()
+            for operator in subgraph.operators
+            if operator.name in _WEIGHTS
         )
 
     def _calibrated(self, rules: Any) -> Any:
@@ -113,19 +113,24 @@ class Quantiser:
 
 
 def _checked_input(model: bytes, representative: Array) -> str:
-    """The input's name in the signature."""
-    from collab.graph import read_model_bytes  # replaced below
-
-    raise NotImplementedError(read_model_bytes)
+    """The input's name; raises `InputError` where the representative inputs do not fit."""
+    graph = parse_model(model)
+    if len(graph.inputs) != 1:
+        raise ModelError(f"has {len(graph.inputs)} inputs; representative sets are for one")
+    (given,) = graph.inputs
+    if tuple(representative.shape[1:]) != tuple(given.shape[1:]) or representative.dtype != np.float32:
+        raise InputError(
+            f"representative set: {representative.dtype} of shape {list(representative.shape[1:])}, but "
+            f"input {given.name!r} takes {given.dtype} of {list(given.shape[1:])}: prepare the data to that"
+        )
+    if not len(representative):
+        raise InputError("representative set: is empty; give one example at least")
+    if not np.isfinite(representative).all():
+        raise InputError("representative set: holds NaN or infinity; prepare the data anew")
+    return given.name
 
 
 def representative_of(inputs: Array, count: int, seed: int) -> Array:
     """So many of the inputs, drawn by ``seed``."""
     rows = np.random.default_rng(seed).permutation(len(inputs))[:count]
     return inputs[rows]
-
-
-def unquantised(model: bytes, operators: Sequence[str]) -> tuple[str, ...]:
-    """Those of some operators, by output, that still compute in float32."""
-    del model
-    return tuple(operators)
