@@ -51,6 +51,7 @@ def _register() -> None:
         cluster,
         controller,
         convert,
+        data,
         demo,
         deploying,
         doctor,
@@ -61,16 +62,20 @@ def _register() -> None:
         model,
         node,
         nodes,
+        package,
         planning,
         profile,
         reports,
         running,
         simulate,
         trainable,
+        training,
+        zoo,
     )
 
-    for module in (check, convert, trainable):
+    for module in (zoo, training, check, convert, package, trainable):
         module.register(model.app)
+    data.register(app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     fed_simulate.register(fed.app)
