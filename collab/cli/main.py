@@ -49,6 +49,7 @@ def _register() -> None:
     from collab.cli import (
         check,
         cluster,
+        compress,
         controller,
         convert,
         data,
@@ -73,7 +74,7 @@ def _register() -> None:
         zoo,
     )
 
-    for module in (zoo, training, check, convert, package, trainable):
+    for module in (compress, zoo, training, check, convert, package, trainable):
         module.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")
