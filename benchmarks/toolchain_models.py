@@ -48,15 +48,15 @@ class Kind:
     committed: bool
 
 
+_STUDENT: Final = "distil:0.5,epochs=2,rate=4e-3 -> distil:epochs=2 -> distil:epochs=2,rate=1e-3"
 CNN: Final = {
     "int8": "int8",
     "QAT": "qat:epochs=0.5",
-    "pruned": "prune:0.8,epochs=1",
-    "structured-pruned": "structured:0.5,epochs=2",
-    "distilled": "distil:0.5,epochs=2,rate=4e-3 -> distil:epochs=2 -> distil:epochs=2,rate=1e-3",
-    "best chain": "structured:0.5,epochs=2 -> prune:0.5,epochs=1 -> int8",
-    "best chain with a student": "distil:0.5,epochs=2,rate=4e-3 -> distil:epochs=2 -> "
-    "distil:epochs=2,rate=1e-3 -> int8",
+    "structured-pruned": "structured:0.35,epochs=2,rate=2e-3",
+    "best chain": "structured:0.5,epochs=2 -> distil:epochs=2 -> int8",
+    "distilled": _STUDENT,
+    "best chain with a student": f"{_STUDENT} -> int8",
+    "pruned": "prune:0.6,epochs=1",
 }
 V3: Final = {
     "int8": "int8",
