@@ -119,7 +119,7 @@ def _splits(data: Path, examples: int | None, seed: int) -> dict[str, Any]:
     prepared = Prepared.load(data)
     splits = {}
     for name in ("train", "validation", "test"):
-        found = prepared.split(name)  # type: ignore[arg-type]
+        found = prepared.split(name)
         taught = Taught(found.inputs, found.labels)
         if not len(taught):
             raise InputError(f"--data {data}: split {name} is empty; prepare the data with one")

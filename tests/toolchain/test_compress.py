@@ -28,6 +28,7 @@ from collab.toolchain.extras import needed
 
 pytestmark = [
     pytest.mark.heavy("toolchain"),
+    pytest.mark.timeout(300),
     # Keras' own, of numpy 2.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
 ]
@@ -172,6 +173,8 @@ from collab.toolchain.compress.network import build, read
 from collab.toolchain.compress.training import Schedule, Taught
 arrays = np.load(sys.argv[2])
 taught = Taught(arrays["inputs"], arrays["labels"])
+# Tracing takes longer than the few steps.
+__import__("tensorflow").config.run_functions_eagerly(True)
 network = read(load_model(Path(sys.argv[1])))
 found = {}
 for name, amount in (("prune", 0.75), ("cluster", 8), ("qat", 0)):

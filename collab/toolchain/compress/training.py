@@ -38,7 +38,7 @@ class Taught:
     def mirrored(self, rng: np.random.Generator) -> Array:
         """The inputs, half of them turned left to right."""
         turned = rng.random(len(self)) < 0.5
-        inputs = self.inputs.copy()
+        inputs: Array = self.inputs.copy()
         inputs[turned] = inputs[turned, :, ::-1]
         return inputs
 
@@ -158,7 +158,9 @@ def _behind(layer: Any) -> Any:
     tensor = layer.output
     while True:
         readers = tensor._keras_history.operation._outbound_nodes
-        following = readers[0].operation if len(readers) == 1 else None
+        if len(readers) != 1:
+            return tensor
+        following = readers[0].operation
         if type(following).__name__ not in ("BatchNormalization", "ReLU", "Activation"):
             return tensor
         tensor = following.output

@@ -86,7 +86,7 @@ def plain(seed=0):
 
 def run(net, x):
     """What a network answers to ``x`` [n, …], in float64."""
-    values = {}
+    values: dict[str, np.ndarray] = {}
     for each in net.nodes:
         given = [values[ref.node] for ref in each.inputs]
         weights = {key: value.astype(np.float64) for key, value in each.weights}
