@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.fashion import images, training
 from collab.errors import CollabError, IntegrityError
-from collab.toolchain.compress.keras_files import load_model, save_model
+from collab.toolchain.compress.keras_files import save_model
 from collab.toolchain.compress.recipe import parse
 from collab.toolchain.compress.run import Bench, open_bench, write_whole
 from collab.toolchain.compress.training import Taught, cosine
@@ -209,11 +209,6 @@ def variants(name: str) -> Mapping[str, bytes]:
         if hashlib.sha256(found[label]).hexdigest() != known["sha256"]:
             raise IntegrityError(f"{path}: its digest is not that of {CARD.name}; make it anew with --full")
     return found
-
-
-def keras_baseline(folder: Path, name: str) -> Any:
-    """The trained Keras model."""
-    return load_model(folder / f"{name}.keras")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def compress(
     """
     from collab.toolchain.compress.frontier import Targets
     from collab.toolchain.compress.recipe import DEFAULT_RECIPES, parse
-    from collab.toolchain.compress.run import best_of, open_bench, search
+    from collab.toolchain.compress.run import open_bench, search
     from collab.toolchain.compress.search import EFFORTS
 
     if not 0 < epochs <= 100 or max_accuracy_drop < 0 or (examples is not None and examples < 1):
@@ -84,11 +84,12 @@ def compress(
     with phases() as tell:
         bench = open_bench(out, model, splits, seed, mirror, tell, cuts)
         # Recipes that were asked for are not dropped half way.
-        variants = search(bench, recipes, targets, (1.0,) if recipe else EFFORTS, say)
-    best = best_of(variants, targets)
+        found = search(bench, recipes, targets, (1.0,) if recipe else EFFORTS, say)
+    variants, best = found.variants, found.best
     kept = targets.excess(best) <= 0
-    chosen = next((each for each in recipes if str(each) == best.recipe), None) or parse("baseline")
-    write_bytes(out / "best.tflite", bench.made(chosen))
+    write_bytes(out / "best.tflite", found.model)
+    # As large as the data; made anew when the search goes on.
+    bench.material.taught_file.unlink(missing_ok=True)
     report = _report(variants, best, targets, kept)
     _write(out, report, variants, best)
     if json_:

@@ -141,6 +141,9 @@ class Recipe:
 
     steps: tuple[Step, ...]
 
+    def __hash__(self) -> int:
+        return hash(str(self))
+
     def __str__(self) -> str:
         return f" {ARROW} ".join(map(str, self.steps)) or "baseline"
 

@@ -190,19 +190,38 @@ def open_bench(
     return Bench(folder, material, splits["test"], key, cuts)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found: variants measured on the test images, and the one that was chosen before."""
+
+    variants: tuple[Measured, ...]
+    chosen: str
+    model: bytes
+    """The chosen one's ``.tflite``."""
+
+    @property
+    def best(self) -> Measured:
+        """What the chosen one is worth."""
+        return next(each for each in self.variants if each.recipe == self.chosen)
+
+
 def search(
     bench: Bench, recipes: Sequence[Recipe], targets: Targets, efforts: Sequence[float], say: Say
-) -> tuple[Measured, ...]:
+) -> Outcome:
     """Try recipes by successive halving; what was measured with full training, baseline included.
 
-    Rungs are judged on the validation images, so that the test images choose nothing.  A recipe
-    that cannot be used on this model is said and left out.
+    Everything is judged on the validation images, so that the test images choose nothing.  A
+    recipe that cannot be used on this model is said and left out.
+
+    Raises:
+        ModelError: None of them can be used.
     """
     judge = replace(
         bench, testing=bench.material.validating, folder=bench.folder / "judging", check_cuts=False
     )
     halving = Halving(recipes, targets, efforts)
-    finished = [Trial(Recipe(()), 1.0)]
+    baseline = Trial(Recipe(()), 1.0)
+    finished = {baseline.recipe: _judged(bench, judge, baseline)}
     while not halving.done:
         results: dict[str, Measured] = {}
         trials = halving.trials()
@@ -214,11 +233,19 @@ def search(
                 results[label] = _judged(bench, judge, trial)
             except CollabError as error:
                 say(f"{label}: left out: {error}")
-        if trials and not results and not finished[1:]:
+        if not results and len(finished) == 1:
             raise ModelError("no recipe can be used on this model; see the reasons above")
-        finished += [trial for trial in trials if trial.effort == 1.0 and str(trial.recipe) in results]
+        finished |= {
+            trial.recipe: results[str(trial.recipe)]
+            for trial in trials
+            if trial.effort == 1.0 and str(trial.recipe) in results
+        }
         halving.tell(results)
-    return tuple(bench.measured(trial.recipe, str(trial.recipe)) for trial in finished)
+    best = best_of(list(finished.values()), targets)
+    chosen = next(recipe for recipe, found in finished.items() if found is best)
+    return Outcome(
+        tuple(bench.measured(recipe, str(recipe)) for recipe in finished), str(chosen), bench.made(chosen)
+    )
 
 
 def _judged(bench: Bench, judge: Bench, trial: Trial) -> Measured:

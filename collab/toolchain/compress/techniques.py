@@ -15,7 +15,7 @@ from collab.toolchain.compress.importance import activation_scores, l1_scores, l
 from collab.toolchain.compress.keras_files import load_model, save_model
 from collab.toolchain.compress.measure import loss
 from collab.toolchain.compress.merging import alike
-from collab.toolchain.compress.network import Array, Network, build, read
+from collab.toolchain.compress.network import Network, build, read
 from collab.toolchain.compress.quantising import Quantiser, representative_of
 from collab.toolchain.compress.recipe import Step
 from collab.toolchain.compress.sensitivity import mix
@@ -23,6 +23,7 @@ from collab.toolchain.compress.students import student_of
 from collab.toolchain.compress.surgery import take_out
 from collab.toolchain.compress.training import Schedule, Taught, activations, check_fits, fit
 from collab.toolchain.convert.litert import keras_to_litert
+from collab.toolchain.extras import needed
 from collab.toolchain.steps import run_step
 from collab.toolchain.steps.work import Progress
 
@@ -121,15 +122,8 @@ def _distil(step: Step, model: Any, material: Material) -> Network:
     if width == 1 and depth == 1:
         return read(model)
     # Fresh weights are drawn when it is built.
-    material_seed(material.seed)
+    needed("keras").utils.set_random_seed(material.seed)
     return student_of(read(model), width, depth)
-
-
-def material_seed(seed: int) -> None:
-    """Fix what fresh weights are drawn from."""
-    import keras
-
-    keras.utils.set_random_seed(seed)
 
 
 _CHANGES: Final[dict[str, Callable[[Step, Any, Material], Network]]] = {
@@ -169,9 +163,3 @@ def _mixed(step: Step, plain: bytes, quantiser: Quantiser, material: Material) -
 
     found = mix(operators, cost, loss(plain, probe.inputs, probe.labels), step.number("loss"))
     return quantiser.int8(found.in_float)
-
-
-def probabilities(model: Path, inputs: Array) -> Array:
-    """What a Keras model answers."""
-    answers: Array = load_model(model).predict(inputs, verbose=0)
-    return answers
