@@ -48,7 +48,7 @@ def initial() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def first(baker, initial) -> bytes:
+def first(baker: Baker, initial: dict[str, np.ndarray]) -> bytes:
     """The model with its initial weights."""
     return baker(initial)
 
