@@ -235,6 +235,9 @@ def test_two_rounds_go_into_a_plan_under_load_and_one_goes_back(site: Site):
     status = command("fed", "status", out, "--json").json
     assert (status["serving"]["round"], status["serving"]["epoch"]) == (back["round"], last + 1)
     assert "rolled back" in status["said"]
+    freed = command("fed", "resume", out, "--deploy", plan, "--json")
+    assert (freed.code, freed.json["serving"]["held"]) == (0, ""), freed
+    assert freed.json["serving"] == {**status["serving"], "held": ""}
 
 
 def test_a_model_that_a_client_has_poisoned_is_refused_and_the_old_one_stays(site: Site):

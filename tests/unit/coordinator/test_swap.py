@@ -47,6 +47,12 @@ def initial() -> dict[str, np.ndarray]:
     return dict(LiteRtEngine(TRAINABLE).initial)
 
 
+@pytest.fixture(scope="module")
+def first(baker: Baker, initial: dict[str, np.ndarray]) -> bytes:
+    """The model with its initial weights."""
+    return baker(initial)
+
+
 def moved(initial: dict[str, np.ndarray], by: float) -> dict[str, np.ndarray]:
     """Other weights of the same model: all the same class the more it is."""
     bias = initial["logits/bias"].copy()
@@ -174,8 +180,8 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path, baker, initial, monkeypatch) -> World:
-    data = baker(initial)
+async def world(tmp_path, baker, initial, first, monkeypatch) -> World:
+    data = first
     model = tmp_path / "m.tflite"
     await asyncio.to_thread(model.write_bytes, data)
     plan = await asyncio.to_thread(plan_of, model)
@@ -310,8 +316,8 @@ def test_clients_can_measure_only_a_model_whose_weights_the_run_has(tmp_path, ba
 # --- the folder ----------------------------------------------------------------------
 
 
-def test_only_the_newest_versions_are_kept(tmp_path, baker, initial):
-    data = baker(initial)
+def test_only_the_newest_versions_are_kept(tmp_path, first):
+    data = first
     model = tmp_path / "m.tflite"
     model.write_bytes(data)
     folder = SwapFolder(tmp_path)
