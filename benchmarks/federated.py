@@ -8,6 +8,9 @@ Ten clients with 6,000 Fashion-MNIST images between them (Dirichlet 0.5), the sm
 namespaces (root, iproute2); bytes are the kernel's on the cable between them.  A round's time leaves out the
 first round, which contains the start; that is reported by itself.  Flower runs twice: its legacy gRPC server
 and clients, and SuperLink, whose rounds take a minute, so it does two of them.
+
+The parts ``learning``, ``transports`` and ``int8`` take long: with ``--keep DIR`` their runs are kept, and
+``--minutes N`` ends a call early; the same call again goes on with them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Learning itself, without links: against centralised training, and with bad clients.
+"""Learning itself, without links: what forms of updates, bad clients and large fleets do to it.
 
 In process, by the machines, rules and trainers that nodes run (`collab.emulation.fleet`), on all cores.
 """
