@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.fashion import images
 from collab.federated.data.examples import Data, Examples
+from collab.federated.orders import OrderId, seed_of
 from collab.federated.partition import Partition, parse_rule, partition
 from collab.federated.trainers.litert import LiteRtEngine
 from collab.federated.trainers.local import LocalTrainer
@@ -55,6 +56,19 @@ class Setting:
         """Who holds what of the first images."""
         labels = images("train").labels[: self.samples]
         return partition(parse_rule(self.rule), labels, self.clients, self.seed, at_least=BATCH)
+
+
+def names(setting: Setting) -> list[str]:
+    """Of the clients; the order of a client's examples follows from its name."""
+    return [str(owner) for owner in setting.parts().owners]
+
+
+def seeds(setting: Setting) -> list[list[int]]:
+    """By client and round, from 1 on: what its examples are shuffled with in a task of this seed."""
+    rounds = range(1, setting.rounds + 1)
+    return [
+        [seed_of(setting.seed, name, OrderId("", number)) for number in rounds] for name in names(setting)
+    ]
 
 
 def write_parts(setting: Setting, folder: Path) -> list[int]:
