@@ -15,7 +15,7 @@ from collab.federated.orders import OrderId, seed_of
 from collab.federated.partition import Partition, parse_rule, partition
 from collab.federated.trainers.litert import LiteRtEngine
 from collab.federated.trainers.local import LocalTrainer
-from collab.federated.update import Parameters
+from collab.federated.update import LocalTraining, Parameters
 
 ROOT: Final = Path(__file__).parents[1]
 MODELS: Final = {name: ROOT / "tests" / "data" / f"trainable_{name}.tflite" for name in ("mlp", "cnn")}
@@ -92,3 +92,18 @@ def accuracy(setting: Setting, weights: Parameters) -> float:
     data = Data(Examples(test.images[:1], test.labels[:1], SCALE), held_out)
     trainer = LocalTrainer(LiteRtEngine(MODELS[setting.model]), data)
     return 100 * trainer.evaluate(weights)["accuracy"]
+
+
+def after_one(setting: Setting) -> Parameters:
+    """The plain average after the first round, trained on LiteRT one client after another."""
+    given, engine = images("train"), LiteRtEngine(MODELS[setting.model])
+    rows = setting.parts().rows
+    total = {name: np.zeros(weight.shape) for name, weight in engine.initial.items()}
+    for mine, (seed, *_) in zip(rows, seeds(setting), strict=True):
+        examples = Examples(given.images[mine], given.labels[mine], SCALE)
+        task = LocalTraining(setting.epochs, BATCH, learning_rate=setting.learning_rate, seed=seed)
+        trained = LocalTrainer(engine, Data(examples, examples.first(0))).train(engine.initial, task)
+        for name, weight in trained.parameters.items():
+            total[name] += len(mine) * weight.astype(np.float64)
+    count = sum(map(len, rows))
+    return {name: (weight / count).astype(np.float32) for name, weight in total.items()}
