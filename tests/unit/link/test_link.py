@@ -25,7 +25,7 @@ from collab.link import link as link_module
 from collab.link.hello import MAX_HELLO_BYTES, Identity
 from collab.link.link import LinkConfig
 from collab.link.mux import Channel, MuxLimits, Type
-from collab.link.suspicion import Health, Sign, SuspicionConfig
+from collab.link.suspicion import Action, Health, SuspicionConfig
 from collab.transport.aio import timeout
 from collab.transport.grpc import GrpcTransport
 from collab.transport.inproc import InprocTransport
@@ -637,7 +637,7 @@ async def test_a_patient_call_does_not_have_the_peer_pinged_closely(monkeypatch)
         assert detector is not None
         tick = detector.tick
 
-        def told(now_us: int, *, awaited: bool) -> list[Sign]:
+        def told(now_us: int, *, awaited: bool) -> list[Action]:
             ticks.put_nowait(awaited)
             return tick(now_us, awaited=awaited)
 
