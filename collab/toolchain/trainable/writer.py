@@ -262,8 +262,8 @@ class GraphWriter:
             return x
         key = (x.index, wanted)
         if key not in self._reshaped:
-            shape = self.const(wanted, "int32")
-            self._reshaped[key] = self.op("RESHAPE", (x, shape), wanted, newShape=list(wanted))
+            parts = (x, self.const(wanted, "int32"))
+            self._reshaped[key] = self.op("RESHAPE", parts, wanted, newShape=list(wanted))
         return self._reshaped[key]
 
     def transpose(self, x: Ref, order: Sequence[int]) -> Ref:
