@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from benchmarks.federated_data import BATCH, MODELS, SCALE, Setting, accuracy, write_parts
+from benchmarks.federated_data import BATCH, MODELS, SCALE, Setting, accuracy, names, write_parts
 from benchmarks.federated_site import DEVICES, Peaks, Site
 from benchmarks.flower import Measured
 from collab.federated.data.examples import Data, Examples
@@ -46,8 +46,8 @@ def measured(
     env = _environment(folder)
     with Site(folder) as site:
         began = time.monotonic()
-        for number in range(setting.clients):
-            _begin_node(site, folder, number, env, identities)
+        for number, client in enumerate(names(setting)):
+            _begin_node(site, folder, number, client, env, identities)
         for number in range(setting.clients):
             _await_ready(folder / f"node-{number}.log")
         task, out = folder / "task.yaml", folder / "run"
@@ -91,6 +91,7 @@ def _task(setting: Setting, compression: Mapping[str, Any]) -> dict[str, Any]:
         "name": "fashion",
         "model": str(MODELS[setting.model]),
         "rounds": setting.rounds,
+        "seed": setting.seed,
         "clients": {"minimum": setting.clients},
         "training": {
             "epochs": setting.epochs,
@@ -115,16 +116,16 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _begin_node(
-    site: Site, folder: Path, number: int, env: Mapping[str, str], identities: Identities | None
+    site: Site, folder: Path, number: int, name: str, env: Mapping[str, str], identities: Identities | None
 ) -> None:
     config = folder / f"node-{number}.toml"
     data = folder / f"part-{number}.npz"
     config.write_text(f'[training]\ndata = "{data}"\ntrainer = "benchmark"\n')
-    words: list[object] = [sys.executable, "-m", "collab", "node", "--name", f"client-{number}"]
+    words: list[object] = [sys.executable, "-m", "collab", "node", "--name", name]
     words += ["--store", folder / f"store-{number}", "--listen", f"{DEVICES}:{PORT + number}"]
     words += ["--config", config, "--discovery", "none", "--json"]
     words += ["--insecure", "--insecure-network"] if identities is None else []
-    words += ["--identity", identities.directory(f"client-{number}")] if identities is not None else []
+    words += ["--identity", identities.directory(name)] if identities is not None else []
     site.start(site.devices, f"node-{number}", words, env)
 
 

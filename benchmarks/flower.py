@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.federated_data import BATCH, LAYERS, Setting, accuracy, initial, write_parts
+from benchmarks.federated_data import BATCH, LAYERS, Setting, accuracy, initial, seeds, write_parts
 from benchmarks.federated_site import SERVER, Peaks, Site
 from collab.errors import ConfigError
 from collab.federated.update import Parameters
@@ -92,6 +92,7 @@ def prepare(setting: Setting, folder: Path) -> None:
         "batch_size": BATCH,
         "learning_rate": setting.learning_rate,
         "layers": list(LAYERS[setting.model]),
+        "seeds": seeds(setting),
     }
     (folder / "settings.json").write_text(json.dumps(told))
     shutil.copy(Path(__file__).with_name("flower_app.py"), folder)

@@ -6,7 +6,8 @@
 
 The folder holds ``settings.json``, ``initial.npz`` (``w0``, ``w1``, … in Keras' order) and ``part-K.npz``
 (``x`` uint8, ``y``); the server leaves ``round-K.npz`` and ``times.json``.  Nothing of collab is imported.
-Clients train with TensorFlow as Flower's own TensorFlow example does: ``model.fit``.
+Clients train with TensorFlow as Flower's own TensorFlow example does: ``model.fit``.  The settings
+have a seed for each client and round: its examples come in the order of ours, so that both do the same steps.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ def client(folder: Path, number: int) -> Any:
     class Device(NumPyClient):  # type: ignore[misc]
         def fit(self, parameters: Any, config: Any) -> Any:
             model.set_weights(parameters)
-            model.fit(x, y, batch_size=given["batch_size"], epochs=given["epochs"], verbose=0)
+            seed = given["seeds"][number][config["round"] - 1]
+            for epoch in range(given["epochs"]):
+                order = np.random.default_rng((seed, epoch)).permutation(len(y))
+                model.fit(x[order], y[order], batch_size=given["batch_size"], shuffle=False, verbose=0)
             return model.get_weights(), len(y), {}
 
     return Device().to_client()
@@ -106,6 +110,7 @@ def strategy(folder: Path) -> Any:
         fraction_evaluate=0.0,
         min_fit_clients=count,
         min_available_clients=count,
+        on_fit_config_fn=lambda server_round: {"round": server_round},
         initial_parameters=ndarrays_to_parameters(arrays(folder / "initial.npz")),
     )
 

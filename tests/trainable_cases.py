@@ -47,6 +47,15 @@ CASES: Mapping[str, Case] = {
     "strides that leave pixels out": Case((SAME, Conv2D(4, (2, 2), (3, 3)), *HEAD)),
     "one by one": Case((Conv2D(4, (1, 1)), Conv2D(4, (1, 1), bias=False), Conv2D(4, (1, 1), (2, 2)), *HEAD)),
     "uneven windows": Case((Conv2D(4, (5, 3), same=True), Conv2D(4, (2, 3), (2, 1)), *HEAD)),
+    "more filters than taps of a row": Case(
+        (SAME, Conv2D(12, (3, 3), same=True), GlobalAverage(), Dense(CLASSES))
+    ),
+    "windows larger than the image": Case(
+        (
+            *(SAME, Pool2D(True, (3, 3), (3, 3)), Conv2D(4, (5, 5), same=True)),
+            *(Conv2D(20, (5, 5), same=True), DepthwiseConv2D((5, 5), same=True), *HEAD),
+        )
+    ),
     "depthwise": Case(
         (DepthwiseConv2D((3, 3), same=True), DepthwiseConv2D((3, 3), (2, 2), same=True), *HEAD)
     ),

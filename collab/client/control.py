@@ -44,9 +44,11 @@ class Control:
         *,
         channel: Channel = Channel.CONTROL,
         timeout_s: float | None = None,
+        patient: bool = False,
     ) -> Any:
-        """Call any verb; the reply is the verb's reply message."""
-        body = await self.link.call(verb, request.SerializeToString(), channel=channel, timeout_s=timeout_s)
+        """Call any verb; the reply is the verb's reply message; see `Link.call`."""
+        data = request.SerializeToString()
+        body = await self.link.call(verb, data, channel=channel, timeout_s=timeout_s, patient=patient)
         try:
             return VERBS[verb].reply.FromString(bytes(body))
         except (DecodeError, UnicodeDecodeError) as error:

@@ -52,7 +52,8 @@ class TrainingControl:
     async def status(self, order: pb.TrainingOrder, wait_s: float) -> pb.TrainingState:
         """Where the work stands, as soon as it is over or after so long."""
         request = pb.TrainingStatusRequest(order=order, wait_ms=int(wait_s * 1000))
-        reply = await self._control.call("TrainingStatus", request, timeout_s=wait_s + _MARGIN_S)
+        limit_s = wait_s + _MARGIN_S
+        reply = await self._control.call("TrainingStatus", request, timeout_s=limit_s, patient=True)
         state: pb.TrainingState = reply.state
         return state
 

@@ -122,6 +122,8 @@ class Link:
         self._wake = asyncio.Event()
         self._ended: CollabError | None = None
         self._calls: dict[int, asyncio.Future[memoryview]] = {}
+        self._patient = 0
+        """Calls among them that may be long without an answer."""
         self._next_call = 0
         self._serving = 0
         self._refusals = 0
@@ -185,8 +187,12 @@ class Link:
         *,
         channel: Channel = Channel.CONTROL,
         timeout_s: float | None = None,
+        patient: bool = False,
     ) -> memoryview:
         """Call a verb of the peer and return the reply's body.
+
+        A patient call is one that the peer answers when something has come about: it does not have the
+        peer pinged as closely as one that is answered at once.
 
         Raises what the peer reports, `LinkLost`, `LimitExceeded` for a body that it does
         not take, or `PeerUnreachable` when no reply comes in time.
@@ -197,10 +203,12 @@ class Link:
         number = self._next_call
         reply: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
         self._calls[number] = reply
+        self._patient += patient
         limit = self._config.call_timeout_s if timeout_s is None else timeout_s
         try:
             self._send_call(channel, pb.CallHeader(id=number, verb=verb), body)
-            self.attend()
+            if not patient:
+                self.attend()
             async with timeout(limit):
                 return await reply
         except (TimeoutError, asyncio.TimeoutError) as error:
@@ -209,6 +217,7 @@ class Link:
             ) from error
         finally:
             self._calls.pop(number, None)
+            self._patient -= patient
 
     async def close(self) -> None:
         """Say good-bye after what is queued and end the connection; never raises.
@@ -359,7 +368,8 @@ class Link:
         self._detector = detector = self._begin_detecting()
         loop = asyncio.get_running_loop()
         while True:
-            awaited = bool(self._calls) or self._mux.queued_bytes > 0 or self._handler.awaits(self)
+            awaited = len(self._calls) > self._patient or self._mux.queued_bytes > 0
+            awaited = awaited or self._handler.awaits(self)
             self._show(detector.tick(now_us(), awaited=awaited))
             timer = loop.call_later((detector.due_us - now_us()) / 1e6, self._stirred.set)
             try:

@@ -178,7 +178,7 @@ class NodeTraining:
             return reply
         reply.children = len(self.config.children)
         reply.trainer = self.config.trainer
-        reply.ready = trainable is not None and await self._holding(trainable)
+        reply.ready = trainable is not None and bool(await self._holding([trainable]))
         if reply.ready and trainable is not None:
             if self._gateway is not None:
                 reply.samples = await self._gateway.enrol(run, await self._trainable(trainable))
@@ -200,7 +200,8 @@ class NodeTraining:
                 state = await self._offer_order(ask, refused)
         reply = pb.OfferTrainingReply(state=state)
         if state.state == "accepted":
-            reply.lacks.extend([digest for digest in ask.blobs if not await self._holding(digest)])
+            holding = await self._holding(ask.blobs)
+            reply.lacks.extend([digest for digest in ask.blobs if digest not in holding])
             reply.holds.extend(await self._held(ask.order.run))
         return reply
 
@@ -462,32 +463,35 @@ class NodeTraining:
         path: Path = await self._off_loop(self._store.path, digest)
         return path
 
-    async def _holding(self, digest: Digest) -> bool:
-        _, complete = await self._off_loop(self._store.held, digest)
-        return bool(complete)
+    async def _holding(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Those that are complete in the store, by one job off the loop."""
+        held: Any = await self._off_loop(lambda: [self._store.held(digest)[1] for digest in digests])
+        return {digest for digest, complete in zip(digests, held, strict=True) if complete}
 
     async def _held(self, run: str) -> list[Digest]:
         """Weights of a run that are in the store."""
         if self._holds[0] != run:
             self._holds = (run, await self._off_loop(self._files.holds, run))
-        kept = [digest for digest in self._holds[1] if await self._holding(digest)]
+        named, holding = self._holds[1], await self._holding(self._holds[1])
+        kept = [digest for digest in named if digest in holding]
         self._holds = (run, kept)
         return kept
 
     async def _restore(self, ask: Ask, parts: Sequence[Part]) -> None:
         """Decode what came, check it against its digest, and keep it; drop what is old by now."""
         wanted = set(ask.blobs)
+        holding = await self._holding(ask.blobs)
         for part in parts:
             if part.weights not in wanted:
                 raise NotLoaded(f"weights {part.weights[:12]}: not what the order names")
-            if not await self._holding(part.weights):
+            if part.weights not in holding:
                 blob = await self._path(part.blob)
                 base = await self._path(part.base) if part.base is not None else None
                 data = await asyncio.to_thread(restore, part, blob, base)
-                await self._off_loop(self._store.add, data, self.used_digests())
+                holding.add(await self._off_loop(self._store.add, data, self.used_digests()))
             if part.blob != part.weights:
                 await self._off_loop(self._store.drop, [part.blob])
-        lacking = [digest for digest in ask.blobs if not await self._holding(digest)]
+        lacking = [digest for digest in ask.blobs if digest not in holding]
         if lacking:
             raise StoreError(f"weights {lacking[0][:12]}: not in the store; send them")
         run = ask.order.run

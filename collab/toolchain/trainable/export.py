@@ -13,7 +13,7 @@ from collab.federated.trainable import Description, DropoutMask, Weight
 from collab.toolchain.trainable.inference import write_inference
 from collab.toolchain.trainable.losses import measure
 from collab.toolchain.trainable.network import Network, Pass
-from collab.toolchain.trainable.plain import NHWC_TO_CHWN, Dropout
+from collab.toolchain.trainable.plain import NHWC_TO_HCWN, Dropout
 from collab.toolchain.trainable.pooling import pool_first
 from collab.toolchain.trainable.writer import FileWriter, GraphWriter, Ref
 
@@ -73,7 +73,7 @@ def _begin(graph: GraphWriter, network: Network, batch: int, training: bool) -> 
     )
     weight = graph.input("weight", (batch,))
     run = Pass(graph, _parameters(graph, network), weight, training)
-    return run, graph.transpose(x, NHWC_TO_CHWN) if len(x.shape) == 4 else x, y
+    return run, graph.transpose(x, NHWC_TO_HCWN) if len(x.shape) == 4 else x, y
 
 
 def _train(graph: GraphWriter, network: Network, batch: int) -> None:

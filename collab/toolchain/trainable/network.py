@@ -1,8 +1,8 @@
 """What a trainable model is made of: layers as plain records, in the order in which they run.
 
-Tensors of images are ``[channels, height, width, batch]`` while training: then every window of a
-convolution is a block of contiguous runs, and its three products need no transposition.  Others
-are ``[batch, features]``.
+Tensors of images are ``[height, channels, width, batch]`` while training: then a shift along the rows is
+one run of memory, one along the columns moves runs of whole lines, and none of the three products of a
+convolution needs a transposition.  Others are ``[batch, features]``.
 """
 
 from __future__ import annotations

@@ -26,23 +26,23 @@ class BatchNorm:
         """See `Layer`."""
         g, (given,) = run.graph, inputs
         flat = len(given.shape) == 2
-        x = g.reshape(g.transpose(given, (1, 0)), (given.shape[1], 1, 1, given.shape[0])) if flat else given
+        x = g.reshape(g.transpose(given, (1, 0)), (1, given.shape[1], 1, given.shape[0])) if flat else given
         made, pull = self._learn(run, name, x)
 
         def back(dy: Ref) -> Sequence[Ref]:
             if flat:
                 dy = g.reshape(g.transpose(dy, (1, 0)), x.shape)
             (dx,) = pull(dy)
-            return [g.transpose(g.reshape(dx, (x.shape[0], x.shape[3])), (1, 0)) if flat else dx]
+            return [g.transpose(g.reshape(dx, (x.shape[1], x.shape[3])), (1, 0)) if flat else dx]
 
         if flat:
-            made = g.transpose(g.reshape(made, (x.shape[0], x.shape[3])), (1, 0))
+            made = g.transpose(g.reshape(made, (x.shape[1], x.shape[3])), (1, 0))
         return made, back
 
     def _learn(self, run: Pass, name: str, x: Ref) -> tuple[Ref, Pull]:
         g = run.graph
-        channels, height, width, batch = x.shape
-        column = (channels, 1, 1, 1)
+        height, channels, width, batch = x.shape
+        column = (1, channels, 1, 1)
         moving = [run.parameters[f"{name}/moving_{what}"] for what in ("mean", "variance")]
         if run.training:
             # Examples of weight 0 fill the batch up, so they must not move the statistics.
@@ -66,8 +66,8 @@ class BatchNorm:
             y = g.add(y, g.reshape(run.parameters[f"{name}/beta"], column))
 
         def pull(dy: Ref) -> Sequence[Ref]:
-            along = g.reduce("SUM", g.mul(dy, normal), (1, 2, 3))
-            total = g.reduce("SUM", dy, (1, 2, 3))
+            along = g.reduce("SUM", g.mul(dy, normal), (0, 2, 3))
+            total = g.reduce("SUM", dy, (0, 2, 3))
             if self.center:
                 run.gradients[f"{name}/beta"] = g.reshape(total, (channels,))
             if gamma is not None:
@@ -81,8 +81,8 @@ class BatchNorm:
     @staticmethod
     def _mean(g: GraphWriter, x: Ref, share: Ref) -> Ref:
         """Weighted mean of each channel."""
-        rows = g.reduce("SUM", x, (1, 2), keep=False)
-        return g.reshape(g.matmul(rows, g.reshape(share, (x.shape[3], 1))), (x.shape[0], 1, 1, 1))
+        rows = g.reduce("SUM", x, (0, 2), keep=False)
+        return g.reshape(g.matmul(rows, g.reshape(share, (x.shape[3], 1))), (1, x.shape[1], 1, 1))
 
     def line(self, graph: GraphWriter, parameters: Mapping[str, Ref], name: str) -> tuple[Ref, Ref]:
         """Factor and offset of each channel once statistics are fixed."""
@@ -118,11 +118,12 @@ class GroupNorm:
     def learn(self, run: Pass, name: str, inputs: Sequence[Ref], wanted: bool) -> tuple[Ref, Pull]:
         """See `Layer`."""
         g, (x,) = run.graph, inputs
-        channels, batch = x.shape[0], x.shape[3]
-        column, groups = (channels, 1, 1, 1), (self.groups, x.size // self.groups // batch, batch)
+        height, channels, width, batch = x.shape
+        column = (1, channels, 1, 1)
+        groups = (height, self.groups, channels // self.groups * width, batch)
         grouped = g.reshape(x, groups)
-        centred = g.sub(grouped, g.reduce("MEAN", grouped, (1,)))
-        variance = g.reduce("MEAN", g.mul(centred, centred), (1,))
+        centred = g.sub(grouped, g.reduce("MEAN", grouped, (0, 2)))
+        variance = g.reduce("MEAN", g.mul(centred, centred), (0, 2))
         inverse = g.unary("RSQRT", g.add(variance, g.const(self.epsilon)))
         normal = g.mul(centred, inverse)
         y = shaped = g.reshape(normal, x.shape)
@@ -134,14 +135,14 @@ class GroupNorm:
 
         def pull(dy: Ref) -> Sequence[Ref]:
             if self.center:
-                run.gradients[f"{name}/beta"] = g.reduce("SUM", dy, (1, 2, 3), keep=False)
+                run.gradients[f"{name}/beta"] = g.reduce("SUM", dy, (0, 2, 3), keep=False)
             if gamma is not None:
-                run.gradients[f"{name}/gamma"] = g.reduce("SUM", g.mul(dy, shaped), (1, 2, 3), keep=False)
+                run.gradients[f"{name}/gamma"] = g.reduce("SUM", g.mul(dy, shaped), (0, 2, 3), keep=False)
             if not wanted:
                 return []
             inner = g.reshape(g.mul(dy, gamma) if gamma is not None else dy, groups)
-            along = g.mul(normal, g.reduce("MEAN", g.mul(inner, normal), (1,)))
-            rest = g.sub(g.sub(inner, g.reduce("MEAN", inner, (1,))), along)
+            along = g.mul(normal, g.reduce("MEAN", g.mul(inner, normal), (0, 2)))
+            rest = g.sub(g.sub(inner, g.reduce("MEAN", inner, (0, 2))), along)
             return [g.reshape(g.mul(rest, inverse), x.shape)]
 
         return y, pull

@@ -11,8 +11,8 @@ import numpy as np
 from collab.toolchain.trainable.network import Pass, Pull
 from collab.toolchain.trainable.writer import GraphWriter, Ref, Shape
 
-CHWN_TO_NHWC: Final = (3, 1, 2, 0)
-NHWC_TO_CHWN: Final = (3, 1, 2, 0)
+HCWN_TO_NHWC: Final = (3, 0, 2, 1)
+NHWC_TO_HCWN: Final = (1, 3, 2, 0)
 
 LARGEST: Final = float(np.finfo(np.float32).max)
 CLAMP: Final = 2
@@ -182,9 +182,9 @@ class Dropout:
         if not run.training:
             return x, lambda dy: [dy]
         image = len(x.shape) == 4
-        shape = tuple(x.shape[axis] for axis in CHWN_TO_NHWC) if image else x.shape
+        shape = tuple(x.shape[axis] for axis in HCWN_TO_NHWC) if image else x.shape
         run.masks[name] = given = g.input(f"mask:{name}", shape)
-        mask = g.transpose(given, NHWC_TO_CHWN) if image else given
+        mask = g.transpose(given, NHWC_TO_HCWN) if image else given
         return g.mul(x, mask), lambda dy: [g.mul(dy, mask)] if wanted else []
 
     def infer(
@@ -207,11 +207,11 @@ class Flatten:
         g, (x,) = run.graph, inputs
         if len(x.shape) == 2:
             return x, lambda dy: [dy]
-        moved = g.transpose(x, CHWN_TO_NHWC)
+        moved = g.transpose(x, HCWN_TO_NHWC)
         y = g.reshape(moved, (moved.shape[0], moved.size // moved.shape[0]))
 
         def pull(dy: Ref) -> Sequence[Ref]:
-            return [g.transpose(g.reshape(dy, moved.shape), NHWC_TO_CHWN)] if wanted else []
+            return [g.transpose(g.reshape(dy, moved.shape), NHWC_TO_HCWN)] if wanted else []
 
         return y, pull
 
@@ -255,7 +255,7 @@ class Concatenate:
     def learn(self, run: Pass, name: str, inputs: Sequence[Ref], wanted: bool) -> tuple[Ref, Pull]:
         """See `Layer`."""
         g = run.graph
-        axis = 0 if len(inputs[0].shape) == 4 else 1
+        axis = 1
 
         def pull(dy: Ref) -> Sequence[Ref]:
             parts, at = [], 0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from collab.toolchain.trainable.network import Network, Node, Pass, Pull
 from collab.toolchain.trainable.plain import CLAMP, LARGEST, Activation
-from collab.toolchain.trainable.windows import SAME, VALID, Windows
+from collab.toolchain.trainable.windows import SAME, VALID, Line, Windows
 from collab.toolchain.trainable.writer import GraphWriter, Ref, Shape
 
 
@@ -31,33 +31,24 @@ class Pool2D:
         return Windows(self.size, self.stride, (image[0], image[1]), self.same)
 
     def learn(self, run: Pass, name: str, inputs: Sequence[Ref], wanted: bool) -> tuple[Ref, Pull]:
-        """See `Layer`; to the operator, the batch lies where channels do elsewhere."""
+        """See `Layer`; columns are pooled first and then rows."""
         g, (x,) = run.graph, inputs
-        windows = self.windows(x.shape[1:3])
-        y = self.infer(g, {}, name, inputs)
+        windows = self.windows((x.shape[0], x.shape[2]))
+        if self.largest:
+            narrow, back_columns = _largest(g, windows.columns, x)
+            y, back_rows = _largest(g, windows.rows, narrow)
+            return y, lambda dy: [back_columns(back_rows(dy))] if wanted else []
+        share = g.const(_shares(windows)[:, None, :, None])
+        narrow = _summed(g, windows.columns, x)
+        y = g.mul(_summed(g, windows.rows, narrow), share)
 
         def pull(dy: Ref) -> Sequence[Ref]:
             if not wanted:
                 return []
-            if self.largest:
-                return [windows.place(g, self._first_largest(g, windows, x, y, dy))]
-            share = g.mul(dy, g.const(_shares(windows)[None, :, :, None]))
-            return [windows.place(g, [share] * len(windows.offsets()))]
+            part = windows.rows.place(g, [g.mul(dy, share)] * self.size[0])
+            return [windows.columns.place(g, [part] * self.size[1])]
 
         return y, pull
-
-    @staticmethod
-    def _first_largest(g: GraphWriter, windows: Windows, x: Ref, y: Ref, dy: Ref) -> list[Ref]:
-        """The gradient for the first element that is the largest, as in TensorFlow, nothing for the rest."""
-        padded = windows.pad(g, x, -LARGEST)
-        left, parts = dy, []
-        for at in windows.offsets():
-            below = g.sub(y, windows.pick(g, padded, at))
-            is_below = g.op("MUL", (below, g.const(LARGEST)), below.shape, fusedActivationFunction=CLAMP)
-            rest = g.mul(left, is_below)
-            parts.append(g.sub(left, rest))
-            left = rest
-        return parts
 
     def infer(
         self, graph: GraphWriter, parameters: Mapping[str, Ref], name: str, inputs: Sequence[Ref]
@@ -74,6 +65,37 @@ class Pool2D:
             strideH=self.stride[0],
             strideW=self.stride[1],
         )
+
+
+def _largest(g: GraphWriter, line: Line, x: Ref) -> tuple[Ref, Callable[[Ref], Ref]]:
+    """Largest value of each window along an axis, and the way back."""
+    padded = g.pad_with(x, line.around(*line.padding), -LARGEST)
+    parts = [line.pick(g, padded, at) for at in range(line.size)]
+    y = parts[0]
+    for part in parts[1:]:
+        y = g.maximum(y, part)
+
+    def back(dy: Ref) -> Ref:
+        """The gradient for the first element that is the largest, as in TensorFlow, nothing for the rest."""
+        left, slopes = dy, []
+        for part in parts[:-1]:
+            below = g.sub(y, part)
+            is_below = g.op("MUL", (below, g.const(LARGEST)), below.shape, fusedActivationFunction=CLAMP)
+            rest = g.mul(left, is_below)
+            slopes.append(g.sub(left, rest))
+            left = rest
+        return line.place(g, [*slopes, left])
+
+    return y, back
+
+
+def _summed(g: GraphWriter, line: Line, x: Ref) -> Ref:
+    """Sum of each window along an axis."""
+    padded = g.pad(x, line.around(*line.padding))
+    total = line.pick(g, padded, 0)
+    for at in range(1, line.size):
+        total = g.add(total, line.pick(g, padded, at))
+    return total
 
 
 def _shares(windows: Windows) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -98,12 +120,12 @@ class GlobalAverage:
     def learn(self, run: Pass, name: str, inputs: Sequence[Ref], wanted: bool) -> tuple[Ref, Pull]:
         """See `Layer`."""
         g, (x,) = run.graph, inputs
-        channels, height, width, batch = x.shape
-        y = g.transpose(g.reduce("MEAN", x, (1, 2), keep=False), (1, 0))
+        height, channels, width, batch = x.shape
+        y = g.transpose(g.reduce("MEAN", x, (0, 2), keep=False), (1, 0))
 
         def pull(dy: Ref) -> Sequence[Ref]:
-            share = g.const(np.full((1, height, width, 1), 1 / (height * width)))
-            column = g.reshape(g.transpose(dy, (1, 0)), (channels, 1, 1, batch))
+            share = g.const(np.full((height, 1, width, 1), 1 / (height * width)))
+            column = g.reshape(g.transpose(dy, (1, 0)), (1, channels, 1, batch))
             return [g.mul(column, share)] if wanted else []
 
         return y, pull

@@ -1,4 +1,9 @@
-"""Windows over ``[channels, height, width, batch]``: where they lie, and how gradients go back."""
+"""Windows over ``[height, channels, width, batch]``, one axis after the other.
+
+What a window takes from an image is first picked along the columns and then along the rows, and gradients
+go back the other way.  So a window of 3×3 costs six picks and not nine, and those along the rows, which
+are the larger ones, are single runs of memory.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,116 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from collab.errors import ModelError
-from collab.toolchain.trainable.writer import GraphWriter, Ref, Shape
+from collab.toolchain.trainable.writer import GraphWriter, Ref
 
 SAME, VALID = 0, 1
 """``Padding`` of schema.fbs."""
+ROWS, COLUMNS = 0, 2
+"""Axes of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Windows along one axis.
+
+    Attributes:
+        axis: `ROWS` or `COLUMNS`.
+        size: elements of a window.
+        stride: elements from one window to the next.
+        length: elements of the image.
+        same: whether the image is padded so that every stride gives a window.
+    """
+
+    axis: int
+    size: int
+    stride: int
+    length: int
+    same: bool
+
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+        if self.same:
+            return -(-self.length // self.stride)
+        return (self.length - self.size) // self.stride + 1
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros before and behind, as TensorFlow puts them."""
+        total = max((self.count - 1) * self.stride + self.size - self.length, 0) if self.same else 0
+        return total // 2, total - total // 2
+
+    def around(self, before: int, behind: int) -> list[tuple[int, int]]:
+        """What `GraphWriter.pad` wants for this axis alone."""
+        return [(before, behind) if axis == self.axis else (0, 0) for axis in range(4)]
+
+    def pick(self, g: GraphWriter, padded: Ref, at: int) -> Ref:
+        """The element at this place of each window; `padded` has its padding.
+
+        Strided slices go element by element in LiteRT; blocks of a reshaped image go in runs.
+        """
+        if self.stride == 1:
+            return self.cut(g, padded, at, self.count)
+        shape = list(padded.shape)
+        blocks = -(-shape[self.axis] // self.stride)
+        padded = g.pad(padded, self.around(0, blocks * self.stride - shape[self.axis]))
+        shape[self.axis] = self.count
+        block, offset = divmod(at, self.stride)
+        if self.axis == ROWS:
+            rest = padded.size // (blocks * self.stride)
+            cut = g.reshape(padded, (blocks, self.stride, rest))
+            return g.reshape(g.slice(cut, (block, offset, 0), (self.count, 1, rest)), shape)
+        height, channels, _, batch = padded.shape
+        cut = g.reshape(padded, (height * channels, blocks, self.stride * batch))
+        made = g.slice(cut, (0, block, offset * batch), (height * channels, self.count, batch))
+        return g.reshape(made, shape)
+
+    def cut(self, g: GraphWriter, x: Ref, begin: int, count: int) -> Ref:
+        """So many rows or columns of an image."""
+        size = [count if axis == self.axis else d for axis, d in enumerate(x.shape)]
+        return g.slice(x, [begin if axis == self.axis else 0 for axis in range(4)], size)
+
+    def place(self, g: GraphWriter, parts: Sequence[Ref]) -> Ref:
+        """Gradients of each element of the windows, in their order -> of the image."""
+        if self.size == self.stride:
+            return self._fit(g, self._weave(g, parts), -self.padding[0])
+        total: Ref | None = None
+        for number, part in enumerate(parts):
+            at = number - self.padding[0]
+            if at < self.length and at + (self.count - 1) * self.stride >= 0:  # some lie in the padding only
+                placed = self._fit(g, self._spread(g, part), at)
+                total = placed if total is None else g.add(total, placed)
+        assert total is not None
+        return total
+
+    def _weave(self, g: GraphWriter, parts: Sequence[Ref]) -> Ref:
+        """Windows that lie side by side: the first element of each, then the second, and so on."""
+        height, channels, width, batch = parts[0].shape
+        if self.axis == ROWS:
+            lines = [g.reshape(part, (height, channels * width * batch)) for part in parts]
+            return g.reshape(g.concat(lines, 1), (height * self.size, channels, width, batch))
+        lines = [g.reshape(part, (height * channels * width, batch)) for part in parts]
+        return g.reshape(g.concat(lines, 1), (height, channels, width * self.size, batch))
+
+    def _spread(self, g: GraphWriter, part: Ref) -> Ref:
+        """One element's gradients as far apart as windows are, zeros between them."""
+        if self.stride == 1:
+            return part
+        height, channels, width, batch = part.shape
+        if self.axis == ROWS:
+            row = channels * width * batch
+            wide = g.pad(g.reshape(part, (height, row)), [(0, 0), (0, (self.stride - 1) * row)])
+            return g.reshape(wide, (height * self.stride, channels, width, batch))
+        wide = g.reshape(part, (height * channels * width, batch))
+        wide = g.pad(wide, [(0, 0), (0, (self.stride - 1) * batch)])
+        return g.reshape(wide, (height, channels, width * self.stride, batch))
+
+    def _fit(self, g: GraphWriter, x: Ref, at: int) -> Ref:
+        """Rows or columns that begin at a place of the image, cut or filled up with zeros to its length."""
+        begin = max(0, -at)
+        count = min(x.shape[self.axis] - begin, self.length - max(at, 0))
+        x = self.cut(g, x, begin, count)
+        return g.pad(x, self.around(max(at, 0), self.length - max(at, 0) - count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,106 +144,37 @@ class Windows:
             raise ModelError(f"a window of {self.size} does not fit into an image of {self.image}")
 
     @property
+    def rows(self) -> Line:
+        """Along the height."""
+        return Line(ROWS, self.size[0], self.stride[0], self.image[0], self.same)
+
+    @property
+    def columns(self) -> Line:
+        """Along the width."""
+        return Line(COLUMNS, self.size[1], self.stride[1], self.image[1], self.same)
+
+    @property
     def count(self) -> tuple[int, int]:
         """Rows and columns of windows."""
-        height, width = (
-            -(-i // s) if self.same else (i - k) // s + 1
-            for i, k, s in zip(self.image, self.size, self.stride, strict=True)
-        )
-        return height, width
+        return self.rows.count, self.columns.count
 
     @property
     def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Zeros before and behind, as TensorFlow puts them."""
-        found = []
-        for i, k, s, n in zip(self.image, self.size, self.stride, self.count, strict=True):
-            total = max((n - 1) * s + k - i, 0) if self.same else 0
-            found.append((total // 2, total - total // 2))
-        return found[0], found[1]
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """Height and width with the zeros."""
-        (top, bottom), (left, right) = self.padding
-        return self.image[0] + top + bottom, self.image[1] + left + right
-
-    @property
-    def apart(self) -> bool:
-        """Whether windows neither overlap nor leave rows or columns between them."""
-        return self.size == self.stride
-
-    def offsets(self) -> list[tuple[int, int]]:
-        """Row and column of each element within a window, row by row."""
-        return [(i, j) for i in range(self.size[0]) for j in range(self.size[1])]
+        return self.rows.padding, self.columns.padding
 
     def pad(self, g: GraphWriter, x: Ref, value: float = 0.0) -> Ref:
         """The image with its padding."""
-        around = [(0, 0), *self.padding, (0, 0)]
+        (top, bottom), (left, right) = self.padding
+        around = [(top, bottom), (0, 0), (left, right), (0, 0)]
         return g.pad_with(x, around, value) if value else g.pad(x, around)
 
-    def pick(self, g: GraphWriter, padded: Ref, at: tuple[int, int]) -> Ref:
-        """One element of each window, ``[channels, rows, columns, batch]``.
+    def pick(self, g: GraphWriter, padded: Ref) -> list[list[Ref]]:
+        """Each element of the windows, ``[rows, channels, columns, batch]``, by row and column within one."""
+        lines = [self.columns.pick(g, padded, at) for at in range(self.size[1])]
+        return [[self.rows.pick(g, line, at) for line in lines] for at in range(self.size[0])]
 
-        Strided slices go element by element in LiteRT; blocks of a reshaped image go in runs.
-        """
-        channels, height, width, batch = padded.shape
-        (rows, columns), (down, right) = self.count, self.stride
-        if down == right == 1:
-            return g.slice(padded, (0, *at, 0), (channels, rows, columns, batch))
-        blocks = -(-height // down), -(-width // right)
-        behind = [(0, blocks[0] * down - height), (0, blocks[1] * right - width)]
-        padded = g.pad(padded, [(0, 0), *behind, (0, 0)])
-        cut = g.reshape(padded, (channels, blocks[0], down, blocks[1], right * batch))
-        begin = (0, at[0] // down, at[0] % down, at[1] // right, at[1] % right * batch)
-        made = g.slice(cut, begin, (channels, rows, 1, columns, batch))
-        return g.reshape(made, (channels, rows, columns, batch))
-
-    def place(self, g: GraphWriter, parts: Sequence[Ref]) -> Ref:
-        """Gradients of the elements of each window, in the order of `offsets` -> of the image."""
-        if self.apart:
-            return self._crop(g, self._interleave(g, parts))
-        total: Ref | None = None
-        for part, at in zip(parts, self.offsets(), strict=True):
-            placed = self._spread(g, part, at)
-            total = placed if total is None else g.add(total, placed)
-        assert total is not None
-        return self._crop(g, total)
-
-    def _interleave(self, g: GraphWriter, parts: Sequence[Ref]) -> Ref:
-        """Windows that lie side by side: their elements are woven into rows, and rows into images."""
-        (rows, columns), (height, width) = self.count, self.size
-        channels, batch = parts[0].shape[0], parts[0].shape[3]
-        lines = []
-        for i in range(height):
-            line = [
-                g.reshape(part, (channels * rows, columns, 1, batch))
-                for part in parts[i * width : (i + 1) * width]
-            ]
-            lines.append(g.reshape(g.concat(line, 2), (channels, rows, 1, columns * width * batch)))
-        whole = g.reshape(g.concat(lines, 2), (channels, rows * height, columns * width, batch))
-        padded = self.padded
-        behind = [(0, max(0, padded[axis] - whole.shape[1 + axis])) for axis in (0, 1)]
-        return g.pad(whole, [(0, 0), *behind, (0, 0)])
-
-    def _spread(self, g: GraphWriter, part: Ref, at: tuple[int, int]) -> Ref:
-        """One element's gradients where they belong in the padded image, zeros elsewhere."""
-        channels, rows, columns, batch = part.shape
-        down, right = self.stride
-        if right > 1:
-            part = g.pad(
-                g.reshape(part, (channels * rows, columns, batch)), [(0, 0), (0, 0), (0, (right - 1) * batch)]
-            )
-        if down > 1:
-            width = columns * right * batch
-            part = g.pad(g.reshape(part, (channels, rows, width)), [(0, 0), (0, 0), (0, (down - 1) * width)])
-        shape = (channels, rows * down, columns * right, batch)
-        part = g.reshape(part, shape)
-        keep = [min(shape[1 + axis], self.padded[axis] - at[axis]) for axis in (0, 1)]
-        part = g.slice(part, (0, 0, 0, 0), (channels, *keep, batch))
-        around = [(at[axis], self.padded[axis] - at[axis] - keep[axis]) for axis in (0, 1)]
-        return g.pad(part, [(0, 0), *around, (0, 0)])
-
-    def _crop(self, g: GraphWriter, padded: Ref) -> Ref:
-        (top, _), (left, _) = self.padding
-        shape: Shape = (padded.shape[0], *self.image, padded.shape[3])
-        return g.slice(padded, (0, top, left, 0), shape)
+    def place(self, g: GraphWriter, parts: Sequence[Sequence[Ref]]) -> Ref:
+        """Gradients of each element, by row and column within a window -> of the image."""
+        columns = [self.rows.place(g, column) for column in zip(*parts, strict=True)]
+        return self.columns.place(g, columns)

@@ -136,6 +136,7 @@ class GraphWriter:
         self._file, self._table, self._definition = file, table, definition
         self._tables = schema()
         self._consts: dict[tuple[bytes, Shape, str], Ref] = {}
+        self._reshaped: dict[tuple[int, Shape], Ref] = {}
 
     # --- tensors ---------------------------------------------------------------
 
@@ -250,13 +251,20 @@ class GraphWriter:
     # --- shapes --------------------------------------------------------------------
 
     def reshape(self, x: Ref, shape: Sequence[int]) -> Ref:
-        """The same elements in another shape."""
+        """The same elements in another shape; one that is asked for twice is written once.
+
+        XNNPACK copies a tensor that has further readers beside its change of shape.
+        """
         wanted = tuple(int(d) for d in shape)
         if int(np.prod(wanted, dtype=np.int64)) != x.size:
             raise ModelError(f"a tensor of shape {x.shape} cannot take shape {wanted}")
         if wanted == x.shape:
             return x
-        return self.op("RESHAPE", (x, self.const(wanted, "int32")), wanted, newShape=list(wanted))
+        key = (x.index, wanted)
+        if key not in self._reshaped:
+            parts = (x, self.const(wanted, "int32"))
+            self._reshaped[key] = self.op("RESHAPE", parts, wanted, newShape=list(wanted))
+        return self._reshaped[key]
 
     def transpose(self, x: Ref, order: Sequence[int]) -> Ref:
         """Axes in another order."""
@@ -314,3 +322,15 @@ class GraphWriter:
         if transpose_b:
             return self.op("FULLY_CONNECTED", (a, b, None), (a.shape[0], width), keepNumDims=False)
         return self.op("BATCH_MATMUL", (a, b), (a.shape[0], width))
+
+    def products(self, a: Ref, b: Ref, transpose_b: bool = False) -> Ref:
+        """Product of each of several matrices ``[n, a, k]`` by ``[n, k, b]``, or by ``[n, b, k]`` transposed.
+
+        `a` may be a single matrix that all are multiplied with.
+        """
+        if len(a.shape) == 2:
+            a = self.reshape(a, (1, *a.shape))
+        inner, width = (b.shape[2], b.shape[1]) if transpose_b else b.shape[1:]
+        if a.shape[2] != inner or a.shape[0] not in (1, b.shape[0]):
+            raise ModelError(f"matrices {a.shape} and {b.shape} cannot be multiplied")
+        return self.op("BATCH_MATMUL", (a, b), (b.shape[0], a.shape[1], width), adjY=transpose_b)

@@ -25,7 +25,7 @@ from collab.link import link as link_module
 from collab.link.hello import MAX_HELLO_BYTES, Identity
 from collab.link.link import LinkConfig
 from collab.link.mux import Channel, MuxLimits, Type
-from collab.link.suspicion import Health, SuspicionConfig
+from collab.link.suspicion import Action, Health, SuspicionConfig
 from collab.transport.aio import timeout
 from collab.transport.grpc import GrpcTransport
 from collab.transport.inproc import InprocTransport
@@ -619,6 +619,39 @@ async def test_an_idle_link_is_pinged_closely_from_when_somebody_waits_for_the_p
         dialler.attend(["b", "nobody"])
         for _ in range(3):
             await eventually(pongs.get())
+
+
+async def test_a_patient_call_does_not_have_the_peer_pinged_closely(monkeypatch):
+    reached, released, ticks = asyncio.Event(), asyncio.Event(), asyncio.Queue[bool]()
+
+    async def work(link: object, body: bytes) -> bytes:
+        reached.set()
+        await released.wait()
+        return b"done"
+
+    transport = InprocTransport()
+    async with links("a", transport, Recorder()) as dialler, links("b", transport, Recorder(work=work)) as b:
+        link = await dialler.connect(await b.listen("inproc://0"))
+        await acquainted(link)
+        detector = link._detector
+        assert detector is not None
+        tick = detector.tick
+
+        def told(now_us: int, *, awaited: bool) -> list[Action]:
+            ticks.put_nowait(awaited)
+            return tick(now_us, awaited=awaited)
+
+        monkeypatch.setattr(detector, "tick", told)
+        patient = asyncio.ensure_future(link.call("work", patient=True))
+        await eventually(reached.wait())
+        while not ticks.empty():
+            ticks.get_nowait()
+        link.attend()
+        assert await eventually(ticks.get()) is False
+        urgent = asyncio.ensure_future(link.call("work"))
+        assert await eventually(ticks.get()) is True
+        released.set()
+        assert [bytes(await eventually(call)) for call in (patient, urgent)] == [b"done", b"done"]
 
 
 async def test_an_idle_link_lives_on_pings_alone(network, monkeypatch):
