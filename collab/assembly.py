@@ -20,7 +20,7 @@ from collab.link.hello import Identity
 from collab.link.link import Handler, LinkConfig
 from collab.link.links import Links
 from collab.link.mux import MuxLimits
-from collab.node.config import NodeConfig
+from collab.node.config import NodeConfig, RuntimeConfig
 from collab.node.facade import Facade
 from collab.node.service import NodeService
 from collab.node.store import Store
@@ -42,7 +42,9 @@ ENDPOINT_ROOM: Final = 64 * 1024
 SMALLEST_LIMIT: Final = 2 << 20
 """Bytes of a message that every node takes, however small its tensors: parts of models must fit."""
 
-BACKENDS: Final[dict[str, Callable[[], Backend]]] = {"litert": LiteRT}
+BACKENDS: Final[dict[str, Callable[[RuntimeConfig], Backend]]] = {
+    "litert": lambda config: LiteRT(config.delegate)
+}
 
 
 def _litert_trainer(model: Path, config: TrainingConfig) -> Enrolled:
@@ -69,12 +71,13 @@ def _keras_trainer(model: Path, config: TrainingConfig) -> Enrolled:
 TRAINERS: Final[dict[str, MakeTrainer]] = {"litert": _litert_trainer, "keras": _keras_trainer}
 
 
-def backends(stretch: float = 1.0) -> dict[str, Backend]:
+def backends(stretch: float = 1.0, runtime: RuntimeConfig | None = None) -> dict[str, Backend]:
     """Back ends by name: ours, and those of the entry point group ``collab.backends``.
 
     ``stretch`` makes all of them that many times slower.
     """
-    found = {name: make() for name, make in BACKENDS.items()}
+    config = runtime or RuntimeConfig()
+    found = {name: make(config) for name, make in BACKENDS.items()}
     for point in entry_points(group="collab.backends"):
         found.setdefault(point.name, point.load()())
     if stretch == 1:
@@ -281,7 +284,7 @@ def build_node(
         return NodeService(
             msgspec.structs.replace(config, name=name),
             store,
-            backends(config.stretch),
+            backends(config.stretch, config.runtime),
             make_links,
             security=security,
             make_discoveries=(lambda: discoveries(ways, settings)) if ways else None,

@@ -69,9 +69,10 @@ def _register() -> None:
         running,
         simulate,
         trainable,
+        validate,
     )
 
-    for module in (check, convert, package, trainable):
+    for module in (check, convert, package, trainable, validate):
         module.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")

@@ -143,6 +143,9 @@ def _missing_row(met: Met) -> tuple[object, ...]:
 def _say_runtimes(views: list[NodeView]) -> None:
     for runtime in sorted({view.runtime_class for view in views}):
         show(f"{runtime}: {', '.join(v.name for v in views if v.runtime_class == runtime)}")
+    for view in views:
+        for remark in view.description.remarks[:8]:
+            show(f"{view.name}: {remark[:500]}")
 
 
 def described(view: NodeView, found: tuple[str, ...]) -> dict[str, Any]:
@@ -166,6 +169,7 @@ def described(view: NodeView, found: tuple[str, ...]) -> dict[str, Any]:
             "cpu_features": list(runtime.cpu_features),
             "delegate": runtime.delegate,
         },
+        "remarks": list(said.remarks),
         "rtt_ms": round(view.rtt_ms, 3),
         "address": view.address,
         "found": list(found),

@@ -13,6 +13,13 @@ Bytes = Annotated[int, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 
 
+class RuntimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What stages run on."""
+
+    delegate: str = "auto"
+    """``auto``, ``xnnpack``, ``edgetpu``, ``gpu``, ``openvino``, or the path of a delegate's library."""
+
+
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one node; the command line, ``COLLAB_*`` variables and a TOML file fill it."""
 
@@ -60,5 +67,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The same in bytes."""
     stretch: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
     """How many times as long every stage takes as it really does; for experiments only."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """What stages run on; a table of its own."""
     training: TrainingConfig = TrainingConfig()
     """Whether and when this node takes part in federated training; a table of its own."""

@@ -85,6 +85,7 @@ class NodeControl:
             codecs=CODECS,
             wall_clock_ms=int(time.time() * 1000),
             reports=self._reports(),
+            remarks=device.remarks,
         )
 
     def _plans(self) -> list[pb.LoadedPlan]:

@@ -17,8 +17,11 @@ class Device:
     memory_bytes: int
     cores: int
     runtime_class: RuntimeClass
+    remarks: tuple[str, ...] = ()
+    """What people should know of it, such as a delegate that is missing."""
 
 
 def describe_device(backend: Backend) -> Device:
     """Look at the device; reads files, so call it off the event loop."""
-    return Device(device_model(), memory_bytes(), os.cpu_count() or 1, backend.runtime_class())
+    remarks = (backend.remark,) if backend.remark else ()
+    return Device(device_model(), memory_bytes(), os.cpu_count() or 1, backend.runtime_class(), remarks)

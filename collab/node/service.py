@@ -145,6 +145,8 @@ class NodeService(Handler):
         await self.links.__aenter__()
         try:
             self.device = await self.stages.off_loop(describe_device, self.default_backend)
+            for remark in self.device.remarks:
+                log.warning("%s", remark)
             reports, config = self.stages.store.reports, self.config
             await self.reporter.open(reports, config.max_reports, config.report_bytes)
             await self.training.start()

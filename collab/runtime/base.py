@@ -53,6 +53,11 @@ class Backend(ABC):
 
     name: str
 
+    @property
+    def remark(self) -> str:
+        """What people should know of it on this device, such as a delegate that is missing."""
+        return ""
+
     @abstractmethod
     def runtime_class(self) -> RuntimeClass:
         """The class that this back end's results belong to on this device."""

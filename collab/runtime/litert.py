@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -18,6 +19,7 @@ from collab.core.tensor import TensorSpec
 from collab.errors import BackendError, ModelError, TensorError
 from collab.runtime.base import Backend, LoadedStage, RuntimeClass
 from collab.runtime.cpu import cpu_features
+from collab.runtime.delegates import XNNPACK, Chosen, choose
 
 _PACKAGES: Final = (
     ("ai_edge_litert", "ai-edge-litert"),
@@ -146,15 +148,31 @@ def _one_line(error: Exception) -> str:
 
 
 class LiteRT(Backend):
-    """Runs stages on the CPU through LiteRT's interpreter and its default delegate, XNNPACK."""
+    """Runs stages through LiteRT's interpreter and XNNPACK, or another ``delegate`` where it is.
+
+    ``delegate`` is as `delegates.choose` takes it.
+    """
 
     name = "litert"
+
+    def __init__(self, delegate: str = XNNPACK) -> None:
+        self._wanted = delegate
+
+    @functools.cached_property
+    def delegate(self) -> Chosen:
+        """The delegate that is used; raises `ConfigError` where the setting is none."""
+        return choose(self._wanted)
+
+    @property
+    def remark(self) -> str:
+        """Why stages run on another delegate than was wanted."""
+        return self.delegate.remark
 
     def runtime_class(self) -> RuntimeClass:
         """LiteRT build, instruction set, CPU features and delegate."""
         _, distribution = _installed()
         version = f"{distribution} {importlib.metadata.version(distribution)}"
-        return RuntimeClass(self.name, version, platform.machine(), cpu_features(), "xnnpack")
+        return RuntimeClass(self.name, version, platform.machine(), cpu_features(), self.delegate.name)
 
     def load(self, model: Path | bytes, threads: int = 1) -> LoadedStage:
         """Load and allocate a ``.tflite``; a file is mapped, not read."""
@@ -183,8 +201,11 @@ class LiteRT(Backend):
     def _interpreter(self, model: Path | bytes, threads: int) -> Any:
         module = _import()
         source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": bytes(model)}
+        delegates = self._delegates(module)
         try:
-            interpreter = module.Interpreter(num_threads=threads, **source)
+            interpreter = module.Interpreter(
+                num_threads=threads, experimental_delegates=delegates or None, **source
+            )
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError, OSError) as error:
             unknown = _UNKNOWN_OPERATOR.search(str(error))
@@ -193,5 +214,18 @@ class LiteRT(Backend):
                 raise ModelError(
                     f"operator {name!r} is not known to this LiteRT; update it or convert anew"
                 ) from error
-            raise ModelError(f"LiteRT cannot load the model: {_one_line(error)}") from error
+            with_whom = f" with delegate {self.delegate.name!r}" if delegates else ""
+            raise ModelError(f"LiteRT cannot load the model{with_whom}: {_one_line(error)}") from error
         return interpreter
+
+    def _delegates(self, module: Any) -> list[Any]:
+        """The delegate for one interpreter, which owns it."""
+        if self.delegate.library is None:
+            return []
+        try:
+            return [module.load_delegate(self.delegate.library)]
+        except (RuntimeError, ValueError, OSError, AttributeError) as error:
+            raise BackendError(
+                f"delegate {self.delegate.name!r} ({self.delegate.library}) does not start: "
+                f'{_one_line(error)}; set runtime.delegate = "xnnpack"'
+            ) from error

@@ -55,6 +55,11 @@ class Stretched(Backend):
         self.name = backend.name
         self._backend, self._factor = backend, factor
 
+    @property
+    def remark(self) -> str:
+        """That of the real back end."""
+        return self._backend.remark
+
     def runtime_class(self) -> RuntimeClass:
         """That of the real back end: results do not change."""
         return self._backend.runtime_class()

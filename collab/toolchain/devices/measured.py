@@ -19,10 +19,10 @@ from collab.toolchain.devices.memory import lives
 
 RUNS: Final = 11
 MAX_PIECES: Final = 200
-REFERENCE_MS: Final = 5.2
+REFERENCE_MS: Final = 8.0
 """MobileNetV2 1.0 224 fp32 with one thread on the machine that the yardsticks are compared with."""
 REFERENCE_MACS: Final = 300_774_272
-REFERENCE_DIGITS_MS: Final = 1.1
+REFERENCE_DIGITS_MS: Final = 4.6
 """The demo's digit model on that machine; timed again here, it says how fast this one is."""
 
 

@@ -38,7 +38,7 @@ from collab.federated.privacy import accounting, messages
 from collab.federated.trainers import local
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
-from collab.node.config import NodeConfig
+from collab.node.config import NodeConfig, RuntimeConfig
 from collab.node.limits import SessionLimits
 from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
 from collab.node.training import MAX_WAIT_S
@@ -137,8 +137,9 @@ def test_the_sample_settings_work_and_are_complete(tmp_path, monkeypatch):
     assert settings.gather(NodeConfig, {}, file, "node").name == "pi-1"
     assert settings.peers(None, file) == ["10.0.0.7:7070", "10.0.0.8:7070"]
     named = set(re.findall(r"^(\w+) =", sample, re.MULTILINE))
-    known = {field.name for kind in (NodeConfig, TrainingConfig) for field in msgspec.structs.fields(kind)}
-    assert named == {"peers", *known} - {"training"}
+    kinds = (NodeConfig, RuntimeConfig, TrainingConfig)
+    known = {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
+    assert named == {"peers", *known} - {"runtime", "training"}
 
 
 def test_the_table_of_errors_is_complete():
