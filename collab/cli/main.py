@@ -49,6 +49,7 @@ def _register() -> None:
     from collab.cli import (
         check,
         cluster,
+        compress,
         controller,
         convert,
         data,
@@ -69,10 +70,12 @@ def _register() -> None:
         running,
         simulate,
         trainable,
+        training,
         validate,
+        zoo,
     )
 
-    for module in (check, convert, package, trainable, validate):
+    for module in (compress, zoo, training, check, convert, package, trainable, validate):
         module.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")
