@@ -49,8 +49,10 @@ def _register() -> None:
     from collab.cli import (
         check,
         cluster,
+        compress,
         controller,
         convert,
+        data,
         demo,
         deploying,
         doctor,
@@ -61,17 +63,21 @@ def _register() -> None:
         model,
         node,
         nodes,
+        package,
         planning,
         profile,
         reports,
         running,
         simulate,
         trainable,
+        training,
         validate,
+        zoo,
     )
 
-    for module in (check, convert, trainable, validate):
+    for module in (compress, zoo, training, check, convert, package, trainable, validate):
         module.register(model.app)
+    data.register(app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
     fed_simulate.register(fed.app)

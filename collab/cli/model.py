@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,25 +17,30 @@ from collab.planner.wording import size
 
 if TYPE_CHECKING:
     from collab.graph import Graph, VerifyReport
+    from collab.updates.bundle.golden import GoldenReport
+    from collab.updates.bundle.read import Bundle
 
 app = typer.Typer(help="Look into a .tflite model, split it, prove the split.", no_args_is_help=True)
 
-Model = Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)]
+Model = Annotated[Path, typer.Argument(help="A .tflite file, or a bundle of one.", show_default=False)]
 Signature = Annotated[str | None, typer.Option(help="Which signature, where a model has several.")]
+PACKAGED_INPUTS = 2
+"""Examples of a bundle that splits are verified on; each costs a run of every split."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
 @app.command(epilog="Example:\n\n    collab model inspect mobilenet.tflite --json")
 def inspect(model: Model, signature: Signature = None, json_: AsJson = False) -> None:
     """Inputs, outputs, operators and every place where the model can be cut."""
-    from collab.coordinator.planning import open_model
-    from collab.graph import cuts, read_model
+    from collab.coordinator.planning import open_model, read_graph
+    from collab.graph import cuts
 
     try:
         graph = open_model(model, signature)
     except ModelError as error:
         # What the runtime here cannot load can still be looked at.
-        graph = read_model(model, signature=signature)
+        graph = read_graph(model, signature)
         say(f"warning: {error}")
     found = cuts(graph)
     if json_:
@@ -149,6 +155,8 @@ def verify(
     from collab.graph import random_splits
     from collab.graph import verify as verify_graph
     from collab.runtime.litert import LiteRT
+    from collab.updates.bundle.golden import check_golden
+    from collab.updates.bundle.read import is_bundle, open_bundle
 
     if (at is not None) + every_cut + (sample is not None) > 1:
         raise UsageError("give one of --at, --every-cut and --sample")
@@ -163,29 +171,39 @@ def verify(
         splits = [(k,) for k in range(1, graph.op_count)]
     if not splits:
         raise UsageError(f"{model}: nothing to verify: the model has no place to cut")
-    real = list(_real_inputs(graph, inputs)) if inputs is not None else None
     backend = LiteRT()
+    whole = whole_model(graph)
+    bundle = open_bundle(model) if is_bundle(model) else None
+    real = list(_real_inputs(graph, inputs, bundle)) or None
+    golden = None if bundle is None else check_golden(bundle, whole, str(backend.runtime_class()))
     with progress("verifying", "splits") as advance:
         report = verify_graph(
             graph,
             splits,
             lambda data: backend.load(data, 1).run,
-            whole=whole_model(graph),
+            whole=whole,
             inputs=real,
             seed=seed,
             progress=lambda done: advance(done, len(splits)),
         )
-    _report(report, json_)
+    _report(report, golden, json_)
 
 
-def _real_inputs(graph: Graph, path: Path) -> Iterator[list[Any]]:
+def _real_inputs(graph: Graph, path: Path | None, bundle: Bundle | None) -> Iterator[list[Any]]:
+    """Those of the user, else those that were packaged."""
     from collab.coordinator.workload import requests_of
+    from collab.updates.bundle.golden import golden_inputs
 
-    for request in requests_of(graph.inputs, read_npz(path, "--input"), "--input"):
+    requests: Sequence[Mapping[str, Any]] = ()
+    if path is not None:
+        requests = requests_of(graph.inputs, read_npz(path, "--input"), "--input")
+    elif bundle is not None:
+        requests = golden_inputs(bundle, PACKAGED_INPUTS)
+    for request in requests:
         yield [request[spec.name] for spec in graph.inputs]
 
 
-def _report(report: VerifyReport, as_json: bool) -> None:
+def _report(report: VerifyReport, golden: GoldenReport | None, as_json: bool) -> None:
     difference = report.max_abs_diff
     if as_json:
         emit(
@@ -198,6 +216,7 @@ def _report(report: VerifyReport, as_json: bool) -> None:
                 "differing": list(report.differing),
                 "vacuous": report.vacuous,
                 "passed": report.passed,
+                "golden": None if golden is None else asdict(golden) | {"passed": golden.passed},
             }
         )
     else:
@@ -214,5 +233,11 @@ def _report(report: VerifyReport, as_json: bool) -> None:
             "error: vacuous: the model gives one answer for all inputs, so equality proves nothing; "
             "give real --input"
         )
-    if not report.passed:
+    if golden is not None:
+        kind = "this" if golden.same_class else "another"
+        say(
+            f"{golden.compared} packaged examples, made by {kind} runtime class: {golden.exact} answered "
+            f"alike, largest difference {golden.max_abs_diff:g}"
+        )
+    if not report.passed or (golden is not None and not golden.passed):
         raise typer.Exit(1)

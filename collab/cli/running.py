@@ -23,6 +23,7 @@ from collab.cli.connect import (
 )
 from collab.cli.files import read_npz, read_plan, write_npz
 from collab.cli.output import emit, progress, say, show, table
+from collab.cli.raw import answer_table, read_inputs
 from collab.cli.replanning import successor_path
 from collab.errors import InputError, NotLoaded, PeerError, UsageError
 
@@ -44,6 +45,8 @@ Examples:
     collab run plan.yaml --input x.npz --expect y.npz --repeat 10 --concurrency 8
 
     collab run plan.yaml --input x.npz --local model.tflite
+
+    collab run plan.yaml --input photos/ --top 3
 """
 
 
@@ -57,7 +60,9 @@ def run(
     inputs: Annotated[
         Path,
         typer.Option(
-            "--input", help="Inputs as .npz, by tensor name; one more leading axis is many requests."
+            "--input",
+            help="Inputs as .npz, by tensor name; one more leading axis is many requests. Of a packaged "
+            "model also a picture, a .csv, or a folder of them.",
         ),
     ],
     output: Annotated[Path | None, typer.Option(help="Where to write the answers as .npz.")] = None,
@@ -89,6 +94,10 @@ def run(
     local: Annotated[
         Path | None, typer.Option(help="The whole model, to compute here what no node can answer.")
     ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Packaged model, for raw input, where the plan does not name it.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Labels of each answer to raw input.")] = 3,
     peers: Peers = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
@@ -97,18 +106,14 @@ def run(
     """Run requests, compare the answers, and say where the time went."""
     from collab.cli.settings import peers as read_peers
     from collab.coordinator.whole import local_model
-    from collab.coordinator.workload import requests_of
     from collab.runtime.litert import LiteRT
 
-    _check_options(repeat, concurrency, deadline_ms, atol, rtol, output)
+    _check_options(repeat, concurrency, deadline_ms, top, atol, rtol, output)
     retry = _retry_policy(attempts, hedge)
     rank = _priority(priority)
     parsed = read_plan(plan)
-    given = read_npz(inputs, "--input")
-    requests = requests_of(parsed.inputs, given, "--input")
-    if not requests:
-        raise InputError(f"--input {inputs}: holds no request; its leading axis has length 0")
-    alone = all(given[spec.name].shape == spec.shape for spec in parsed.inputs)
+    given = read_inputs(inputs, parsed, plan.parent, bundle)
+    requests = given.requests
     expected = None if expect is None else _expected(expect, parsed, len(requests))
 
     here = str(LiteRT().runtime_class())
@@ -152,7 +157,7 @@ def run(
                 # Answers of two plans may be under way: what is exact is close as well.
                 comparison=lambda: min(judges, key=lambda judge: judge.exact),
                 progress=advance,
-                keep=output is not None,
+                keep=output is not None or given.raw is not None,
             )
         return _Ran(report, answers, client.plan, at_a_time, tally)
 
@@ -165,8 +170,8 @@ def run(
 
     ran = with_cluster(drive_and_close, role="client", trust=confirmed(insecure, insecure_network))
     if output is not None:
-        _write_answers(output, ran.answers, parsed, alone)
-    _tell(ran, json_)
+        _write_answers(output, ran.answers, parsed, given.alone)
+    _tell(ran, json_, given.answers(ran.answers, top))
     if ran.report.failed or ran.report.wrong:
         raise typer.Exit(1)
 
@@ -236,7 +241,7 @@ def _priority(name: str) -> Priority:
         raise UsageError(f"--priority {name[:40]!r}: give one of {known}") from None
 
 
-def _tell(ran: _Ran, as_json: bool) -> None:
+def _tell(ran: _Ran, as_json: bool, answers: Sequence[Mapping[str, Any]]) -> None:
     from collab.client.runner import PRIMARY
     from collab.coordinator.calibration import calibration
 
@@ -244,8 +249,11 @@ def _tell(ran: _Ran, as_json: bool) -> None:
     compared = calibration(report, ran.plan, ran.concurrency)
     if as_json:
         calibrated = {"calibration": compared} if compared is not None else {}
-        emit(report.to_json(ran.plan) | ran.tally.to_json() | calibrated)
+        labelled = {"answers": answers} if answers else {}
+        emit(report.to_json(ran.plan) | ran.tally.to_json() | calibrated | labelled)
     else:
+        if answers:
+            show(answer_table(answers))
         show(*describe(report, ran.plan), *([describe_calibration(compared)] if compared is not None else []))
         show(*describe_reports(ran.tally.reports.to_json()))
     if ran.tally.retries or ran.tally.hedged:
@@ -289,6 +297,7 @@ def _check_options(
     repeat: int,
     concurrency: int,
     deadline_ms: float,
+    top: int,
     atol: float | None,
     rtol: float | None,
     output: Path | None,
@@ -297,6 +306,7 @@ def _check_options(
         ("--repeat", repeat),
         ("--concurrency", concurrency),
         ("--deadline-ms", deadline_ms),
+        ("--top", top),
     ):
         if not 0 < value < math.inf:
             raise UsageError(f"{option} {value:g}: give a number above 0")

@@ -13,7 +13,7 @@ from collab.core.codecs import parse_codec
 from collab.core.ids import Digest, NodeName, PlanName, StageId
 from collab.core.plan import ModelRef, NodeRef, Plan, StageSpec, Tolerance
 from collab.errors import ModelError, UsageError
-from collab.graph import Graph, StageModel, cuts, read_model, split, with_shapes
+from collab.graph import Graph, StageModel, cuts, parse_model, read_model, split, with_shapes
 from collab.link.links import is_kind
 from collab.planner.chain import Assignment, chain
 from collab.planner.chains import Chain
@@ -21,6 +21,7 @@ from collab.planner.even import even_cuts
 from collab.runtime.base import Backend
 from collab.runtime.litert import LiteRT
 from collab.runtime.sample import zero_inputs
+from collab.updates.bundle.read import is_bundle, open_bundle
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -158,13 +159,25 @@ def check_transports(plan: Plan, known: Sequence[str]) -> None:
                     )
 
 
+def read_graph(path: Path, signature: str | None = None) -> Graph:
+    """Read a model from a ``.tflite``, or from a bundle that has one; raises `ModelError`."""
+    if not is_bundle(path):
+        return read_model(path, signature=signature)
+    data = open_bundle(path).model()
+    try:
+        return parse_model(data, signature=signature)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
 def open_model(path: Path, signature: str | None = None) -> Graph:
     """Read a model, make sure that the runtime here knows its operators, and take over real shapes.
 
     Raises `ModelError`.
     """
-    graph = read_model(path, signature=signature)
-    return with_shapes(graph, LiteRT().tensor_shapes(path, graph.main))
+    graph = read_graph(path, signature)
+    source = bytes(graph.data) if is_bundle(path) else path
+    return with_shapes(graph, LiteRT().tensor_shapes(source, graph.main))
 
 
 def whole_model(graph: Graph, threads: int = 1) -> Callable[[Sequence[Array]], list[Array]]:

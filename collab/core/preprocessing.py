@@ -35,6 +35,13 @@ Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Colour = Literal["grey", "rgb"]
 
 
+class Quantisation(Frozen, frozen=True, kw_only=True):
+    """Integers that stand for real numbers: ``(q - zero_point) * scale``."""
+
+    scale: float
+    zero_point: int = 0
+
+
 class Scaling(Frozen, frozen=True, kw_only=True):
     """``(x - shift) / width``, channel by channel; either one number for all or one for each."""
 
@@ -129,8 +136,8 @@ class WindowSteps(Frozen, frozen=True, kw_only=True, tag="windows", tag_field="k
     channels: tuple[str, ...]
     length: int
     step: int
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
+    low: tuple[Union[float, None], ...] = ()
+    high: tuple[Union[float, None], ...] = ()
     scaling: Scaling | None = None
     feature: Literal["raw", "spectrum", "moments"] = "raw"
     gap: Literal["previous", "refuse"] = "previous"
@@ -233,7 +240,7 @@ def _check_windows(steps: WindowSteps) -> None:
             raise ConfigError(
                 f"preprocessing.steps.{name}: give one for each of {len(steps.channels)} channels"
             )
-        _finite(f"steps.{name}", *bounds)
+        _finite(f"steps.{name}", *(bound for bound in bounds if bound is not None))
     _check_scaling(steps.scaling, len(steps.channels))
 
 

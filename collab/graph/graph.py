@@ -70,13 +70,20 @@ class Graph:
     @property
     def quantised(self) -> frozenset[str]:
         """Names of inputs whose integers stand for real numbers."""
-        tensors = self.flat.subgraphs[self.main].tensors
-        found = set()
-        for index in self.flat.subgraphs[self.main].inputs:
-            quantisation = tensors[index].quantization
-            if quantisation is not None and quantisation.scale is not None and len(quantisation.scale):
-                found.add(self.flow.names[index])
-        return frozenset(found)
+        return frozenset(spec.name for spec in self.inputs if spec.name in self.scales)
+
+    @functools.cached_property
+    def scales(self) -> Mapping[str, tuple[float, int]]:
+        """Scale and zero point of quantised inputs and outputs, by name."""
+        subgraph = self.flat.subgraphs[self.main]
+        found = {}
+        for index in (*subgraph.inputs, *subgraph.outputs):
+            given = subgraph.tensors[index].quantization
+            if given is not None and given.scale is not None and len(given.scale):
+                zeros = given.zeroPoint
+                zero = int(zeros[0]) if zeros is not None and len(zeros) else 0
+                found[self.flow.names[index]] = (float(given.scale[0]), zero)
+        return found
 
     @functools.cached_property
     def boundaries(self) -> tuple[tuple[Value, ...], ...]:

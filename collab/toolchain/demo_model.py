@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collab.errors import BackendError, CollabError, ModelError
+from collab.toolchain.training.augment import warp
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -102,33 +103,6 @@ def load_digits(seed: int) -> tuple[Digits, Digits]:
     )
 
 
-def augment(images: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Rotate, zoom and shift each of `images` [n, h, w, 1] a little; sampling is bilinear."""
-    n, height, width, _ = images.shape
-    angle = rng.uniform(-MAX_ROTATION_RAD, MAX_ROTATION_RAD, (n, 1, 1))
-    scale = rng.uniform(1 - MAX_ZOOM, 1 + MAX_ZOOM, (n, 1, 1))
-    shift_y, shift_x = rng.uniform(-MAX_SHIFT_PX, MAX_SHIFT_PX, (2, n, 1, 1))
-    y, x = np.mgrid[:height, :width]
-    y, x = y - (height - 1) / 2, x - (width - 1) / 2
-    source_y = (np.cos(angle) * y - np.sin(angle) * x) * scale + shift_y + (height - 1) / 2
-    source_x = (np.sin(angle) * y + np.cos(angle) * x) * scale + shift_x + (width - 1) / 2
-    return _bilinear(images[..., 0], source_y, source_x)[..., None]
-
-
-def _bilinear(images: FloatArray, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> FloatArray:
-    # A border of zeros stands for everything outside the image.
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
-    y = np.clip(y + 1, 0, padded.shape[1] - 1.001)
-    x = np.clip(x + 1, 0, padded.shape[2] - 1.001)
-    top, left = y.astype(np.int64), x.astype(np.int64)
-    down, right = y - top, x - left
-    n = np.arange(len(images))[:, None, None]
-    upper = padded[n, top, left] * (1 - right) + padded[n, top, left + 1] * right
-    lower = padded[n, top + 1, left] * (1 - right) + padded[n, top + 1, left + 1] * right
-    mixed: FloatArray = (upper * (1 - down) + lower * down).astype(np.float32)
-    return mixed
-
-
 def build(keras: Any, batch_size: int | None = None) -> Any:
     """Return an untrained network, `image` float32 [batch_size, 28, 28, 1] to softmax [.., 10]."""
     layers = keras.layers
@@ -174,7 +148,11 @@ def train(tf: Any, digits: Digits, seed: int, epochs: int) -> Any:
         start = time.monotonic()
         order = rng.permutation(len(images))
         seen = model.fit(
-            augment(images[order], rng), targets[order], batch_size=BATCH, shuffle=False, verbose=0
+            warp(images[order], rng, MAX_ROTATION_RAD, MAX_ZOOM, MAX_SHIFT_PX),
+            targets[order],
+            batch_size=BATCH,
+            shuffle=False,
+            verbose=0,
         )
         loss, accuracy = seen.history["loss"][0], seen.history["accuracy"][0]
         took_s = time.monotonic() - start

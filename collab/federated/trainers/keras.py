@@ -52,7 +52,7 @@ class KerasEngine:
         self._variables = {_name(v): v for v in model.weights if "seed_generator" not in v.path}
         trained = {_name(v) for v in model.trainable_variables}
         self._trained = [name for name in self._variables if name in trained]
-        self._from_logits = not _ends_in_softmax(model)
+        self._from_logits = not ends_in_softmax(model)
         self.description = Description(
             format=names.FORMAT,
             loss=loss,
@@ -120,7 +120,8 @@ def _name(variable: Any) -> str:
     return "/".join(variable.path.split("/")[-2:])
 
 
-def _ends_in_softmax(model: Any) -> bool:
+def ends_in_softmax(model: Any) -> bool:
+    """Whether a Keras model answers probabilities."""
     last = model.layers[-1]
     activation = getattr(last, "activation", None)
     return type(last).__name__ == "Softmax" or getattr(activation, "__name__", "") == "softmax"

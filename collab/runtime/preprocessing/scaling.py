@@ -14,7 +14,9 @@ def scaled(x: Floats, scaling: Scaling | None) -> Floats:
     """``(x - shift) / width`` over the last axis."""
     if scaling is None:
         return x
-    return (x - np.array(scaling.shift, np.float32)) / np.array(scaling.width, np.float32)
+    shift, width = (np.array(numbers, np.float32) for numbers in (scaling.shift, scaling.width))
+    made: Floats = np.divide(np.subtract(x, shift), width)
+    return made
 
 
 def pixels_to_floats(pixels: NDArray[np.uint8], steps: ImageSteps) -> Floats:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from collab.core.preprocessing import ImageSteps, Preprocessing
+from collab.core.preprocessing import ImageSteps
 from collab.errors import InputError
-from collab.toolchain.data.idx import read_idx
-from collab.toolchain.data.prepared import Prepared, Raw, write_prepared
+from collab.toolchain.data.images import ImageKind
+from collab.toolchain.data.prepare import Told, prepare
+from collab.toolchain.data.prepared import Prepared
 
 FOLDER: Final = Path("/usr/share/datasets/fashion-mnist")
 CLASSES: Final = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+TOLD: Final = Told(
+    title="Fashion-MNIST",
+    about="70,000 grey pictures of clothes, 28x28 (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747).",
+    licence="MIT (Expat)",
 )
 
 
@@ -27,15 +31,5 @@ def prepare_fashion(out: Path, seed: int = 0, validation: int = 5_000) -> Prepar
     """
     if not FOLDER.is_dir():
         raise InputError(f"{FOLDER} is missing: apt-get install dataset-fashion-mnist")
-    images, labels = (
-        {part: read_idx(FOLDER / f"{part}-{name}-ubyte.gz") for part in ("train", "t10k")}
-        for name in ("images-idx3", "labels-idx1")
-    )
-    rows = np.random.default_rng(seed).permutation(len(labels["train"]))
-    parts = {"train": np.sort(rows[validation:]), "validation": np.sort(rows[:validation])}
-    splits = {
-        name: Raw(images["train"][part][..., None], labels["train"][part]) for name, part in parts.items()
-    }
-    splits["test"] = Raw(images["t10k"][..., None], labels["t10k"])
-    steps = Preprocessing(steps=ImageSteps(height=28, width=28, colour="grey"))
-    return write_prepared(out, splits, CLASSES, steps, seed, {})
+    kind = ImageKind(ImageSteps(height=28, width=28, colour="grey"), classes=CLASSES)
+    return prepare(FOLDER, kind, out, validation=validation / 60_000, seed=seed, told=TOLD)

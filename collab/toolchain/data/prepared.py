@@ -168,24 +168,13 @@ class Prepared:
         return found
 
 
-def write_prepared(
-    folder: Path,
-    splits: Mapping[str, Raw],
-    classes: tuple[str, ...],
-    preprocessing: Preprocessing,
-    seed: int,
-    more: Mapping[str, bytes],
-) -> Prepared:
-    """Write a folder whole or not at all; ``more`` are further files, such as the card.
-
-    Raises:
-        InputError: the folder is there already, or cannot be written.
-    """
-    files = {"preprocessing.json": to_json(preprocessing.check()), **more}
+def prepared_files(
+    splits: Mapping[str, Raw], classes: tuple[str, ...], preprocessing: Preprocessing, seed: int
+) -> dict[str, bytes]:
+    """The files of a folder but for the card, by name; the same for the same arguments."""
+    files = {"preprocessing.json": to_json(preprocessing.check())}
     described = {}
     for name in SPLITS:
-        if name not in splits:
-            continue
         raw = splits[name]
         inputs, labels = _npy(raw.stored), _npy(raw.labels.astype(np.int64))
         files |= {f"{name}.inputs.npy": inputs, f"{name}.labels.npy": labels}
@@ -202,8 +191,7 @@ def write_prepared(
     )
     fields = {"version": index.version} | msgspec.to_builtins(index)
     files["prepared.json"] = msgspec.json.format(msgspec.json.encode(fields), indent=1) + b"\n"
-    write_folder(folder, files)
-    return Prepared.load(folder)
+    return files
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -13,6 +13,7 @@ Function = Callable[[Work], Mapping[str, Any]]
 
 STEPS: Final[Mapping[str, str]] = {
     "echo": "collab.toolchain.steps.work:echo",
+    "tfmot": "collab.toolchain.compress.tfmot:step",
 }
 """``module:function`` by name; the module is imported in the step's process only."""
 
