@@ -18,6 +18,8 @@ from tests.toolchain.reference import tensorflow
 
 pytestmark = [
     pytest.mark.heavy("toolchain"),
+    # Importing TensorFlow and coremltools takes its time on a busy machine.
+    pytest.mark.timeout(180),
     # Keras saves variables in a way that numpy 2 has words about.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
