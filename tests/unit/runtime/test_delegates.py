@@ -10,9 +10,9 @@ import pytest
 
 from collab.assembly import backends
 from collab.errors import BackendError, ConfigError
-from collab.runtime.delegates import AUTO, LIBRARIES, XNNPACK, choose
 from collab.node.config import NodeConfig, RuntimeConfig
 from collab.node.device import describe_device
+from collab.runtime.delegates import AUTO, LIBRARIES, XNNPACK, choose
 from collab.runtime.litert import LiteRT
 from collab.runtime.stretched import Stretched
 from tests.tflite_builder import ModelBuilder
