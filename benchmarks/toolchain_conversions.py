@@ -73,7 +73,7 @@ MODELS: Final[dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], int]]]
 def trained(name: str, again: bool) -> Path:
     """The model's file."""
     make, shown, steps = MODELS[name]
-    how = "".join(map(inspect.getsource, (make, shown, trained))) + str((steps, SIDE))
+    how = "".join(inspect.getsource(part) for part in (make, shown, trained)) + str((steps, SIDE))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collab"
     path = cache / f"conversions-{hashlib.sha256(how.encode()).hexdigest()[:16]}.keras"
     if path.is_file() and not again:
@@ -86,7 +86,11 @@ def trained(name: str, again: bool) -> Path:
     for step in range(steps):
         rows = slice(32 * step, 32 * (step + 1))
         model.train_on_batch(shown(training.scaled()[rows]), training.labels[rows])
-    for step in range(30):  # the statistics of batch norms follow slowly
+    # So few steps leave the statistics of batch norms where they began, and all images alike.
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.8
+    for step in range(30):
         model(shown(training.scaled()[64 * step : 64 * (step + 1)]), training=True)
     cache.mkdir(parents=True, exist_ok=True)
     model.save(path)

@@ -16,8 +16,10 @@ def needed(module: str, remedy: str = "pip install 'collab[toolchain]'") -> Any:
         BackendError: it is not installed, or cannot be imported here.
     """
     package = module.partition(".")[0]
-    # Read when TensorFlow is imported; its greetings are of no use to anybody.
+    # Read when they are imported. TensorFlow's greetings are of no use to anybody.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Else onnxruntime keeps a database of its use in the user's home, and tells its maker.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -9,7 +9,6 @@ from collab import assets
 from collab.errors import ModelError, TensorError
 from collab.graph import read_model
 from collab.runtime.litert import LiteRT
-from collab.toolchain.convert import converting
 from collab.toolchain.convert.converting import convert
 from collab.toolchain.convert.coreml import check_structure, read_package
 from collab.toolchain.convert.litert import keras_to_litert
@@ -19,6 +18,8 @@ from tests.toolchain.reference import tensorflow
 
 pytestmark = [
     pytest.mark.heavy("toolchain"),
+    # Importing TensorFlow and coremltools takes its time on a busy machine.
+    pytest.mark.timeout(180),
     # Keras saves variables in a way that numpy 2 has words about.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
@@ -103,10 +104,8 @@ def test_a_core_ml_package_has_the_ends_operators_and_kernels_of_its_source(file
 
 
 def test_beyond_the_tolerance_nothing_is_written(file, digits, tmp_path, monkeypatch):
-    real = converting.onnx_answers
-    monkeypatch.setattr(
-        converting, "onnx_answers", lambda *given: [a + np.float32(1e-3) for a in real(*given)]
-    )
+    place = "collab.toolchain.convert.converting.onnx_answers"
+    monkeypatch.setattr(place, lambda *given: [a + np.float32(1e-3) for a in onnx_answers(*given)])
     with pytest.raises(
         ModelError, match=r"ONNX differs .* at output 'zebra' by 0\.001 .*nothing was written"
     ):
@@ -122,7 +121,7 @@ def test_examples_of_another_shape_are_refused(file, tmp_path):
 def test_an_operator_without_a_counterpart_is_named(keras):
     tf = tensorflow()
 
-    class Odd(keras.layers.Layer):
+    class Odd(keras.layers.Layer):  # type: ignore[misc, name-defined]
         def call(self, x):
             return tf.linalg.svd(x)[0]
 
