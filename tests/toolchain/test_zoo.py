@@ -82,8 +82,8 @@ def test_a_seed_gives_the_same_weights_and_another_gives_others():
 
 def test_weights_of_a_file_are_taken_but_for_a_classifier_of_another_size(tmp_path):
     wide = build("cnn_small", input_shape=(8, 8, 1), classes=5, seed=1)
-    for name in ("w.keras", "w.weights.h5"):
-        wide.save(tmp_path / name) if name == "w.keras" else wide.save_weights(tmp_path / name)
+    for name, save in (("w.keras", wide.save), ("w.h5", wide.save), ("w.weights.h5", wide.save_weights)):
+        save(tmp_path / name)
         model = build("cnn_small", input_shape=(8, 8, 1), classes=3, seed=2)
         assert not load_pretrained(model, tmp_path / name)
         np.testing.assert_array_equal(model.get_weights()[0], wide.get_weights()[0])
