@@ -55,7 +55,7 @@ def data(tmp_path_factory):
         pixels[labels == 2, ::2] += 120
         splits[name] = Raw(pixels.astype(np.uint8), labels)
     steps = Preprocessing(steps=ImageSteps(height=8, width=8, colour="grey"))
-    write_folder(folder, prepared_files(splits, CLASSES, steps, 0, {}))
+    write_folder(folder, prepared_files(splits, CLASSES, steps, 0))
     return Prepared.load(folder)
 
 
