@@ -22,7 +22,11 @@ from collab.toolchain.training.settings import read_settings
 from collab.toolchain.zoo import build
 from tests.toolchain.reference import tensorflow
 
-pytestmark = pytest.mark.heavy("toolchain")
+pytestmark = [
+    pytest.mark.heavy("toolchain"),
+    # Keras reads TensorFlow's variables so.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 SHAPE = (8, 8, 1)
 CLASSES = ("dark", "light", "striped")
