@@ -16,7 +16,11 @@ from collab.toolchain.zoo import build
 from tests.toolchain.onnx_models import small_onnx
 from tests.toolchain.reference import tensorflow
 
-pytestmark = pytest.mark.heavy("toolchain")
+pytestmark = [
+    pytest.mark.heavy("toolchain"),
+    # Keras reads TensorFlow's variables so.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 HERE = {"import-keras": from_keras.convert, "import-saved-model": from_saved_model.convert}
 

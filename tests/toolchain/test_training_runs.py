@@ -22,7 +22,11 @@ from collab.toolchain.training.settings import read_settings
 from collab.toolchain.zoo import build
 from tests.toolchain.reference import tensorflow
 
-pytestmark = pytest.mark.heavy("toolchain")
+pytestmark = [
+    pytest.mark.heavy("toolchain"),
+    # Keras reads TensorFlow's variables so.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 SHAPE = (8, 8, 1)
 CLASSES = ("dark", "light", "striped")
@@ -55,7 +59,7 @@ def data(tmp_path_factory):
         pixels[labels == 2, ::2] += 120
         splits[name] = Raw(pixels.astype(np.uint8), labels)
     steps = Preprocessing(steps=ImageSteps(height=8, width=8, colour="grey"))
-    write_folder(folder, prepared_files(splits, CLASSES, steps, 0, {}))
+    write_folder(folder, prepared_files(splits, CLASSES, steps, 0))
     return Prepared.load(folder)
 
 
