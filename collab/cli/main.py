@@ -49,6 +49,7 @@ def _register() -> None:
     from collab.cli import (
         check,
         cluster,
+        compress,
         controller,
         convert,
         data,
@@ -75,7 +76,7 @@ def _register() -> None:
         zoo,
     )
 
-    for module in (zoo, training, importing, check, convert, package, trainable, validate):
+    for module in (compress, zoo, training, importing, check, convert, package, trainable, validate):
         module.register(model.app)
     data.register(app)
     app.add_typer(model.app, name="model")

@@ -31,7 +31,7 @@ def quantise(
         from litert_quantizer import quantizer, recipe
     except ImportError as error:
         raise BackendError("litert-quantizer is missing: pip install 'collab[toolchain]'") from error
-    with _silence():
+    with silence():
         if calibration is None:
             dynamic = quantizer.Quantizer(bytearray(model), recipe.dynamic_wi8_afp32())
             return bytes(dynamic.quantize().quantized_model)
@@ -42,8 +42,8 @@ def quantise(
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    # The quantiser prints its own report and draws progress bars into pipes.
+def silence() -> Iterator[None]:
+    """Keep to itself what the quantiser prints: its own report, and progress bars even into pipes."""
     nowhere = io.StringIO()
     with (
         contextlib.redirect_stdout(nowhere),

@@ -34,6 +34,8 @@ PURE = (
     "collab.federated.privacy.accounting",
     "collab.node.session",
     "collab.runtime.quarantine",
+    *(f"collab.runtime.preprocessing.{name}" for name in ("quantised", "scaling", "windows")),
+    "collab.updates.bundle.manifest",
 )
 """Modules and packages that neither do I/O nor look at a clock; those that exist are checked."""
 

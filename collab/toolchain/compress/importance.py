@@ -48,7 +48,8 @@ def _magnitude(node: Node) -> NDArray[np.float64]:
     if kernel is None:
         kernel = node.weight("pointwise_kernel")
     assert kernel is not None
-    return np.abs(kernel.astype(np.float64)).reshape(-1, kernel.shape[-1]).mean(axis=0)
+    mean: NDArray[np.float64] = np.abs(kernel.astype(np.float64)).reshape(-1, kernel.shape[-1]).mean(axis=0)
+    return mean
 
 
 def _even(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -41,7 +41,7 @@ def take_out(network: Network, channels: Channels, gone: frozenset[int], merged:
         elif keeps.all():
             continue
         elif node.weights and keeps_channels(node):
-            changed[node.name] = _sliced(node, lambda _, axis=_axis(node): axis, keeps)
+            changed[node.name] = _sliced(node, keeps)
         elif node.kind == "Reshape":
             target = [*node.config["target_shape"][:-1], shape[-1]]
             changed[node.name] = node.with_config(target_shape=tuple(target))
@@ -52,17 +52,12 @@ def _kept(ids: Ids, gone: frozenset[int]) -> NDArray[np.bool_]:
     return np.array([number not in gone for number in ids.tolist()], bool)
 
 
-def _axis(node: Node) -> int:
-    return 2 if node.kind == "DepthwiseConv2D" else -1
-
-
-def _sliced(node: Node, axis_of: Callable[[str], int | None], keeps: NDArray[np.bool_]) -> Node:
-    """Weights without the channels that go, along the axis that each has them on."""
-    changed: dict[str, Array] = {}
-    for name, value in node.weights:
-        axis = -1 if value.ndim == 1 else axis_of(name)
-        if axis is not None:
-            changed[name] = np.compress(keeps, value, axis=axis)
+def _sliced(node: Node, keeps: NDArray[np.bool_]) -> Node:
+    """A layer that keeps channels apart, without those that go."""
+    # A depthwise kernel is [height, width, channels, 1]; all else is a number for each channel.
+    changed = {
+        name: np.compress(keeps, value, axis=-1 if value.ndim == 1 else 2) for name, value in node.weights
+    }
     return node.with_weights(**changed)
 
 

@@ -7,6 +7,7 @@ which converters merge, are not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from collab.codec.tensors import Array
 
+_KNOWN: Final = frozenset({"Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D", "Dense"})
 _CLOSE: Final = 1e-2
 """Directions further apart than this are another kernel's."""
 
@@ -37,9 +39,9 @@ def find_kernels(model: Any, constants: Mapping[str, Array]) -> Found:
         by_size.setdefault(constant.size, []).append(constant)
     worst, matched, missing = 0.0, 0, []
     every = list(kernels_of(model))
-    for name, rows in every:
-        candidates = by_size.get(rows.size, [])
-        apart = min((_apart(rows, candidate) for candidate in candidates), default=float("inf"))
+    for name, rows, known in every:
+        measure = _apart if known else _together
+        apart = min((measure(rows, candidate) for candidate in by_size.get(rows.size, [])), default=math.inf)
         if apart > _CLOSE:
             missing.append(name)
         else:
@@ -47,15 +49,16 @@ def find_kernels(model: Any, constants: Mapping[str, Array]) -> Found:
     return Found(len(every), matched, worst, tuple(missing))
 
 
-def kernels_of(model: Any) -> Iterator[tuple[str, Array]]:
-    """Name and ``[output channels, …]`` of every kernel with two axes or more."""
+def kernels_of(model: Any) -> Iterator[tuple[str, Array, bool]]:
+    """Name, ``[output channels, …]`` and whether that order is known, of kernels with two axes or more."""
     for layer in model._flatten_layers(include_self=False):
         if getattr(layer, "_layers", None):
             continue
         for variable in layer.weights:
-            array = np.asarray(variable)
+            array: Array = variable.numpy()
             if array.ndim >= 2 and "kernel" in variable.name:
-                yield layer.name, _channels_first(array, type(layer).__name__)
+                kind = type(layer).__name__
+                yield layer.name, _channels_first(array, kind), kind in _KNOWN
 
 
 def _channels_first(array: Array, kind: str) -> Array:
@@ -71,7 +74,7 @@ def _channels_first(array: Array, kind: str) -> Array:
 
 def _apart(rows: Array, candidate: Array) -> float:
     """Largest difference between directions of channels, whichever way the candidate lies."""
-    found = float("inf")
+    found = math.inf
     one = _directions(rows)
     layouts = [candidate.reshape(len(rows), -1)] if candidate.size % len(rows) == 0 else []
     if candidate.ndim == 2:
@@ -82,10 +85,13 @@ def _apart(rows: Array, candidate: Array) -> float:
             # A batch norm may turn a channel's sign.
             signs = np.where((one * other).sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
             found = min(found, float(np.abs(one - signs * other).max(initial=0.0)))
-    if found > _CLOSE:  # other layers lay their axes otherwise; their numbers are the same ones
-        together = np.abs(np.sort(rows, axis=None) - np.sort(candidate, axis=None)).max(initial=0.0)
-        found = min(found, float(together) / max(float(np.abs(rows).max(initial=0.0)), 1e-12))
     return found
+
+
+def _together(rows: Array, candidate: Array) -> float:
+    """Of layers whose axes may lie anyhow: how far their numbers are in order of size."""
+    apart = np.abs(np.sort(rows, axis=None) - np.sort(candidate, axis=None)).max(initial=0.0)
+    return float(apart) / max(float(np.abs(rows).max(initial=0.0)), 1e-12)
 
 
 def _directions(rows: Array) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ class Source:
     def _call(self, batch: Sequence[Array]) -> list[Array]:
         tree = needed("tensorflow").nest
         made = self.model(batch[0] if len(batch) == 1 else list(batch), training=False)
-        return [np.asarray(value) for value in tree.flatten(made)]
+        return [value.numpy() for value in tree.flatten(made)]
 
 
 def load_keras(path: Path) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -112,6 +113,7 @@ class Catalogue(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
         raise UsageError(f"--device {name}: is not known; {hint} Your own go into a file for --catalogue")
 
 
+@functools.cache
 def shipped() -> Catalogue:
     """The catalogue that ships."""
     return _parse(assets.path(SHIPPED).read_bytes(), SHIPPED, {})
@@ -136,9 +138,10 @@ def with_file(known: Catalogue, path: Path) -> Catalogue:
 def _parse(data: bytes, what: str, delegates: Mapping[str, Any]) -> Catalogue:
     try:
         text = data.decode()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
             raise ConfigError(f"{what}: has aliases; write it out")
-        found = msgspec.convert(yaml.safe_load(text), Catalogue)
+        found = msgspec.convert(yaml.load(text, loader), Catalogue)  # noqa: S506 - a safe one either way
     except ConfigError:
         raise
     except (msgspec.ValidationError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

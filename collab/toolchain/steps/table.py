@@ -16,6 +16,7 @@ STEPS: Final[Mapping[str, str]] = {
     "import-onnx": "collab.toolchain.imports.from_onnx:convert",
     "import-saved-model": "collab.toolchain.imports.from_saved_model:convert",
     "echo": "collab.toolchain.steps.work:echo",
+    "tfmot": "collab.toolchain.compress.tfmot:step",
 }
 """``module:function`` by name; the module is imported in the step's process only."""
 

@@ -14,10 +14,12 @@ import typer.main
 
 from collab import errors
 from collab.cli import main, settings
+from collab.cli.raw import MAX_RAW_BYTES
 from collab.client.local import MAX_WAITING
 from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
 from collab.codec.wire import MAX_HEADER_BYTES
+from collab.core import preprocessing as steps
 from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
@@ -44,7 +46,10 @@ from collab.node.training_config import TrainingConfig
 from collab.node.training_files import MAX_RUNS
 from collab.node.training_offer import MAX_DEADLINE_S, MAX_SETTINGS_BYTES
 from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
+from collab.runtime.preprocessing import images
+from collab.runtime.preprocessing import tables as raw_tables
 from collab.toolchain.trainable import export
+from collab.updates.bundle import manifest as bundle
 
 ROOT = Path(__file__).parents[3]
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -193,6 +198,22 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "a trainable model: its description, examples of a batch, of its calibration": "1 MiB, "
         f"{export.MAX_BATCH:,}, {export.MAX_CALIBRATION}",
         "examples of a task's batch": f"{local.MAX_BATCH:,}",
+        "a preprocessing: its file, columns, places of categories, side of a picture, numbers of an "
+        "example": f"{steps.MAX_BYTES >> 20} MiB, {steps.MAX_COLUMNS:,}, {steps.MAX_CATEGORIES:,}, "
+        f"{steps.MAX_SIDE:,}, {steps.MAX_VALUES:,}",
+        "a raw picture: its file, pixels": f"{images.MAX_FILE_BYTES >> 20} MiB, {images.MAX_PIXELS:,}",
+        "a raw table or recording: its file, rows, characters of a field": ", ".join(
+            (
+                f"{raw_tables.MAX_FILE_BYTES >> 30} GiB",
+                f"{raw_tables.MAX_ROWS:,}",
+                f"{raw_tables.MAX_FIELD:,}",
+            )
+        ),
+        "raw input of one `collab run`, as tensors": f"{MAX_RAW_BYTES >> 30} GiB",
+        "a bundle: its manifest, files, one file, preprocessing or labels or card, examples of a tensor, "
+        "variants, labels": f"{bundle.MAX_MANIFEST_BYTES >> 20} MiB, {bundle.MAX_FILES}, "
+        f"{bundle.MAX_FILE_BYTES >> 30} GiB, {bundle.MAX_SIDE_BYTES >> 20} MiB, "
+        f"{bundle.MAX_GOLDEN_BYTES >> 20} MiB, {bundle.MAX_VARIANTS}, {bundle.MAX_LABELS:,}",
         "packets under way in the emulator": f"{MAX_HELD:,}",
         "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
         f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",

@@ -8,9 +8,13 @@ import subprocess
 import numpy as np
 import pytest
 
+from collab.assembly import backends
 from collab.errors import BackendError, ConfigError
+from collab.node.config import NodeConfig, RuntimeConfig
+from collab.node.device import describe_device
 from collab.runtime.delegates import AUTO, LIBRARIES, XNNPACK, choose
 from collab.runtime.litert import LiteRT
+from collab.runtime.stretched import Stretched
 from tests.tflite_builder import ModelBuilder
 
 PLUGIN = """
@@ -101,3 +105,13 @@ def test_a_delegate_that_does_not_start_is_one_clear_error(tmp_path):
     backend = LiteRT(compiled(tmp_path, 'report("no device is plugged in"); return NULL;'))
     with pytest.raises(BackendError, match=r"does not start: .*no device is plugged in.*xnnpack"):
         backend.load(model())
+
+
+@pytest.mark.parametrize("stretch", [1.0, 2.0])
+def test_a_nodes_setting_reaches_its_back_end_and_its_description(stretch):
+    config = NodeConfig(runtime=RuntimeConfig(delegate="/no/such/libdelegate.so"), stretch=stretch)
+    backend = backends(config.stretch, config.runtime)["litert"]
+    assert isinstance(backend, Stretched) == (stretch != 1)
+    (remark,) = describe_device(backend).remarks
+    assert remark.startswith("delegate /no/such/libdelegate.so cannot be loaded")
+    assert describe_device(LiteRT()).remarks == ()
