@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import Any
 
 from collab.errors import BackendError
+from collab.toolchain.convert.quiet import quietly
 
 
 def needed(module: str, remedy: str = "pip install 'collab[toolchain]'") -> Any:
@@ -21,7 +23,10 @@ def needed(module: str, remedy: str = "pip install 'collab[toolchain]'") -> Any:
     # Else onnxruntime keeps a database of its use in the user's home, and tells its maker.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        return importlib.import_module(module)
+        if module in sys.modules:
+            return sys.modules[module]
+        with quietly():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] != package:
             raise BackendError(f"{package} needs {error.name}, which is missing: {remedy}") from error

@@ -30,6 +30,7 @@ pytestmark = [
 
 SHAPE = (8, 8, 1)
 CLASSES = ("dark", "light", "striped")
+OPTIONS = {"filters": (4,), "hidden": 8}
 GIVEN = {
     "epochs": 3,
     "batch": 16,
@@ -80,7 +81,7 @@ def trained(data, folder, stop=None):
                 classes=CLASSES,
                 input_shape=SHAPE,
             )
-            model = build("cnn_small", input_shape=SHAPE, classes=3, seed=settings.seed)
+            model = build("cnn_small", input_shape=SHAPE, classes=3, seed=settings.seed, **OPTIONS)
             loop.check(model, settings, source)
             loop.begin(run, model, settings, source, steps_of(data.count("train"), settings.batch))
         return loop.train(run, data, step)
@@ -113,21 +114,12 @@ def test_it_learns_and_keeps_the_best_epoch(whole):
     }
 
 
-def test_interrupted_within_an_epoch_it_goes_on_to_the_same_weights(keras, data, whole, tmp_path):
-    _, state, expected = whole
-    with pytest.raises(KeyboardInterrupt):
-        trained(data, tmp_path / "run", stop=(2, 7))
-    again = trained(data, tmp_path / "run")
-    assert again.history == state.history
-    assert_same(weights(keras, tmp_path / "run"), expected)
-
-
-def test_killed_in_its_second_epoch_it_goes_on_to_the_same_weights(keras, data, whole, tmp_path):
-    folder, expected = tmp_path / "run", whole[2]
+def test_killed_and_interrupted_it_goes_on_to_the_same_weights(keras, data, whole, tmp_path):
+    folder, state, expected = tmp_path / "run", *whole[1:]
     command = [sys.executable, "-m", "collab", "model", "train", "cnn_small", "--data", data.folder]
     command += ["--out", folder, "--epochs", 3, "--batch", 16, "--optimizer", "adamw", "--seed", 11]
     command += ["--schedule", "cosine", "--warmup", 1, "--augment", "flip,shift=1,noise=0.05"]
-    command += ["--class-weights", "balanced"]
+    command += ["--class-weights", "balanced", "--option", "filters=4", "--option", "hidden=8"]
     root = str(Path(__file__).parents[2])
     with subprocess.Popen(
         [str(word) for word in command],
@@ -144,8 +136,10 @@ def test_killed_in_its_second_epoch_it_goes_on_to_the_same_weights(keras, data, 
         process.communicate()
     assert process.returncode == -signal.SIGKILL, said
     with Run(folder) as run:
-        assert run.read().epoch < 3
-    trained(data, folder)
+        assert run.read().epoch == 1
+    with pytest.raises(KeyboardInterrupt):
+        trained(data, folder, stop=(3, 7))
+    assert trained(data, folder).history == state.history
     assert_same(weights(keras, folder), expected)
 
 

@@ -95,7 +95,9 @@ def main(request: Path) -> int:
     """Read the request beside which the result is written."""
     folder = request.parent
     try:
-        result = {"values": dict(convert(json.loads(request.read_text(encoding="utf-8")), folder))}
+        result: dict[str, Any] = {
+            "values": dict(convert(json.loads(request.read_text(encoding="utf-8")), folder))
+        }
     except (ValueError, ImportError) as error:
         result = {"error": _line(error)}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")

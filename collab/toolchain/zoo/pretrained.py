@@ -31,6 +31,9 @@ def load_pretrained(model: Any, path: Path) -> bool:
         raise ModelError(f"--weights {path}: give a file that ends in {', '.join(ENDINGS)}")
     weighty = [layer for layer in model.layers if layer.weights]
     before = [layer.get_weights() for layer in weighty]
+    # What is no number afterwards was not in the file.
+    for layer, weights in zip(weighty, before, strict=True):
+        layer.set_weights([np.full_like(weight, np.nan) for weight in weights])
     legacy = path.suffix != ".keras" and not path.name.endswith(".weights.h5")
     more = {"by_name": True} if legacy else {}
     try:
@@ -41,11 +44,11 @@ def load_pretrained(model: Any, path: Path) -> bool:
     except Exception as error:  # Keras and h5py raise whatever a file makes them raise
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"--weights {path}: cannot be read ({reason})") from error
-    left = [
-        layer.name
-        for layer, old in zip(weighty, before, strict=True)
-        if all(np.array_equal(a, b) for a, b in zip(old, layer.get_weights(), strict=True))
-    ]
+    left = []
+    for layer, weights in zip(weighty, before, strict=True):
+        if any(np.isnan(weight).any() for weight in layer.get_weights()):
+            left.append(layer.name)
+            layer.set_weights(weights)
     missing = [name for name in left if name != weighty[-1].name]
     if missing:
         raise ModelError(
