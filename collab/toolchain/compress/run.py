@@ -27,7 +27,7 @@ from collab.toolchain.compress.frontier import Measured, Paired, Targets, paired
 from collab.toolchain.compress.measure import arena_bytes, exact_cuts, right, times_ms, zstd_bytes
 from collab.toolchain.compress.recipe import Recipe
 from collab.toolchain.compress.search import Halving, Trial
-from collab.toolchain.compress.techniques import Material, change, convert
+from collab.toolchain.compress.techniques import Material, change, convert, rounded
 from collab.toolchain.compress.training import Taught
 
 VERSION: Final = 1
@@ -60,18 +60,26 @@ class Bench:
         if path.is_file():
             return path.read_bytes()
         last = recipe.steps[-1] if recipe.steps else None
-        training = [step for step in recipe.steps if step.kind != "litert"]
+        if last is not None and last.kind == "litert":
+            # The float model before it serves every way of rounding.
+            data = rounded(last, self.made(Recipe(recipe.steps[:-1])), self.material)
+        else:
+            data = convert(self._trained(recipe))
+            if last is not None and last.technique == "qat":
+                data = rounded(last, data, self.material)
+        write_whole(path, data)
+        return data
+
+    def _trained(self, recipe: Recipe) -> Path:
+        """The Keras model behind all steps of a recipe; those that are there are not done again."""
         model = self.material.baseline
-        for at, step in enumerate(training, 1):
+        for at, step in enumerate(recipe.steps, 1):
             after = self.folder / "steps" / f"{self._key(recipe, at)}.keras"
             after.parent.mkdir(parents=True, exist_ok=True)
             if not after.is_file():
                 change(step, model, after, self.material)
             model = after
-        rounds = last is not None and (last.kind == "litert" or last.technique == "qat")
-        data = convert(last if rounds else None, model, self.material)
-        write_whole(path, data)
-        return data
+        return model
 
     def measured(self, recipe: Recipe, label: str) -> Measured:
         """What a recipe is worth, kept in the folder; made and measured now if it is not there."""

@@ -134,11 +134,13 @@ _CHANGES: Final[dict[str, Callable[[Step, Any, Material], Network]]] = {
 }
 
 
-def convert(step: Step | None, model: Path, material: Material) -> bytes:
-    """The ``.tflite`` of a Keras model, quantised as a last step says; float32 without one."""
-    plain = keras_to_litert(load_model(model))
-    if step is None:
-        return plain
+def convert(model: Path) -> bytes:
+    """The float32 ``.tflite`` of a Keras model."""
+    return keras_to_litert(load_model(model))
+
+
+def rounded(step: Step, plain: bytes, material: Material) -> bytes:
+    """A float32 ``.tflite``, quantised as a last step says."""
     if step.technique == "fp16":
         return Quantiser(plain).fp16()
     if step.technique == "dynamic":
