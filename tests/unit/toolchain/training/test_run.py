@@ -23,9 +23,9 @@ def state(*accuracies, best=0):
 
 def test_what_was_written_is_read_and_defaults_are_written_out(tmp_path):
     with Run(tmp_path) as run:
-        assert not run.begun
+        before = run.begun
         run.write(state(0.5, best=1))
-        assert run.begun
+        assert (before, run.begun) == (False, True)
         assert run.read() == state(0.5, best=1)
     written = msgspec.json.decode((tmp_path / "training.json").read_bytes())
     assert written["settings"]["epochs"] == 10
