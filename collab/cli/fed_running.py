@@ -18,7 +18,8 @@ import numpy as np
 from collab.cli.fed_swapping import open_swapper
 from collab.cli.files import read_npz, read_yaml
 from collab.coordinator.cluster import Cluster
-from collab.coordinator.federated import Begin, EvaluateHere, FederatedServer, Watcher
+from collab.coordinator.federated import Begin, FederatedServer, Watcher
+from collab.coordinator.federated_evaluation import EvaluateHere
 from collab.coordinator.federated_folder import RunFolder, digest_of
 from collab.core.ids import Digest
 from collab.errors import ConfigError, InputError

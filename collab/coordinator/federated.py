@@ -9,59 +9,42 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
-import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from collab.client.remote_client import RemoteClient
 from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.cluster import Cluster
-from collab.coordinator.federated_links import connect_allowed
-from collab.coordinator.federated_secure import SecureSums
-from collab.core.ids import Digest, NodeName
-from collab.errors import CollabError, IntegrityError, LinkLost, PeerUnreachable, UsageError
+from collab.coordinator.federated_clients import Clients
+from collab.coordinator.federated_evaluation import EvaluateHere, Evaluations
+from collab.coordinator.federated_masking import SecureRounds
+from collab.coordinator.federated_tasks import RunTasks
+from collab.core.ids import Digest
+from collab.errors import CollabError, IntegrityError, LinkLost, PeerUnreachable
 from collab.federated import actions as do
 from collab.federated import events as on
 from collab.federated.children import read_children
 from collab.federated.journal import Blobs, Journal
 from collab.federated.orders import OrderId, SumRules
-from collab.federated.privacy.identities import name_verifier, verifier
-from collab.federated.privacy.masking import basis_of, invite
 from collab.federated.records import RoundRecord, Swap
 from collab.federated.rounds import Rounds
 from collab.federated.server_work import Broadcast, ServerWork
 from collab.federated.task import Task
 from collab.federated.update import Parameters
-from collab.link.link import Link
 
 if TYPE_CHECKING:
     from collab.coordinator.swap import Swapper
 
-log = logging.getLogger("collab.federated")
-
-T = TypeVar("T")
-
-_BACKOFF_S: Final = (0.1, 2.0)
-"""First and longest pause before a client is dialled again."""
-_LOOK_S: Final = 15.0
-"""A client is asked this often whether its policy lets it train by now."""
 _AWAY: Final = (LinkLost, PeerUnreachable)
 _UNSIGNED: Final = (
     "secure_aggregation without identities: nobody signs keys, so updates are hidden from a server that "
     "keeps to the rules, and from no other; see 'collab cluster init'"
 )
-
-Metrics = Mapping[str, float]
-
-EvaluateHere = Callable[[Digest], tuple[int, dict[str, float]]]
-"""Samples and metrics of a model on the server's own data; blocks."""
 
 
 @dataclass(frozen=True)
@@ -109,34 +92,48 @@ class FederatedServer:
         evaluate_here: EvaluateHere | None = None,
         swaps: Swapper | None = None,
     ) -> None:
-        self._cluster = cluster
+        self._secured = cluster.security is not None
         self._task = task
         self._rounds = rounds
         self._journal = journal
         self._blobs = blobs
         self._work = work
-        self._trainable = trainable
-        self._scratch = scratch
         self._watcher = watcher
-        self._evaluate_here = evaluate_here
         self._swaps = swaps
         self._swapping: set[asyncio.Task[None]] = set()
         self._last: RoundRecord | None = None
         self._offered_round = 0
         self._run = ""
-        self._clients: dict[str, RemoteClient] = {}
-        self._enrolled: dict[str, int] = {}
         self._events: asyncio.Queue[on.Event] = asyncio.Queue()
-        self._tasks: dict[asyncio.Task[None], tuple[str, OrderId] | None] = {}
+        self._tasks = RunTasks(self.stop)
+        self._off_loop = self._tasks.off_loop
+        self._clients = Clients(
+            cluster.links,
+            task.transports,
+            trainable,
+            scratch,
+            self._tell,
+            self._notify,
+            lambda: self._rounds.ledger.begun,
+        )
+        self._evaluations = Evaluations(
+            self._clients,
+            self._broadcast,
+            task.evaluation.deadline_s,
+            evaluate_here,
+            self._off_loop,
+            swaps,
+        )
         self._unsettled: set[Digest] = set()
         """Updates that were fetched and are not in the journal yet."""
         self._sums = SumRules(aggregation=task.aggregation, gate=task.gate, seed=task.seed)
         self._trained: dict[tuple[str, OrderId], pb.TrainingState] = {}
         """What was told of updates that are not fetched yet."""
-        self._secure = self._secure_sums() if task.secure is not None else None
+        self._secure: SecureRounds | None = None
+        if task.secure is not None:
+            terms = (task, task.secure, trainable[0], cluster.security)
+            self._secure = SecureRounds(self._clients, *terms, work, self._off_loop, self._left_out)
         self._agreement: asyncio.Task[None] | None = None
-        self._failure: BaseException | None = None
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="collab-federated")
 
     # --- outside -------------------------------------------------------------------
 
@@ -146,11 +143,11 @@ class FederatedServer:
         Clients of ``release`` are taken out of quarantine.
         """
         self._run = self._rounds.ledger.run or begin.run
-        if self._secure is not None and self._cluster.security is None:
+        if self._secure is not None and not self._secured:
             self._notify(do.Notify("warning", _UNSIGNED))
         try:
             for address in peers:
-                self._spawn(self._follow(address))
+                self._tasks.spawn(self._clients.follow(address, self._run))
             actions = self._rounds.begin(
                 begin.run, begin.task, begin.model, begin.model_bytes, _now(), begin.control
             )
@@ -159,16 +156,12 @@ class FederatedServer:
                 self._tell(on.Released(name))
             while finish is None:
                 finish = await self._perform(self._rounds.handle(await self._next(), _now()))
-            if self._failure is not None:
-                raise self._failure
+            self._tasks.check()
             await self._say_goodbye(finish)
             await self._swap_last(finish)
             return finish
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await asyncio.to_thread(self._disk.shutdown)
+            await self._tasks.close()
 
     def stop(self) -> None:
         """End soon, so that the run can be resumed."""
@@ -186,7 +179,7 @@ class FederatedServer:
         if finish.outcome == "stopped":
             return
         order = OrderId(self._run, self._rounds.ledger.round)
-        leaving = (client.leave(order) for client in self._clients.values())
+        leaving = (client.leave(order) for client in self._clients.everyone())
         with suppress(TimeoutError, asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.gather(*leaving, return_exceptions=True), 2.0)
 
@@ -212,12 +205,12 @@ class FederatedServer:
                     await self._begin_swap(action.record)
             else:
                 _PERFORM[type(action)](self, action)
-        self._watcher.clients(list(self._clients.values()))
+        self._watcher.clients(self._clients.everyone())
         return None
 
     def _keep(self, action: do.Keep) -> None:
         kept = action.digests | self._unsettled | (self._swaps.holds if self._swaps is not None else set())
-        self._spawn(self._quietly(self._off_loop(self._blobs.keep, kept)))
+        self._tasks.spawn_quietly(self._off_loop(self._blobs.keep, kept))
 
     def _notify(self, action: do.Notify) -> None:
         self._watcher.notice(action)
@@ -259,7 +252,7 @@ class FederatedServer:
 
         def progress(state: pb.TrainingState) -> None:
             client.state = f"trains, {state.steps} steps" if state.state == "training" else state.state
-            self._watcher.clients(list(self._clients.values()))
+            self._watcher.clients(self._clients.everyone())
 
         state = await client.outcome(order, progress)
         if state.state == "done":
@@ -287,9 +280,9 @@ class FederatedServer:
         told = self._trained.pop((action.client, action.order), pb.TrainingState())
         judge: Callable[..., on.Arrived | on.Refused] = self._work.judge
         if self._secure is not None:
-            judge = functools.partial(self._secure.judge, samples=self._enrolled[action.client])
+            judge = functools.partial(self._secure.judge, samples=self._clients.samples[action.client])
         else:
-            entering = (ledger.round, ledger.model, self._enrolled, list(ledger.counted))
+            entering = (ledger.round, ledger.model, self._clients.samples, list(ledger.counted))
             await self._off_loop(self._work.enter_round, *entering)
             self._unsettled.add(action.digest)
         if client.gateway:
@@ -308,9 +301,7 @@ class FederatedServer:
         self._ended(action.client, action.order, action.counted)
 
     def _cancel(self, action: do.Cancel) -> None:
-        for task, key in self._tasks.items():
-            if key == (action.client, action.order):
-                task.cancel()
+        self._tasks.cancel((action.client, action.order))
         self._ended(action.client, action.order, False)
 
     def _ended(self, name: str, order: OrderId, counted: bool) -> None:
@@ -320,13 +311,13 @@ class FederatedServer:
         client = self._clients.get(name)
         if client is not None:
             client.state = "counted" if counted else ""
-            self._spawn(self._quietly(client.end(order, counted)))
+            self._tasks.spawn_quietly(client.end(order, counted))
 
     def _aggregate(self, action: do.Aggregate) -> None:
-        self._spawn(self._aggregated(action))
+        self._tasks.spawn(self._aggregated(action))
 
     async def _aggregated(self, action: do.Aggregate) -> None:
-        clients = max(len(self._enrolled), len(action.updates))
+        clients = max(len(self._clients.samples), len(action.updates))
         try:
             models = self._rounds.ledger.models
             self._tell(await self._off_loop(self._work.aggregate, action, clients, models))
@@ -337,85 +328,28 @@ class FederatedServer:
     def _agree(self, action: do.Agree) -> None:
         if self._agreement is not None:
             self._agreement.cancel()
-        self._agreement = self._spawn(self._agreed(action))
+        self._agreement = self._tasks.spawn(self._agreed(action))
 
     async def _agreed(self, action: do.Agree) -> None:
-        ledger, secure = self._rounds.ledger, self._task.secure
         assert self._secure is not None
-        assert secure is not None
-        orders = {client: ledger.asked[client] for client in action.clients}
-        session = f"{self._run}/{action.round}/{action.attempt}"
-        try:
-            masking, length = await self._off_loop(self._work.masking, ledger.model, ledger.state)
-            basis = basis_of(self._trainable[0], ledger.model, self._task.training, masking)
-            threshold = secure.threshold_of(len(orders))
-            invitation = invite(session, action.clients, threshold, length, basis, masking)
-            clients = await self._secure.agree(invitation, orders)
-            self._tell(on.Agreed(action.round, clients, action.attempt))
-        except CollabError as error:
-            self._tell(on.AggregationFailed(action.round, str(error), action.attempt))
+        self._tell(await self._secure.agree(action, self._rounds.ledger))
 
     def _sum(self, action: do.Sum) -> None:
-        self._spawn(self._summed(action))
+        self._tasks.spawn(self._summed(action))
 
     async def _summed(self, action: do.Sum) -> None:
-        ledger = self._rounds.ledger
         assert self._secure is not None
-        try:
-            outcome = await self._secure.open(action.clients)
-            for name in outcome.liars:
-                self._left_out(name, "gave wrong shares of others' secrets; the sum is right without them")
-            kept = (ledger.model, ledger.state, outcome.total, len(outcome.survivors))
-            self._tell(on.Summed(action.round, await self._off_loop(self._work.keep_sum, *kept)))
-        except CollabError as error:
-            self._tell(on.AggregationFailed(action.round, str(error)))
-
-    def _secure_sums(self) -> SecureSums:
-        security = self._cluster.security
-        verify = verifier(security) if security is not None else name_verifier()
-
-        async def ask(name: str, order: OrderId, message: bytes) -> bytes:
-            return await self._clients[name].mask(order, message)
-
-        return SecureSums(ask, self._off_loop, verify, self._left_out, self._task.round.deadline_s)
+        self._tell(await self._secure.open(action, self._rounds.ledger))
 
     def _left_out(self, name: str, why: str) -> None:
         self._notify(do.Notify("failed", f"{name}: {why}", name))
 
     def _evaluate(self, action: do.Evaluate) -> None:
         for name in action.clients or ("",):
-            self._spawn(self._evaluated(action, name))
+            self._tasks.spawn(self._evaluated(action, name))
 
     async def _evaluated(self, action: do.Evaluate, name: str) -> None:
-        try:
-            if name:
-                running, beside = await self._beside(action, name)
-                found = await self._evaluated_by(name, OrderId(self._run, action.round), action.model)
-                if self._swaps is not None and running is not None:
-                    self._swaps.measured(action.round, running, (found[0], beside, found[1]))
-            else:
-                assert self._evaluate_here is not None
-                found = await self._off_loop(self._evaluate_here, action.model)
-            self._tell(on.Evaluated(action.round, name, *found))
-        except CollabError as error:
-            self._tell(on.EvaluationFailed(action.round, name, str(error)))
-
-    async def _evaluated_by(self, name: str, order: OrderId, model: Digest) -> tuple[int, Metrics]:
-        """A client's samples and metrics."""
-        limit_s = self._task.evaluation.deadline_s
-        state = await self._clients[name].evaluate(order, model, limit_s, self._broadcast)
-        if state.state != "done":
-            raise PeerUnreachable(state.reason or state.state)
-        return int(state.samples), {metric.name: metric.value for metric in state.metrics}
-
-    async def _beside(self, action: do.Evaluate, name: str) -> tuple[Digest | None, Metrics]:
-        """The weights that run and a client's metrics of them; None where those are not asked for or lack."""
-        running = await self._swaps.beside() if self._swaps is not None else None
-        with suppress(CollabError):
-            if running is not None and running != action.model:
-                order = OrderId(self._run, action.round, 1)
-                return running, (await self._evaluated_by(name, order, running))[1]
-        return None, {}
+        self._tell(await self._evaluations.at(action, name))
 
     # --- swaps -------------------------------------------------------------------------
 
@@ -423,11 +357,9 @@ class FederatedServer:
         """Have a round's model tried while the run goes on; its weights are read before they may go."""
         self._offered_round = record.round
         weights = await self._off_loop(self._work.model, record.model)
-        task = asyncio.get_running_loop().create_task(self._swap(record, weights))
+        task = self._tasks.spawn(self._swap(record, weights))
         self._swapping.add(task)
-        self._tasks[task] = None
         task.add_done_callback(self._swapping.discard)
-        task.add_done_callback(self._over)
 
     async def _swap(self, record: RoundRecord, weights: Parameters) -> None:
         assert self._swaps is not None
@@ -443,55 +375,7 @@ class FederatedServer:
             await self._begin_swap(last)
         if finish.outcome != "stopped":
             await asyncio.gather(*self._swapping)
-        if self._failure is not None:
-            raise self._failure
-
-    # --- clients -----------------------------------------------------------------------
-
-    async def _follow(self, address: str) -> None:
-        """Keep a link to one address, and tell the run when who is there comes and goes."""
-        delay_s, told = _BACKOFF_S[0], False
-        while True:
-            name = ""
-            try:
-                link = await connect_allowed(self._cluster.links, address, self._task.transports)
-                name = await self._joined(link)
-                delay_s, told = _BACKOFF_S[0], False
-                await self._stay(link, name)
-            except CollabError as error:
-                if isinstance(error, UsageError) and not self._rounds.ledger.begun:
-                    raise
-                if not told:
-                    self._notify(do.Notify("waiting", f"{address}: {error}"))
-                    told = True
-            if name:
-                self._tell(on.Left(name))
-                self._clients[name].state = "away"
-            await asyncio.sleep(random.uniform(delay_s / 2, delay_s))
-            delay_s = min(2 * delay_s, _BACKOFF_S[1])
-
-    async def _joined(self, link: Link) -> NodeName:
-        name = link.peer.name
-        client = self._clients.get(name)
-        if client is None:
-            client = RemoteClient(name, self._run, self._trainable, self._scratch)
-        elif client.link is not None and client.link.ended is None and client.link is not link:
-            raise PeerUnreachable(f"node {name!r} is reached at another address already")
-        client.link = link
-        self._clients[name] = client
-        capabilities = await client.enrol()
-        self._enrolled[name] = client.samples
-        client.state = capabilities.reason
-        self._tell(on.Joined(name, capabilities))
-        return name
-
-    async def _stay(self, link: Link, name: NodeName) -> None:
-        """Until the link ends; ask now and then whether the device is willing."""
-        while link.ended is None:
-            with suppress(TimeoutError, asyncio.TimeoutError):
-                await asyncio.wait_for(link.wait_ended(), _LOOK_S)
-                return
-            self._tell(on.Joined(name, await self._clients[name].enrol()))
+        self._tasks.check()
 
     # --- tasks -------------------------------------------------------------------------
 
@@ -499,7 +383,7 @@ class FederatedServer:
         self._events.put_nowait(event)
 
     def _for_order(self, name: str, order: OrderId, work: Coroutine[Any, Any, None]) -> None:
-        self._spawn(self._guarded(name, order, work), (name, order))
+        self._tasks.spawn(self._guarded(name, order, work), (name, order))
 
     async def _guarded(self, name: str, order: OrderId, work: Awaitable[None]) -> None:
         """A lost link says nothing: the client is offered its order again; other errors end the order."""
@@ -511,30 +395,6 @@ class FederatedServer:
                 self._tell(on.Failed(name, order, str(error)))
         except CollabError as error:
             self._tell(on.Failed(name, order, str(error)))
-
-    async def _quietly(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except CollabError as error:
-            log.info("%s", error)
-
-    def _spawn(
-        self, work: Coroutine[Any, Any, None], key: tuple[str, OrderId] | None = None
-    ) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks[task] = key
-        task.add_done_callback(self._over)
-        return task
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = error
-            self.stop()
-
-    async def _off_loop(self, function: Callable[..., T], *arguments: object) -> T:
-        call = functools.partial(function, *arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._disk, call)
 
 
 _PERFORM: Final[dict[type, Callable[[FederatedServer, Any], None]]] = {

@@ -5,27 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from collab.codec.pb import control_pb2 as pb
 from collab.core.ids import Digest
-from collab.errors import BackendError, CollabError, NotLoaded, Refused, StoreError
+from collab.errors import BackendError, CollabError, NotLoaded, Refused
 from collab.federated import participant as machine
-from collab.federated.children import child_message
 from collab.federated.compression.settings import ABILITIES
-from collab.federated.orders import MAX_HELD_MODELS, OrderId
+from collab.federated.orders import OrderId
 from collab.node.store import Store
 from collab.node.training_config import TrainingConfig
-from collab.node.training_files import Made, TrainingFiles
+from collab.node.training_errand import Errand
+from collab.node.training_files import TrainingFiles
 from collab.node.training_masked import MaskedOrder
 from collab.node.training_offer import Ask, unsuited
 from collab.node.training_policy import Look, look, refusal
 from collab.node.training_thread import Guard, TrainingThread, energy_meter
-from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, Product, evaluate, restore, train
+from collab.node.training_weights import OffLoop, TrainingWeights
+from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, Product, evaluate, train
 from collab.node.verbs import Caller
 
 if TYPE_CHECKING:
@@ -38,45 +37,6 @@ MAX_WAIT_S: Final = 20.0
 """Longest that a question for the state of an order waits; calls end after 30 s."""
 _WATCH_S: Final = 1.0
 """Between two looks at the policy while training."""
-
-OffLoop = Callable[..., Awaitable[Any]]
-
-
-@dataclass
-class Errand:
-    """An order on this node, and where it stands."""
-
-    order: OrderId
-    ask: Ask | None
-    """None for one from before a restart."""
-    state: str
-    reason: str = ""
-    guard: Guard | None = None
-    made: Made = Made()
-    update: Digest | None = None
-    update_bytes: int = 0
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def end(self, state: str, reason: str = "") -> None:
-        """It is done or failed; the first word counts."""
-        if not self.over.is_set():
-            self.state, self.reason = state, reason
-            self.over.set()
-
-    def message(self) -> pb.TrainingState:
-        """As it is told."""
-        made = self.made
-        return pb.TrainingState(
-            state=self.state,
-            reason=self.reason,
-            steps=self.guard.steps if self.guard is not None else made.steps,
-            update=self.update or "",
-            update_bytes=self.update_bytes,
-            samples=made.samples,
-            seconds=made.seconds,
-            metrics=[pb.Metric(name=name, value=value) for name, value in made.metrics.items()],
-            children=[child_message(child) for child in made.children],
-        )
 
 
 class NodeTraining:
@@ -103,20 +63,17 @@ class NodeTraining:
         self._gateway = gateway
         """Where others train in this node's place."""
         self._files = TrainingFiles(store.training)
+        self._weights = TrainingWeights(store, self._files, off_loop, self.used_digests)
         self._masked = MaskedOrder(name, credentials)
         self._machine = machine.Participant()
         self._thread = TrainingThread()
         self._deciding = asyncio.Lock()
-        self._restoring = asyncio.Lock()
-        """Training and evaluation may be sent one blob, which goes when it has been read."""
         self._errand: Errand | None = None
         self._at_work: Guard | None = None
         """Of the training that the thread is at; it may be of an order that was given up."""
         self._trial: Errand | None = None
         """The latest evaluation."""
         self._enrolled: tuple[Digest, Enrolled] | None = None
-        self._holds: tuple[str, list[Digest]] = ("", [])
-        """Weights of the latest run."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- life ------------------------------------------------------------------
@@ -128,15 +85,15 @@ class NodeTraining:
             standing, made = kept
             self._machine = machine.Participant(standing)
             errand = Errand(standing.order, None, "training", made=made)
-            self._announce(errand, standing.digest, standing.bytes)
+            errand.announce(standing.digest, standing.bytes)
             self._errand = errand
-            await self._held(standing.order.run)
+            await self._weights.held(standing.order.run)
 
     async def close(self) -> None:
         """End training at its next step; a server offers it again."""
         for errand in (self._errand, self._trial):
-            if errand is not None and errand.guard is not None:
-                errand.guard.stop("the node stops")
+            if errand is not None:
+                errand.stop("the node stops")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -144,11 +101,10 @@ class NodeTraining:
 
     def used_digests(self) -> list[Digest]:
         """Blobs that must stay in the store."""
-        used = list(self._holds[1])
+        used = list(self._weights.latest)
         for errand in (self._errand, self._trial):
             if errand is not None:
-                used += errand.ask.blobs if errand.ask is not None else ()
-                used += [errand.update] if errand.update is not None else []
+                used += errand.used_digests
         return used
 
     @property
@@ -178,7 +134,7 @@ class NodeTraining:
             return reply
         reply.children = len(self.config.children)
         reply.trainer = self.config.trainer
-        reply.ready = trainable is not None and bool(await self._holding([trainable]))
+        reply.ready = trainable is not None and bool(await self._weights.holding([trainable]))
         if reply.ready and trainable is not None:
             if self._gateway is not None:
                 reply.samples = await self._gateway.enrol(run, await self._trainable(trainable))
@@ -187,7 +143,7 @@ class NodeTraining:
                 reply.samples = (await self._trainer(trainable)).samples
             reply.step_s = await self._off_loop(self._files.step_s, trainable)
         if run:
-            reply.holds.extend(await self._held(run))
+            reply.holds.extend(await self._weights.held(run))
         return reply
 
     async def offer(self, ask: Ask) -> pb.OfferTrainingReply:
@@ -200,9 +156,9 @@ class NodeTraining:
                 state = await self._offer_order(ask, refused)
         reply = pb.OfferTrainingReply(state=state)
         if state.state == "accepted":
-            holding = await self._holding(ask.blobs)
+            holding = await self._weights.holding(ask.blobs)
             reply.lacks.extend([digest for digest in ask.blobs if digest not in holding])
-            reply.holds.extend(await self._held(ask.order.run))
+            reply.holds.extend(await self._weights.held(ask.order.run))
         return reply
 
     def _offer_trial(self, ask: Ask, refused: str) -> pb.TrainingState:
@@ -211,8 +167,8 @@ class NodeTraining:
             return trial.message()
         if refused:
             return pb.TrainingState(state="declined", reason=refused)
-        if trial is not None and trial.guard is not None:
-            trial.guard.stop("another evaluation was asked for")
+        if trial is not None:
+            trial.stop("another evaluation was asked for")
         self._trial = Errand(ask.order, ask, "accepted")
         return self._trial.message()
 
@@ -242,8 +198,7 @@ class NodeTraining:
             raise NotLoaded(f"order {order.round} of run {order.run!r} is not known here; offer it")
         if errand.state != "accepted":
             return errand.message()
-        async with self._restoring:
-            await self._restore(errand.ask, parts)
+        await self._weights.restore(errand.ask, parts)
         if evaluating:
             if errand.state == "accepted":
                 errand.state = "training"
@@ -272,8 +227,8 @@ class NodeTraining:
         """The server has what it wanted of an order, or wants it no more."""
         if evaluating:
             errand = self._found(order, True)
-            if errand is not None and errand.guard is not None:
-                errand.guard.stop("the server wants it no more")
+            if errand is not None:
+                errand.stop("the server wants it no more")
         else:
             async with self._deciding:
                 event: machine.ClientEvent = machine.Cancelled(order, "the server wants it no more")
@@ -291,8 +246,7 @@ class NodeTraining:
         if self._gateway is not None:
             self._spawn(self._gateway.leave(run))
         self._masked.forget(run)
-        if self._holds[0] == run:
-            self._holds = ("", [])
+        self._weights.forget(run)
         if self._trial is not None and self._trial.order.run == run:
             self._trial = None
         await self._off_loop(self._store.drop, await self._off_loop(self._files.leave, run))
@@ -338,19 +292,14 @@ class NodeTraining:
             errand.guard = Guard(self.config)
             self._spawn(self._train(errand, errand.ask, errand.guard))
         elif isinstance(action, machine.Stop):
-            if errand.guard is not None:
-                errand.guard.stop("the server asks for something else")
+            errand.stop("the server asks for something else")
             errand.end("failed", "cancelled")
         elif isinstance(action, machine.Remember):
             await self._off_loop(self._files.remember, action.standing, errand.made)
         elif isinstance(action, machine.Announce):
-            self._announce(errand, action.digest, action.bytes)
+            errand.announce(action.digest, action.bytes)
         elif isinstance(action, machine.Tell):
             errand.end("failed", action.reason)
-
-    def _announce(self, errand: Errand, digest: Digest, size: int) -> None:
-        errand.update, errand.update_bytes = digest, size
-        errand.end("done")
 
     async def _decide(self, event: machine.ClientEvent) -> None:
         async with self._deciding:
@@ -398,7 +347,7 @@ class NodeTraining:
         """What training comes to, here or at the children."""
         state = await self._off_loop(self._files.client, ask.order.run)
         if self._gateway is not None:
-            weights = await self._off_loop((await self._path(ask.work.model)).read_bytes)
+            weights = await self._weights.read(ask.work.model)
             return await self._gateway.train(ask, await self._trainable(ask.trainable), weights, state)
         job = Job(
             self._name,
@@ -407,8 +356,8 @@ class NodeTraining:
             ask.encoding,
             ask.clip,
             ask.noise_multiplier,
-            weights=await self._path(ask.work.model),
-            control=await self._path(ask.work.control) if ask.work.control is not None else None,
+            weights=await self._weights.path(ask.work.model),
+            control=await self._weights.path(ask.work.control) if ask.work.control is not None else None,
             state=state,
             mask=self._masked.masking(ask.order) if ask.masked else None,
         )
@@ -426,12 +375,12 @@ class NodeTraining:
 
     async def _evaluate(self, errand: Errand, ask: Ask) -> None:
         try:
-            path = await self._path(ask.work.model)
             if self._gateway is not None:
-                weights = await self._off_loop(path.read_bytes)
+                weights = await self._weights.read(ask.work.model)
                 trainable = await self._trainable(ask.trainable)
                 errand.made = await self._gateway.evaluate(ask, trainable, weights)
             else:
+                path = await self._weights.path(ask.work.model)
                 errand.made = await self._thread.run(evaluate, await self._trainer(ask.trainable), path)
             errand.end("done")
         except Exception as error:
@@ -445,7 +394,7 @@ class NodeTraining:
         return f"trainer {self.config.trainer!r} fails with {type(error).__name__}; see the node's log"
 
     async def _trainable(self, digest: Digest) -> tuple[Digest, bytes]:
-        return digest, await self._off_loop((await self._path(digest)).read_bytes)
+        return digest, await self._weights.read(digest)
 
     async def _trainer(self, trainable: Digest) -> Enrolled:
         if self._enrolled is None or self._enrolled[0] != trainable:
@@ -453,55 +402,9 @@ class NodeTraining:
             if make is None:
                 known = ", ".join(sorted(self._trainers))
                 raise BackendError(f"training.trainer: {self.config.trainer!r} is not known; use {known}")
-            path = await self._path(trainable)
+            path = await self._weights.path(trainable)
             self._enrolled = (trainable, await self._thread.run(make, path, self.config))
         return self._enrolled[1]
-
-    # --- weights -----------------------------------------------------------------
-
-    async def _path(self, digest: Digest) -> Path:
-        path: Path = await self._off_loop(self._store.path, digest)
-        return path
-
-    async def _holding(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Those that are complete in the store, by one job off the loop."""
-        held: Any = await self._off_loop(lambda: [self._store.held(digest)[1] for digest in digests])
-        return {digest for digest, complete in zip(digests, held, strict=True) if complete}
-
-    async def _held(self, run: str) -> list[Digest]:
-        """Weights of a run that are in the store."""
-        if self._holds[0] != run:
-            self._holds = (run, await self._off_loop(self._files.holds, run))
-        named, holding = self._holds[1], await self._holding(self._holds[1])
-        kept = [digest for digest in named if digest in holding]
-        self._holds = (run, kept)
-        return kept
-
-    async def _restore(self, ask: Ask, parts: Sequence[Part]) -> None:
-        """Decode what came, check it against its digest, and keep it; drop what is old by now."""
-        wanted = set(ask.blobs)
-        holding = await self._holding(ask.blobs)
-        for part in parts:
-            if part.weights not in wanted:
-                raise NotLoaded(f"weights {part.weights[:12]}: not what the order names")
-            if part.weights not in holding:
-                blob = await self._path(part.blob)
-                base = await self._path(part.base) if part.base is not None else None
-                data = await asyncio.to_thread(restore, part, blob, base)
-                holding.add(await self._off_loop(self._store.add, data, self.used_digests()))
-            if part.blob != part.weights:
-                await self._off_loop(self._store.drop, [part.blob])
-        lacking = [digest for digest in ask.blobs if digest not in holding]
-        if lacking:
-            raise StoreError(f"weights {lacking[0][:12]}: not in the store; send them")
-        run = ask.order.run
-        named = [digest for digest in ask.blobs if digest != ask.trainable]
-        holds = [digest for digest in await self._held(run) if digest not in named] + named
-        old, new = holds[:-MAX_HELD_MODELS], holds[-MAX_HELD_MODELS:]
-        if new != self._holds[1]:
-            self._holds = (run, new)
-            await self._off_loop(self._files.keep_holds, run, new)
-        await self._off_loop(self._store.drop, old)
 
 
 def _now() -> float:

@@ -94,6 +94,7 @@ def _line(error: BaseException) -> str:
 def main(request: Path) -> int:
     """Read the request beside which the result is written."""
     folder = request.parent
+    result: dict[str, object]
     try:
         result: dict[str, Any] = {
             "values": dict(convert(json.loads(request.read_text(encoding="utf-8")), folder))
