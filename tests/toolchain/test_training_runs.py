@@ -115,7 +115,8 @@ def test_it_learns_and_keeps_the_best_epoch(whole):
 
 
 def test_killed_and_interrupted_it_goes_on_to_the_same_weights(keras, data, whole, tmp_path):
-    folder, state, expected = tmp_path / "run", *whole[1:]
+    folder = tmp_path / "run"
+    _, state, expected = whole
     command = [sys.executable, "-m", "collab", "model", "train", "cnn_small", "--data", data.folder]
     command += ["--out", folder, "--epochs", 3, "--batch", 16, "--optimizer", "adamw", "--seed", 11]
     command += ["--schedule", "cosine", "--warmup", 1, "--augment", "flip,shift=1,noise=0.05"]

@@ -96,9 +96,7 @@ def main(request: Path) -> int:
     folder = request.parent
     result: dict[str, object]
     try:
-        result: dict[str, Any] = {
-            "values": dict(convert(json.loads(request.read_text(encoding="utf-8")), folder))
-        }
+        result = {"values": dict(convert(json.loads(request.read_text(encoding="utf-8")), folder))}
     except (ValueError, ImportError) as error:
         result = {"error": _line(error)}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
