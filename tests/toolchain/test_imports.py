@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from collab.errors import ModelError, TensorError, UsageError
+from collab.errors import BackendError, ModelError, TensorError, UsageError
 from collab.graph import read_model
 from collab.toolchain.imports import from_keras, from_saved_model, importing
 from collab.toolchain.imports.importing import Wanted, import_model
@@ -94,7 +94,7 @@ def test_what_differs_or_does_not_fit_is_not_written(here, model, tmp_path):
 
 def test_onnx_keeps_its_answers_with_channels_last(tmp_path):
     if importlib.util.find_spec("onnx2tf") is None:
-        with pytest.raises(Exception, match=r"onnx2tf is missing: pip install --no-deps"):
+        with pytest.raises(BackendError, match=r"onnx2tf is missing: pip install --no-deps"):
             import_model(Wanted(small_onnx(tmp_path / "m.onnx"), tmp_path / "o.tflite"))
         return
     made = import_model(Wanted(small_onnx(tmp_path / "m.onnx"), tmp_path / "o.tflite"))
