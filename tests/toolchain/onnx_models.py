@@ -24,11 +24,11 @@ def small_onnx(path: Path, operator: str = "Relu") -> Path:
         helper.make_node("Flatten", ["mean"], ["flat"], axis=1),
         helper.make_node("Gemm", ["flat", "v", "c"], ["y"], transB=1),
     ]
-    given, answer = (
+    inputs, outputs = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
         for name, shape in (("x", ["N", 3, 8, 8]), ("y", ["N", 5]))
     )
-    graph = helper.make_graph(nodes, "small", given, answer, weights)
+    graph = helper.make_graph(nodes, "small", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, str(path))
     return path
