@@ -15,12 +15,13 @@ from collab.errors import InputError, ModelError
 from collab.graph import parse_model
 from collab.toolchain.compress.channels import trace
 from collab.toolchain.compress.folding import fold_batch_norms
+from collab.toolchain.compress.frontier import Targets
 from collab.toolchain.compress.importance import activation_scores, least
 from collab.toolchain.compress.keras_files import load_model, save_model
 from collab.toolchain.compress.network import build, read
 from collab.toolchain.compress.quantising import Quantiser
 from collab.toolchain.compress.recipe import parse
-from collab.toolchain.compress.run import open_bench
+from collab.toolchain.compress.run import open_bench, search
 from collab.toolchain.compress.surgery import take_out
 from collab.toolchain.compress.training import Schedule, Taught, activations, check_fits, fit
 from collab.toolchain.extras import needed
@@ -160,6 +161,16 @@ def test_a_layer_used_twice_is_refused_by_name():
 def test_a_folder_of_another_model_is_refused(bench, trained):
     with pytest.raises(InputError, match="is of another model, data or seed"):
         open_bench(bench.folder, trained, SPLITS, 1, False, lambda *how: None, True)
+
+
+def test_a_search_chooses_on_the_validation_images_and_measures_on_the_test_images(bench):
+    said: list[str] = []
+    found = search(bench, [parse("fp16"), parse("int8")], Targets(max_drop=20), (1.0,), said.append)
+    assert [each.recipe for each in found.variants] == ["baseline", "fp16", "int8"]
+    assert found.best.recipe == found.chosen
+    assert found.model == bench.made(parse(found.chosen))
+    assert found.best.zstd_bytes == min(each.zstd_bytes for each in found.variants)
+    assert len(said) == 2
 
 
 TFMOT = """

@@ -105,7 +105,7 @@ def fit(model: Any, taught: Taught, schedule: Schedule, progress: Progress, teac
     learner = logits if teacher is None else _distiller(keras, _logits(keras, teacher), logits)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.AdamW(cosine(keras, schedule.rate, total), weight_decay=0.005)
-    # XLA takes minutes to compile a deep network, and a short training never earns them back.
+    # Tracing alone takes long for a deep network; a short training does not earn back compiling too.
     learner.compile(optimizer, loss, jit_compile=False)
     for done, (inputs, labels) in enumerate(batches(taught, schedule), 1):
         learner.train_on_batch(inputs, labels)
