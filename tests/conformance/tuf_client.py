@@ -32,17 +32,19 @@ def download(arguments: argparse.Namespace) -> None:
     metadata = trusted(arguments)
     metadata.refresh()
     files = HttpSource(arguments.target_base_url)
-    downloads = Downloads(arguments.target_dir / "partial")
+    # Beside the folder, in which the suite looks for what was downloaded.
+    downloads = Downloads(arguments.target_dir.parent / "partial")
     for name in arguments.target_name:
         target = metadata.target(name)
         if target is None:
             raise InputError(f"{name}: nobody has signed it")
         place = arguments.target_dir / quote(name, "")
-        if place.exists() and hashlib.sha256(place.read_bytes()).hexdigest() == target.hashes["sha256"]:
+        algorithm, digest = next(iter(target.hashes.items()))
+        if place.exists() and hashlib.new(algorithm, place.read_bytes()).hexdigest() == digest:
             continue
         path = metadata.path_of(target)
         got = downloads.fetch(
-            target.hashes["sha256"], target.length, lambda offset, path=path: files.open(path, offset)
+            digest, target.length, lambda offset, path=path: files.open(path, offset), algorithm
         )
         got.replace(place)
 

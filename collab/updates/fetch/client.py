@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from collab.errors import CollabError, ConfigError, IntegrityError, PeerError, Refused, StoreError
+from collab.errors import CollabError, ConfigError, InputError, IntegrityError, PeerError, Refused, StoreError
 from collab.security.files import PUBLIC, write
 from collab.updates.fetch.base import Source
 from collab.updates.fetch.clock import EPOCH, Floor
@@ -187,6 +187,14 @@ class Releases:
         got = self._blob(release.sha256, release.size, f"{folder}/{release.sha256}.{name}", downloads)
         _move(got, place)
         return Fetched(release, place, "full", downloads.counted.received)
+
+    def bases(self, files: Iterable[Path]) -> dict[str, Path]:
+        """Files by digest, those that were fetched before among them."""
+        try:
+            found = {path.name: path for path in (self.folder / "blobs").glob("*")}
+            return found | {_digest(path): path for path in files}
+        except OSError as error:
+            raise InputError(f"{error.filename}: {error.strerror}") from error
 
     def _by_delta(
         self, release: Release, delta: Delta, base: Path, place: Path, downloads: Downloads

@@ -112,7 +112,8 @@ def _apply(kind: DeltaKind, base: bytes, data: bytes, size: int) -> bytes:
 def _bounded(decompressor: zstandard.ZstdDecompressor, data: bytes, size: int) -> bytes:
     if zstandard.frame_content_size(data) != size:
         raise ValueError("it is for another size")
-    return decompressor.decompress(data, max_output_size=size)
+    made: bytes = decompressor.decompress(data, max_output_size=size)
+    return made
 
 
 def _dictionary(base: bytes) -> zstandard.ZstdCompressionDict:

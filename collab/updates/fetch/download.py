@@ -31,10 +31,10 @@ Open = Callable[[int], AbstractContextManager[Opened]]
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """How much of a partial file is on the disk."""
+    """How much of a partial file is on the disk, and its digest."""
 
     size: int
-    sha256: str
+    digest: str
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Downloads:
     sleep: Callable[[float], None] = time.sleep
     counted: Counted = field(default_factory=Counted)
 
-    def fetch(self, sha256: str, size: int, source: Open) -> Path:
+    def fetch(self, sha256: str, size: int, source: Open, algorithm: str = "sha256") -> Path:
         """The verified file; the caller moves it to its place.
 
         Raises:
@@ -74,8 +74,8 @@ class Downloads:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # First everything that is there, then what surely reached the disk, then nothing.
-            for keep in self._starts(part, mark, size):
-                if self._attempt(sha256, size, source, keep):
+            for keep in self._starts(part, mark, size, algorithm):
+                if self._attempt(sha256, size, source, keep, algorithm):
                     mark.unlink(missing_ok=True)
                     return part
             self.discard(sha256)
@@ -99,20 +99,20 @@ class Downloads:
     def _part(self, sha256: str) -> Path:
         return self.folder / f"{sha256}.part"
 
-    def _starts(self, part: Path, mark: Path, size: int) -> list[int]:
+    def _starts(self, part: Path, mark: Path, size: int, algorithm: str) -> list[int]:
         there = min(part.stat().st_size, size) if part.exists() else 0
         known = _read_mark(mark)
         sure = known.size if known is not None and known.size <= there else 0
-        if sure and known is not None and _digest(part, sure).hexdigest() != known.sha256:
+        if sure and known is not None and _digest(part, sure, algorithm).hexdigest() != known.digest:
             return [0]
         return sorted({there, sure, 0}, reverse=True)
 
-    def _attempt(self, sha256: str, size: int, source: Open, keep: int) -> bool:
+    def _attempt(self, sha256: str, size: int, source: Open, keep: int, algorithm: str) -> bool:
         """Whether the file is whole and right."""
         part = self._part(sha256)
         with open(part, "r+b" if part.exists() else "w+b") as file:
             file.truncate(keep)
-            digest = _digest(part, keep)
+            digest = _digest(part, keep, algorithm)
             self.counted.resumed += keep
             writer = _Writer(file.fileno(), self.folder / f"{sha256}.mark", digest, keep, keep)
             try:
@@ -167,7 +167,7 @@ class _Writer:
 
     def restart(self) -> None:
         os.ftruncate(self.file, 0)
-        self.digest, self.size, self.marked = hashlib.sha256(), 0, 0
+        self.digest, self.size, self.marked = hashlib.new(self.digest.name), 0, 0
 
     def mark(self) -> None:
         os.fsync(self.file)
@@ -184,8 +184,8 @@ def _read_mark(path: Path) -> Mark | None:
         return None
 
 
-def _digest(path: Path, size: int) -> hashlib._Hash:
-    digest = hashlib.sha256()
+def _digest(path: Path, size: int, algorithm: str) -> hashlib._Hash:
+    digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
         while size > 0 and (data := file.read(min(size, _READ))):
             digest.update(data)

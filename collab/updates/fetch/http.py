@@ -98,7 +98,7 @@ class _Exchange:
         except TimeoutError as error:
             raise PeerError(f"{url}: no answer within {timeout:g} s; try another source") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise PeerUnreachable(f"{url}: {error or type(error).__name__}; is the server up?") from error
+            raise PeerUnreachable(f"{url}: {_reason(error)}; is the server up?") from error
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -148,4 +148,8 @@ def _chunks(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
     except TimeoutError as error:
         raise PeerError(f"{url}: stopped sending; it goes on from here next time") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise PeerError(f"{url}: {error or type(error).__name__}; it goes on from here next time") from error
+        raise PeerError(f"{url}: {_reason(error)}; it goes on from here next time") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

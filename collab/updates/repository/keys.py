@@ -59,7 +59,7 @@ class Keyring:
     """The keys that are at hand on this machine.
 
     Attributes:
-        folders: where key files are.
+        folders: where key files are, or right below.
         passphrase: asked for once, when a file needs it.
         secret: asked for by name (a PIN) for keys at a URI.
     """
@@ -82,7 +82,8 @@ class Keyring:
 
     def _file(self, key: Key) -> Signer | None:
         for folder in self.folders:
-            for path in sorted(folder.glob(f"*-{key.keyid[:12]}.pem")):
+            pattern = f"*-{key.keyid[:12]}.pem"
+            for path in sorted([*folder.glob(pattern), *folder.glob(f"*/{pattern}")]):
                 try:
                     private = serialization.load_pem_private_key(_read(path), self.passphrase().encode())
                 except (ValueError, TypeError) as error:

@@ -6,7 +6,7 @@ role while signatures are missing; the folder is carried from signer to signer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -130,10 +130,16 @@ def sign(metadatas: Metadatas, keyring: Keyring, now: datetime) -> Outcome:
     return outcome
 
 
-def refresh(metadatas: Metadatas, keyring: Keyring, now: datetime) -> Outcome:
-    """Sign a new snapshot and timestamp, so that devices know that nothing is kept from them."""
-    outcome = Outcome()
-    _publish(metadatas, {}, keyring, now, outcome)
+def refresh(metadatas: Metadatas, roles: Iterable[str], keyring: Keyring, now: datetime) -> Outcome:
+    """Sign a new snapshot and timestamp, so that devices know that nothing is kept from them.
+
+    Other roles are signed anew where they are named, with no change but their end.
+    """
+    for role in roles:
+        metadatas.stage(role, metadatas.edit(role, now))
+    outcome = sign(metadatas, keyring, now)
+    if not outcome.published:
+        _publish(metadatas, {}, keyring, now, outcome)
     return outcome
 
 
