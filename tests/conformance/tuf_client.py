@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import sys
@@ -42,10 +43,8 @@ def download(arguments: argparse.Namespace) -> None:
         algorithm, digest = next(iter(target.hashes.items()))
         if place.exists() and hashlib.new(algorithm, place.read_bytes()).hexdigest() == digest:
             continue
-        path = metadata.path_of(target)
-        got = downloads.fetch(
-            digest, target.length, lambda offset, path=path: files.open(path, offset), algorithm
-        )
+        opened = functools.partial(files.open, metadata.path_of(target))
+        got = downloads.fetch(digest, target.length, opened, algorithm)
         got.replace(place)
 
 

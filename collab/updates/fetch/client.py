@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -215,9 +216,7 @@ class Releases:
         last: CollabError | None = None
         for source, name in ways:
             try:
-                return downloads.fetch(
-                    sha256, size, lambda offset, source=source, name=name: source.open(name, offset)
-                )
+                return downloads.fetch(sha256, size, functools.partial(source.open, name))
             except (IntegrityError, Refused, PeerError) as error:
                 last = error
         assert last is not None

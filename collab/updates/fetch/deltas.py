@@ -103,8 +103,8 @@ def _apply(kind: DeltaKind, base: bytes, data: bytes, size: int) -> bytes:
             raise ValueError("it is for another size")
         with updates_extra():
             import bsdiff4
-        made: bytes = bsdiff4.patch(base, data)
-        return made
+        patched: bytes = bsdiff4.patch(base, data)
+        return patched
     planes = _bounded(zstandard.ZstdDecompressor(), data[1:], size)
     return _xor(base, _unplanes(planes), bool(data[0]))
 
