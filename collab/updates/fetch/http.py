@@ -109,8 +109,10 @@ class _Exchange:
 @contextmanager
 def _deadline(sock: socket.socket, seconds: float) -> Iterator[None]:
     """Break a connection whose headers drip: a socket's own time-out starts anew with each byte."""
+    late = threading.Event()
 
     def shut() -> None:
+        late.set()
         with suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
 
@@ -122,6 +124,9 @@ def _deadline(sock: socket.socket, seconds: float) -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
+        if late.is_set():
+            # To the library it looks like headers that end.
+            raise TimeoutError
 
 
 def _start(response: http.client.HTTPResponse, offset: int, url: str) -> int:
