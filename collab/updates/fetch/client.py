@@ -64,22 +64,34 @@ class Seen(msgspec.Struct, frozen=True):
 
     Attributes:
         time: what time it was at least, in seconds since 1970.
+        boot: which run of the device that was; its running time counts across processes.
+        monotonic_s: the monotonic clock then.
         timestamp: version of the newest timestamp.
         versions: highest version by family and channel.
     """
 
     time: float = 0.0
+    boot: str = ""
+    monotonic_s: float = 0.0
     timestamp: int = 0
     versions: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
 @dataclass(frozen=True)
 class Clocks:
-    """Times: the system's clock, one that counts seconds, and waiting."""
+    """Times: the system's clock, one that counts seconds, waiting, and which run of the device it is."""
 
     system: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    boot: Callable[[], str] = _boot
 
 
 def trust(folder: Path, root: bytes) -> None:
@@ -152,7 +164,9 @@ class Releases:
         versions = dict(seen.versions)
         if best is not None:
             versions[role] = max(highest, best.version)
-        fresh = Seen(floor.time.timestamp(), max(stamp, seen.timestamp), versions)
+        fresh = Seen(
+            floor.time.timestamp(), self.clocks.boot(), floor.at_s, max(stamp, seen.timestamp), versions
+        )
         write(self.folder / "seen.json", msgspec.json.encode(fresh), PUBLIC)
         return best
 
@@ -239,8 +253,10 @@ class Releases:
 
     def _now(self) -> Floor:
         if self._floor is None:
-            time_ = datetime.fromtimestamp(self._read_seen().time, timezone.utc)
-            self._floor = Floor(max(EPOCH, time_), self.clocks.monotonic())
+            seen, now = self._read_seen(), self.clocks.monotonic()
+            same = bool(seen.boot) and seen.boot == self.clocks.boot()
+            time_ = datetime.fromtimestamp(seen.time, timezone.utc)
+            self._floor = Floor(max(EPOCH, time_), min(now, seen.monotonic_s) if same else now)
         return self._floor
 
     def _read_seen(self) -> Seen:

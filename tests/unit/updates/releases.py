@@ -91,7 +91,9 @@ class World:
         **options: Any,
     ) -> Releases:
         trust(self.folder / name, trusted_root(self.path))
-        clocks = options.pop("clocks", Clocks(lambda: now or self.now, lambda: 0.0, lambda seconds: None))
+        clocks = options.pop(
+            "clocks", Clocks(lambda: now or self.now, lambda: 0.0, lambda seconds: None, lambda: "")
+        )
         place = source or FolderSource(self.path)
         return Releases(self.folder / name, place, device, Limits(), clocks=clocks, **options)
 

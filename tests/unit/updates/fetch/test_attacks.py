@@ -116,7 +116,7 @@ def test_endless_metadata_is_cut_too(world, name):
 def test_a_source_that_drips_is_left_within_the_window(world):
     world.release(os.urandom(100_000))
     time = itertools.count(0, 5)
-    clocks = Clocks(lambda: NOW, lambda: float(next(time)), lambda seconds: None)
+    clocks = Clocks(lambda: NOW, lambda: float(next(time)), lambda seconds: None, lambda: "")
     device = world.device(clocks=clocks)
     release = device.newest("digits", "stable")
     asked = []

@@ -14,8 +14,8 @@ from collab.updates.fetch.files import FolderSource
 from tests.unit.updates.releases import NOW, World, days
 
 
-def at(monotonic, system=EPOCH):
-    return Clocks(lambda: system, lambda: monotonic, lambda seconds: None)
+def at(monotonic, system=EPOCH, boot=""):
+    return Clocks(lambda: system, lambda: monotonic, lambda seconds: None, lambda: boot)
 
 
 def test_time_goes_on_from_what_was_signed():
@@ -46,6 +46,16 @@ def test_a_device_without_a_clock_notices_a_stale_repository_after_its_own_runni
     restarted.clocks = at(0.2 * 86400)
     with pytest.raises(Refused, match="expired"):
         restarted.newest("digits", "stable")
+
+
+def test_running_time_counts_across_the_processes_of_one_run_of_the_device(tmp_path):
+    world = World(tmp_path)
+    world.release(b"one")
+    assert world.device(clocks=at(100.0, boot="a")).newest("digits", "stable").version == 1
+    later = 100.0 + 7.1 * 86400
+    assert world.device(clocks=at(later, boot="b")).newest("digits", "stable").version == 1
+    with pytest.raises(Refused, match="expired"):
+        world.device(clocks=at(later + 7.1 * 86400, boot="b")).newest("digits", "stable")
 
 
 def test_a_clock_that_was_once_far_ahead_does_no_lasting_harm(tmp_path):
