@@ -124,7 +124,8 @@ def stage(state: State, release: Release, now: float) -> State:
     # With nothing left to run the last one may come back: its content was lost.
     if release.version < state.highest + (state.active is not None):
         raise Refused(
-            f"version: {release.version} is not above {state.highest}, which was here; publish it as a new version"
+            f"version: {release.version} is not above {state.highest}, which was here; "
+            "publish it as a new version"
         )
     if state.active is not None and not state.healthy:
         raise Conflict(

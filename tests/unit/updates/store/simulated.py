@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from collab.updates.store.disk import Disk
 
@@ -14,8 +15,8 @@ MOST = 48
 """Outcomes that are tried at one cut; where more could be, as many are drawn."""
 
 
-class PowerCut(BaseException):  # noqa: N818 - no error: nothing may catch it
-    """The process is gone."""
+class PowerCut(BaseException):
+    """The process is gone; no exception that anything catches."""
 
 
 @dataclass(eq=False)
@@ -65,7 +66,7 @@ class Folder:
         return names
 
     def outcomes(self, rng: random.Random) -> list[Names]:
-        """Every subset of the changes (a journal keeps their order, not every disk has one), of many a draw."""
+        """Every subset of the changes, of many a draw: not every disk keeps their order."""
         if len(self.changes) > 8:
             return [self.after(c for c in self.changes if rng.random() < 0.5) for _ in range(MOST)]
         subsets = (
@@ -170,12 +171,12 @@ class SimulatedDisk(Disk):
             {
                 id(inode): inode
                 for folder in self.folders.values()
-                for names in (folder.safe, *folder.changes)
+                for names in [dict[str, Inode | None](folder.safe), *folder.changes]
                 for inode in names.values()
                 if inode is not None
             }.values()
         )
-        choices = [
+        choices: list[list[Any]] = [
             *(self.folders[path].outcomes(rng) for path in paths),
             *(inode.outcomes() for inode in inodes),
         ]
