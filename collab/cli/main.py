@@ -68,6 +68,7 @@ def _register() -> None:
         package,
         planning,
         profile,
+        release,
         reports,
         running,
         simulate,
@@ -87,7 +88,7 @@ def _register() -> None:
     app.add_typer(fed.app, name="fed")
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
-    for module in (controller, doctor):
+    for module in (controller, doctor, release):
         module.register(app)
     for module in (simulate, emulate):
         module.register(app)

@@ -119,7 +119,7 @@ class Release(Frozen, frozen=True, kw_only=True):
 
 def to_custom(info: ReleaseInfo) -> dict[str, Any]:
     """As plain values, for a target's ``custom`` field."""
-    fields: dict[str, Any] = msgspec.to_builtins(info)
+    fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(info))
     return {"format": info.format} | fields
 
 

@@ -1,0 +1,184 @@
+"""What an update costs on the link: deltas of packaged models, and a download that breaks thirty times.
+
+Digits models, packaged: the head trained anew, and all of it trained on with digits that it had not
+seen, in float32 and int8 (`benchmarks.releases_models` makes them).  The yardstick of a delta is the
+full file under zstd, that of the download python-tuf's own fetcher over the same server with breaks at
+the same places.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import zstandard
+
+from benchmarks.figures import Figure, run
+from collab.assets import path as asset
+from collab.errors import PeerError
+from collab.updates.bundle.manifest import About, Port
+from collab.updates.bundle.write import Parts, encode_bundle
+from collab.updates.fetch.deltas import apply_delta, make_delta
+from collab.updates.fetch.download import Counted, Downloads
+from collab.updates.fetch.http import HttpSource
+
+ASSETS = Path(__file__).parent / "assets" / "releases"
+SIZE = 50_000_000
+BREAKS = 30
+PAIRS = (
+    ("head, float32", "base", "head", 0.10),
+    ("head, int8", "base_int8", "head_int8", 0.10),
+    ("fine-tune, int8", "base_int8", "tuned_int8", 0.15),
+    ("fine-tune, float32", "base", "tuned", None),
+)
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves one file with ranges; breaks the connection at each place once."""
+
+    data = b""
+    breaks: Sequence[int] = ()
+    sent = 0
+
+    def do_GET(self) -> None:
+        cls = type(self)
+        asked = self.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        stop, cls.breaks = (cls.breaks[0], cls.breaks[1:]) if cls.breaks else (len(cls.data), ())
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(cls.data) - 1}/{len(cls.data)}")
+        self.send_header("Content-Length", str(len(cls.data) - start))
+        self.end_headers()
+        with suppress(OSError):
+            self.wfile.write(memoryview(cls.data)[start:stop])
+        cls.sent += stop - start
+        self.close_connection = True
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(data: bytes, breaks: Sequence[int]) -> Iterator[str]:
+    Server.data, Server.breaks, Server.sent = data, breaks, 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ours(data: bytes, breaks: Sequence[int]) -> int:
+    """Bytes that the server sent until the file was here; every attempt begins from the disk alone."""
+    digest = hashlib.sha256(data).hexdigest()
+    with tempfile.TemporaryDirectory() as folder, serving(data, breaks) as address:
+        while True:
+            downloads = Downloads(Path(folder), counted=Counted())
+            with suppress(PeerError):
+                downloads.fetch(digest, len(data), lambda offset: HttpSource(address).open("file", offset))
+                return Server.sent
+
+
+def python_tuf(data: bytes, breaks: Sequence[int]) -> int:
+    """The same with the library's fetcher."""
+    from tuf.api.exceptions import DownloadError
+    from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
+    from urllib3.exceptions import HTTPError
+
+    with serving(data, breaks) as address:
+        while True:
+            # What breaks while it is read leaves the library as an error of urllib3.
+            with (
+                suppress(DownloadError, HTTPError),
+                Urllib3Fetcher().download_file(f"{address}/file", len(data)) as file,
+            ):
+                if len(file.read()) == len(data):
+                    return Server.sent
+
+
+def packaged(name: str, version: str) -> bytes:
+    kind = "float32"
+    ports = (
+        (Port(name="image", shape=(1, 28, 28, 1), dtype=kind),),
+        (Port(name="p", shape=(1, 10), dtype=kind),),
+    )
+    model = (ASSETS / f"{name}.tflite").read_bytes()
+    return encode_bundle(Parts(About(name="digits", version=version), model, *ports))
+
+
+def deltas() -> Iterator[Figure]:
+    costs = []
+    for name, base, target, most in PAIRS:
+        if not (ASSETS / f"{base}.tflite").exists() or not (ASSETS / f"{target}.tflite").exists():
+            continue
+        # A version that is one character longer moves everything behind it.
+        old, new = packaged(base, "9"), packaged(target, "10")
+        made = make_delta(old, new)
+        cost = 1.0 if made is None else made[0].size / len(new)
+        costs.append(cost)
+        kind = "full file" if made is None else made[0].kind
+        alone = len(zstandard.ZstdCompressor(level=19).compress(new)) / len(new)
+        goal = "" if most is None else f"<= {most}"
+        yield Figure(f"{name}: share of the full file", cost, "", goal, alone, f"{len(new)} bytes, {kind}")
+        if made is not None:
+            delta, data = made
+            times = []
+            for _ in range(5):
+                start = time.perf_counter()
+                apply_delta(delta, old, data, len(new), hashlib.sha256(new).hexdigest())
+                times.append((time.perf_counter() - start) * 1000)
+            yield Figure(f"{name}: applying", statistics.median(times), "ms", "", None, "digests included")
+    rng = np.random.default_rng(0)
+    shipped = asset("digits.tflite").read_bytes()
+    for base, target in (
+        (rng.bytes(1 << 20), shipped),
+        (shipped, rng.bytes(1 << 20)),
+        (shipped, shipped[:9000]),
+    ):
+        made = make_delta(base, target)
+        costs.append(1.0 if made is None else made[0].size / len(target))
+    yield Figure(
+        "largest share of all, unrelated files too",
+        max(costs),
+        "",
+        "<= 1.0",
+        None,
+        "full file where no delta pays",
+    )
+
+
+async def measure(options: argparse.Namespace) -> list[Figure]:
+    figures = list(deltas())
+    rng = random.Random(11)
+    data = rng.randbytes(SIZE)
+    runs = 1 if options.quick else 5
+    over = []
+    for _ in range(runs):
+        breaks = sorted(rng.sample(range(1, SIZE), BREAKS))
+        over.append(ours(data, breaks) / SIZE)
+    yardstick = python_tuf(data, breaks) / SIZE
+    how = f"the worst of {runs}; yardstick python-tuf's fetcher"
+    figures.append(
+        Figure(
+            f"50 MB with {BREAKS} breaks: sent, share of the file", max(over), "", "<= 1.01", yardstick, how
+        )
+    )
+    return figures
+
+
+if __name__ == "__main__":
+    run(measure, __doc__)

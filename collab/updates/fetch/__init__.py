@@ -1,0 +1,1 @@
+"""Getting releases: trusted metadata, downloads that resume, deltas."""

@@ -1,0 +1,1 @@
+"""Publishing releases: keys, roles and the folder that is served."""

@@ -1,0 +1,1 @@
+"""Foreign suites over our implementation."""
