@@ -67,9 +67,7 @@ class RealDisk(Disk):
 
     def read(self, path: str) -> Iterator[bytes]:
         """As `Disk` says."""
-        with open(self.root / path, "rb") as file:
-            while part := file.read(READ_BYTES):
-                yield part
+        yield from file_parts(self.root / path)
 
     def names(self, folder: str) -> list[str]:
         """As `Disk` says."""
@@ -115,6 +113,13 @@ class RealDisk(Disk):
             yield
         finally:
             os.close(handle)
+
+
+def file_parts(path: Path) -> Iterator[bytes]:
+    """A file's content, as `Store.add` takes it.  Raises `OSError`."""
+    with open(path, "rb") as file:
+        while part := file.read(READ_BYTES):
+            yield part
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -204,12 +204,19 @@ def test_a_state_of_a_newer_collab_is_refused(store, tmp_path):
 
 
 def test_content_and_history_are_bounded(store, tmp_path):
-    install(store, *range(1, 41))
+    install(store, *range(1, 8))
     state = store.state()
-    assert [one.version for one in state.previous] == [39, 38, 37]
-    assert len(state.history) == MAX_HISTORY
+    assert [one.version for one in state.previous] == [6, 5, 4]
     # What the older copy of the state speaks of is kept as well.
     assert len(list((tmp_path / "content").iterdir())) <= MAX_PREVIOUS + 2
+
+
+def test_the_history_is_bounded():
+    state = State()
+    for version in range(1, MAX_HISTORY):
+        state = rules.healthy(rules.activate(rules.stage(state, release(version), 0.0), 0.0), 0.0)
+    assert len(state.history) == MAX_HISTORY
+    assert state.history[-1].version == MAX_HISTORY - 1
 
 
 def test_going_back_to_a_version_that_is_not_kept_names_those_that_are(store):
