@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from collab.errors import CollabError
+from collab.errors import CollabError, ModelError
 from collab.runtime.base import Backend, LoadedStage
 from collab.updates.bundle.golden import check_golden
 from collab.updates.bundle.read import is_bundle, open_bundle
@@ -13,7 +13,11 @@ from collab.updates.health.gate import Failed, GoldenRan
 
 def load(path: Path, backend: Backend, threads: int) -> LoadedStage:
     """Load it; raises `ModelError`, `BackendError` or `IntegrityError`."""
-    return backend.load(open_bundle(path).model() if is_bundle(path) else path.read_bytes(), threads)
+    try:
+        model = open_bundle(path).model() if is_bundle(path) else path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}; fetch the release again") from error
+    return backend.load(model, threads)
 
 
 def run_golden(path: Path, stage: LoadedStage, backend: Backend) -> GoldenRan | Failed:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from collab.errors import BackendError, CollabError, StoreError, TensorError
+from collab.errors import BackendError, CollabError, Conflict, StoreError, TensorError
 from collab.runtime.base import Backend, LoadedStage
 from collab.updates.health.agreement import agree, finite
 from collab.updates.health.content import load, run_golden
@@ -80,6 +80,9 @@ class Runner:
         """Of ``_old``."""
         self._judged: Release | None = None
         self._given_up: Release | None = None
+        """A candidate that is not judged again by this process."""
+        self._shunned: Release | None = None
+        """What the store says is to run, and must not: its start could not be written down."""
         self._old_bytes = 0
         self._copy: tuple[Inputs, Timed] | None = None
         self._orders: list[Order] = []
@@ -94,19 +97,19 @@ class Runner:
             ModelError, BackendError: the last release there is does not load.
         """
         release = self._store.start()
-        while release is not None:
-            try:
-                self._become(release)
-                break
-            except CollabError as error:
-                if not self._store.state().previous:
-                    raise
-                release = self._store.rollback(f"version {release.version} does not load: {error}").active
         state = self._store.state()
-        if release is not None and state.active == release and not state.healthy:
-            self._judged = release
-            self.gate = Gate(self._bounds, self._clock(), committed=True, first=not state.previous)
-            self._beside(state.previous[:1])
+        if not self._store.counted:
+            # What ends the process could do so for ever.
+            self._given_up, self._shunned = state.candidate, state.active
+        if release is None:
+            return None
+        try:
+            self._become(release)
+        except CollabError as error:
+            release = self._instead(release, state, error)
+            state = self._store.state()
+        if state.active == release and not state.healthy:
+            self._prove(state)
         return release
 
     def close(self) -> None:
@@ -131,7 +134,8 @@ class Runner:
             raise StoreError("no release runs here; fetch one, or wait until it was judged")
         timed = self._timed(self._old, inputs)
         if way == "copy" and self._copy is None:
-            self._copy = (inputs, timed)
+            # The arrays are the requester's, who may write the next request into them.
+            self._copy = ([array.copy() for array in inputs], timed)
         return timed.answer
 
     def catch_up(self) -> None:
@@ -148,7 +152,10 @@ class Runner:
             inputs, old = copy
             self._compare(old, self._try(self._new, inputs))
         while self._orders:
-            result = self._carry_out(self._orders[0])
+            try:
+                result = self._carry_out(self._orders[0])
+            except Conflict:  # somebody else was first, which the next call notices
+                result = None
             del self._orders[0]
             if result is not None:
                 self._see(result)
@@ -163,8 +170,11 @@ class Runner:
                 self._unload()
         if (gate is not None and gate.phase not in FINAL) or self._orders:
             return
-        if state.active is not None and state.active != self._runs:
+        if state.active is not None and state.active not in (self._runs, self._shunned):
             self._become(state.active)
+            if not state.healthy:
+                self._prove(state)
+                return
         if state.candidate is not None and state.candidate != self._given_up:
             self._judged = state.candidate
             self.gate = Gate(self._bounds, self._clock(), first=self._old is None)
@@ -220,23 +230,20 @@ class Runner:
         if isinstance(order, Commit):
             self._commit()
         elif isinstance(order, MarkHealthy):
-            if self._store.state().active == self._judged:
-                self._store.healthy()
+            self._store.healthy(only=self._judged)
             self._swap()
         elif isinstance(order, Drop):
             self._unload()
             self._given_up = self._judged
-            if self._store.state().candidate == self._judged:
-                self._store.drop(order.reason)
+            self._store.drop(order.reason, only=self._judged)
         elif isinstance(order, RollBack):
             self._unload()
-            if self._store.state().active == self._judged:
-                self._store.rollback(order.reason)
+            self._store.rollback(order.reason, only=self._judged)
         return None
 
     def _commit(self) -> None:
         try:
-            self._store.activate()
+            self._store.activate(only=self._judged)
         except CollabError as error:
             # It stays the candidate, and is judged again when the process starts anew.
             if self.gate is not None:
@@ -265,10 +272,28 @@ class Runner:
         self._old, self._runs = stage, release
         self._old_bytes = self._now_bytes() - before
 
-    def _beside(self, previous: Sequence[Release]) -> None:
-        """After a restart in probation: what runs is the new one, beside the one to go back to."""
+    def _instead(self, broken: Release, state: State, error: CollabError) -> Release:
+        """Run the newest earlier release that loads.  Where none does, the fault is not the release's."""
+        for release in state.previous:
+            if release == broken or not self._store.is_whole(release):
+                continue
+            try:
+                self._become(release)
+            except CollabError:
+                continue
+            try:
+                self._store.rollback(f"version {broken.version} does not load: {error}", release.version)
+            except (Conflict, StoreError):  # the next start tries again
+                self._shunned = state.active
+            return release
+        raise error
+
+    def _prove(self, state: State) -> None:
+        """What runs is unproven: it is the new one, beside the one to go back to."""
+        self._judged = state.active
+        self.gate = Gate(self._bounds, self._clock(), committed=True, first=not state.previous)
         self._new, self._old, self._runs = self._old, None, None
-        for release in previous:
+        for release in state.previous[:1]:
             try:
                 self._become(release)
             except CollabError:  # going back will find another

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from collab.errors import IntegrityError, StoreError
+from collab.errors import Conflict, IntegrityError, StoreError
 from collab.updates.health.crashes import CrashRule
 from collab.updates.release import Release
 from collab.updates.store import state as rules
@@ -51,6 +51,8 @@ class Store:
 
     def __init__(self, disk: Disk, clock: Callable[[], float], rule: CrashRule | None = None) -> None:
         self._disk, self._clock, self._rule = disk, clock, rule or CrashRule()
+        self.counted = False
+        """Whether `start` was written down; if not, nothing unproven may be run or judged."""
 
     def state(self) -> State:
         """What holds; empty for a new store.  Reads only.
@@ -85,8 +87,11 @@ class Store:
             StoreError: the state cannot be read.
         """
         try:
+            self.counted = False
             self._prepare()
-            return self._change(self._started).active
+            running = self._change(self._started).active
+            self.counted = True
+            return running
         except IntegrityError:
             raise
         except StoreError:
@@ -108,10 +113,16 @@ class Store:
             self._write(fresh)
             self._sweep()
 
-    def activate(self) -> State:
-        """Run the candidate.  Raises `Conflict` without one, `IntegrityError` if its content was lost."""
+    def activate(self, only: Release | None = None) -> State:
+        """Run the candidate, or nothing if it is another one than ``only``.
+
+        Raises:
+            Conflict: there is none, or another one.
+            IntegrityError: its content was lost.
+        """
 
         def check(state: State) -> State:
+            _expect(state.candidate, only)
             if state.candidate is not None and not self.is_whole(state.candidate):
                 raise IntegrityError(
                     f"version {state.candidate.version}: its content was lost; publish it as a new version"
@@ -120,19 +131,36 @@ class Store:
 
         return self._change(check)
 
-    def drop(self, reason: str) -> State:
-        """Do without the candidate."""
-        return self._change(lambda state: rules.drop(state, reason, self._clock()))
+    def drop(self, reason: str, only: Release | None = None) -> State:
+        """Do without the candidate.  Raises `Conflict` if it is another one than ``only``."""
 
-    def healthy(self) -> State:
-        """What runs has proved itself."""
-        return self._change(lambda state: rules.healthy(state, self._clock()))
+        def check(state: State) -> State:
+            _expect(state.candidate, only)
+            return rules.drop(state, reason, self._clock())
 
-    def rollback(self, reason: str, version: int = 0) -> State:
-        """Run an earlier release: the last one, or that of a version.  Raises `Conflict` without one."""
-        return self._change(
-            lambda state: self._mended(rules.rollback(state, reason, self._clock(), version), "active")
-        )
+        return self._change(check)
+
+    def healthy(self, only: Release | None = None) -> State:
+        """What runs has proved itself.  Raises `Conflict` if it is another one than ``only``."""
+
+        def check(state: State) -> State:
+            _expect(state.active, only)
+            return rules.healthy(state, self._clock())
+
+        return self._change(check)
+
+    def rollback(self, reason: str, version: int = 0, only: Release | None = None) -> State:
+        """Run an earlier release: the last one, or that of a version.
+
+        Raises:
+            Conflict: there is none, or what runs is another one than ``only``.
+        """
+
+        def check(state: State) -> State:
+            _expect(state.active, only)
+            return self._mended(rules.rollback(state, reason, self._clock(), version), "active")
+
+        return self._change(check)
 
     def pin(self, on: bool) -> State:
         """Keep to what runs, or stop doing so."""
@@ -280,6 +308,11 @@ class Store:
             if name not in kept:
                 with suppress(OSError):
                     self._disk.unlink(f"{CONTENT}/{name}")
+
+
+def _expect(found: Release | None, only: Release | None) -> None:
+    if only is not None and found != only:
+        raise Conflict(f"version {only.version}: somebody else changed the store; nothing was changed")
 
 
 @contextmanager

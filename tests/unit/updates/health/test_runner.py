@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from collab.core.tensor import TensorSpec
-from collab.errors import BackendError, TensorError
+from collab.errors import BackendError, Conflict, TensorError
 from collab.runtime.function import Functions
 from collab.updates.health.gate import Bounds
 from collab.updates.health.runner import Runner
@@ -229,6 +229,67 @@ def test_a_pin_ends_a_trial_under_way(lab):
     lab.store.pin(True)
     lab.ask(5)
     assert lab.runner.gate.reason == "somebody else decided"
+
+
+def test_what_was_activated_by_hand_has_to_prove_itself_too(lab):
+    lab.install()
+    lab.fetch(2, "better")
+    lab.store.activate()
+    lab.ask(BOUNDS.probation + 1)
+    state = lab.store.state()
+    assert (state.active.version, state.healthy) == (2, True)
+
+
+def test_without_a_runtime_nothing_is_gone_back_from(lab, monkeypatch):
+    lab.install()
+    commit(lab)
+
+    def missing(model, threads):
+        raise BackendError("no runtime is installed")
+
+    monkeypatch.setattr(lab.backend, "load", missing)
+    with pytest.raises(BackendError, match="no runtime"):
+        lab.start()
+    assert lab.store.state().active.version == 2
+
+
+def test_a_release_that_no_longer_loads_gives_way_to_the_one_before_it(lab):
+    lab.install()
+    commit(lab)
+    del lab.backend._stages[b"better"]
+    lab.start()
+    lab.ask(5)
+    assert lab.store.state().active.version == 1
+    assert "does not load" in lab.last().reason
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_on_a_read_only_disk_nothing_unproven_is_run_or_judged(lab, monkeypatch, committed):
+    lab.install()
+    lab.fetch(2, "shuffled")
+    if committed:
+        lab.store.activate()
+
+    def read_only(*arguments):
+        raise OSError(30, "Read-only file system")
+
+    for call in ("write", "fsync", "rename", "unlink", "lock"):
+        monkeypatch.setattr(RealDisk, call, read_only)
+    lab.start()
+    lab.ask(20)
+    assert lab.asked["shuffled"] == 0
+    assert lab.failed == lab.wrong == 0
+
+
+def test_only_the_release_that_was_judged_is_committed(lab):
+    lab.install()
+    lab.fetch(2, "better")
+    judged = lab.store.state().candidate
+    lab.fetch(3, "shuffled")
+    for change in (lab.store.activate, lambda only: lab.store.drop("worse", only)):
+        with pytest.raises(Conflict, match="somebody else"):
+            change(only=judged)
+    assert lab.store.state().candidate.version == 3
 
 
 def test_a_disk_that_cannot_be_written_costs_the_release_and_no_request(lab, monkeypatch):
