@@ -367,7 +367,7 @@ def _for_plan(info: ReleaseInfo, path: Path) -> ReleaseInfo:
 
     plan = read_plan(path)
     cuts = sorted({stage.ops[0] for stage in plan.stages if stage.ops is not None and stage.ops[0]})
-    return msgspec.structs.replace(info, plan_sha256=plan.digest(), cuts=tuple(cuts))
+    return msgspec.structs.replace(info, plan_sha256=plan.digest, cuts=tuple(cuts))
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,13 +1,15 @@
 """Deltas: a release made of another that a device has already.
 
 Three kinds, since none is best everywhere: ``zstd`` with the base as its dictionary for pieces that
-moved or stayed, ``bsdiff`` where bytes differ a little everywhere, ``planes`` (exclusive or with the
-base, its bytes by their place in a word, then zstd) for weights that were all trained on.  Pure.
+moved or stayed, ``bsdiff`` where bytes differ a little everywhere, ``planes`` for weights that were all
+trained on.  That one compares byte by byte: exclusive or, the bytes by their place in a word, zstd for
+wide numbers; the difference and LZMA, whose range coder goes below a bit for a byte, for int8.  Pure.
 """
 
 from __future__ import annotations
 
 import hashlib
+import lzma
 from typing import Final, get_args
 
 import numpy as np
@@ -20,14 +22,18 @@ from collab.updates.release import Delta, DeltaKind
 
 MAX_BYTES: Final = 256 << 20
 """Of the base and of the release: both are held in memory while a delta is made or applied."""
-MAX_BSDIFF_BYTES: Final = 32 << 20
-"""Making such a delta takes 17 times its base in memory, and minutes."""
+MAX_SLOW_BYTES: Final = 32 << 20
+"""Making a delta by bsdiff takes 17 times its base in memory, and a minute; LZMA takes one too."""
 WORTH: Final = 0.9
 """A delta over this share of the full file is not kept: the full file needs no base."""
 
 _KINDS: Final[tuple[DeltaKind, ...]] = get_args(DeltaKind)
 _BSDIFF_HEADER: Final = 32
 _STRIDE: Final = 4
+_TAIL, _DIFFERENCE = 1, 2
+"""The first byte of a delta by planes: the base lies at the end; differences in place of exclusive or."""
+_FILTERS: Final = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0}]
+"""No byte says anything about the next one."""
 _LEVEL: Final = 19
 
 
@@ -67,7 +73,7 @@ def apply_delta(delta: Delta, base: bytes, data: bytes, size: int, sha256: str) 
         raise IntegrityError("this is not the delta that was signed; fetch the full file")
     try:
         made = _apply(delta.kind, base, data, size)
-    except (ValueError, zstandard.ZstdError, OSError, EOFError) as error:
+    except (ValueError, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError) as error:
         raise IntegrityError(
             f"a delta of kind {delta.kind} is broken: {error}; fetch the full file"
         ) from error
@@ -80,15 +86,20 @@ def _make(kind: DeltaKind, base: bytes, target: bytes) -> bytes | None:
     if kind == "zstd":
         return _patch_from(base, target)
     if kind == "bsdiff":
-        if max(len(base), len(target)) > MAX_BSDIFF_BYTES:
+        if max(len(base), len(target)) > MAX_SLOW_BYTES:
             return None
         with updates_extra():
             import bsdiff4
         patch: bytes = bsdiff4.diff(base, target)
         return patch
-    whole = [_planes(_xor(base, target, tail)) for tail in (False, True)]
-    best = min(range(2), key=lambda tail: len(whole[tail]))
-    return bytes([best]) + whole[best]
+    found = [bytes([tail]) + _planes(_xor(base, target, bool(tail))) for tail in (0, _TAIL)]
+    if max(len(base), len(target)) <= MAX_SLOW_BYTES:
+        found += [
+            bytes([_DIFFERENCE | tail])
+            + lzma.compress(_difference(base, target, bool(tail)), lzma.FORMAT_RAW, filters=_FILTERS)
+            for tail in (0, _TAIL)
+        ]
+    return min(found, key=len)
 
 
 def _apply(kind: DeltaKind, base: bytes, data: bytes, size: int) -> bytes:
@@ -105,8 +116,12 @@ def _apply(kind: DeltaKind, base: bytes, data: bytes, size: int) -> bytes:
             import bsdiff4
         patched: bytes = bsdiff4.patch(base, data)
         return patched
+    flags = data[0] if data else 0
+    if flags & _DIFFERENCE:
+        difference = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS).decompress(data[1:], size)
+        return _sum(base, difference, bool(flags & _TAIL))
     planes = _bounded(zstandard.ZstdDecompressor(), data[1:], size)
-    return _xor(base, _unplanes(planes), bool(data[0]))
+    return _xor(base, _unplanes(planes), bool(flags & _TAIL))
 
 
 def _bounded(decompressor: zstandard.ZstdDecompressor, data: bytes, size: int) -> bytes:
@@ -130,16 +145,29 @@ def _patch_from(base: bytes, target: bytes) -> bytes:
     return compressor.compress(target)
 
 
-def _xor(base: bytes, target: bytes, tail: bool) -> bytes:
-    """Exclusive or with the base as far as it reaches, laid at the begin or at the end; its own inverse."""
-    made = np.frombuffer(target, np.uint8).copy()
-    reach = min(len(base), len(target))
+def _laid(base: bytes, size: int, tail: bool) -> NDArray[np.uint8]:
+    """The base as far as it reaches, laid at the begin or at the end of zeros."""
+    made = np.zeros(size, np.uint8)
+    reach = min(len(base), size)
     other = np.frombuffer(base, np.uint8)
     if tail and reach:
-        made[-reach:] ^= other[-reach:]
+        made[-reach:] = other[-reach:]
     else:
-        made[:reach] ^= other[:reach]
-    return made.tobytes()
+        made[:reach] = other[:reach]
+    return made
+
+
+def _xor(base: bytes, target: bytes, tail: bool) -> bytes:
+    """Its own inverse."""
+    return (np.frombuffer(target, np.uint8) ^ _laid(base, len(target), tail)).tobytes()
+
+
+def _difference(base: bytes, target: bytes, tail: bool) -> bytes:
+    return (np.frombuffer(target, np.uint8) - _laid(base, len(target), tail)).tobytes()
+
+
+def _sum(base: bytes, difference: bytes, tail: bool) -> bytes:
+    return (np.frombuffer(difference, np.uint8) + _laid(base, len(difference), tail)).tobytes()
 
 
 def _planes(data: bytes) -> bytes:

@@ -110,7 +110,7 @@ class Repository:
     def file(self, target: TargetFile) -> Path:
         """Where a release's file is."""
         place, _, name = target.path.rpartition("/")
-        return self.folder / "targets" / place / f"{target.hashes['sha256']}.{name}"
+        return Path(self.folder / "targets" / place / f"{target.hashes['sha256']}.{name}")
 
     def _role(self, role: str) -> Any:
         found = self.metadatas.newest(role) if role in self.roles() else None

@@ -98,7 +98,12 @@ def test_endless_data_is_cut_at_the_signed_size(world):
     class Endless(Hostile):
         @contextmanager
         def open(self, path, offset=0):
-            yield Opened(offset, (taken.append(1) or os.urandom(4096) for _ in itertools.count()))
+            def chunks():
+                while True:
+                    taken.append(1)
+                    yield os.urandom(4096)
+
+            yield Opened(offset, chunks())
 
     device.source = Endless(world.path)
     with pytest.raises(LimitExceeded, match="more than the 5000 bytes"):
@@ -125,7 +130,13 @@ def test_a_source_that_drips_is_left_within_the_window(world):
         @contextmanager
         def open(self, path, offset=0):
             data = (world.repository.file(world.repository.releases("digits.stable")[0][0])).read_bytes()
-            yield Opened(offset, (asked.append(i) or data[i : i + 1] for i in range(offset, len(data))))
+
+            def chunks():
+                for i in range(offset, len(data)):
+                    asked.append(i)
+                    yield data[i : i + 1]
+
+            yield Opened(offset, chunks())
 
     device.source, device.limits = Dripping(world.path), Limits(least_bytes_s=100, window_s=30)
     with pytest.raises(PeerError, match="under 100 bytes a second"):

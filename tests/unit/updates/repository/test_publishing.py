@@ -8,6 +8,7 @@ import pytest
 
 from collab.errors import Conflict, InputError
 from collab.updates.fetch.files import FolderSource
+from collab.updates.release import ReleaseInfo
 from collab.updates.repository import publishing
 from collab.updates.repository.keys import Keyring, keys_of, make_key
 from collab.updates.repository.metadata import refresh, sign
@@ -69,7 +70,7 @@ def test_people_sign_one_after_the_other_on_their_own_machines(world):
     online = [world.keys.made[role][0] for role in ("snapshot", "timestamp")]
     blob = world.folder / "blob"
     blob.write_bytes(b"one")
-    info = publishing.ReleaseInfo(family="digits", version=1)
+    info = ReleaseInfo(family="digits", version=1)
     ring = world.keys.ring(first)
     _, outcome = world.repository.publish(blob, info, "stable", ring, NOW)
     assert (outcome.published, outcome.missing) == ([], {"digits.stable": 1})
