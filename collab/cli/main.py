@@ -69,6 +69,7 @@ def _register() -> None:
         planning,
         profile,
         release,
+        release_store,
         reports,
         running,
         simulate,
@@ -86,6 +87,7 @@ def _register() -> None:
     fed_simulate.register(fed.app)
     fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")
+    release_store.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
     for module in (controller, doctor, release):

@@ -288,6 +288,9 @@ def fetch(
     base: Annotated[list[Path] | None, typer.Option(help="A release that is here, for deltas.")] = None,
     rate: Annotated[float, typer.Option(help="Most kB a second; 0 does not limit.")] = 0.0,
     check: Annotated[bool, typer.Option("--check", help="Only say what is new.")] = False,
+    into: Annotated[
+        Path | None, typer.Option(help="Store of releases to make it the candidate of, such as dev/digits.")
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Fetch a release as a device does: verified, resumed, by a delta where one pays."""
@@ -312,6 +315,11 @@ def fetch(
         say(f"{release.name}: version {release.version}, {size(release.size)}")
         return
     got = releases.fetch(release, releases.bases(base or ()))
+    if into is not None:
+        from collab.cli.release_store import open_store
+        from collab.updates.store.disk import file_parts
+
+        open_store(into, make=True).add(release, file_parts(got.path))
     if json_:
         emit(
             {

@@ -37,6 +37,8 @@ PURE = (
     "collab.runtime.quarantine",
     *(f"collab.runtime.preprocessing.{name}" for name in ("quantised", "scaling", "windows")),
     "collab.updates.bundle.manifest",
+    *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential")),
+    "collab.updates.store.state",
 )
 """Modules and packages that neither do I/O nor look at a clock; those that exist are checked."""
 

@@ -55,6 +55,7 @@ from collab.runtime.preprocessing import images
 from collab.runtime.preprocessing import tables as raw_tables
 from collab.toolchain.trainable import export
 from collab.updates.bundle import manifest as bundle
+from collab.updates.store import state as store
 
 ROOT = Path(__file__).parents[3]
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -219,6 +220,10 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "variants, labels": f"{bundle.MAX_MANIFEST_BYTES >> 20} MiB, {bundle.MAX_FILES}, "
         f"{bundle.MAX_FILE_BYTES >> 30} GiB, {bundle.MAX_SIDE_BYTES >> 20} MiB, "
         f"{bundle.MAX_GOLDEN_BYTES >> 20} MiB, {bundle.MAX_VARIANTS}, {bundle.MAX_LABELS:,}",
+        "a store of releases: earlier ones, events, its state; tries of a candidate that ends the process": (
+            f"{store.MAX_PREVIOUS}, {store.MAX_HISTORY}, {store.MAX_STATE_BYTES >> 20} MiB; "
+            f"{store.MAX_TRIALS + 1}"
+        ),
         "packets under way in the emulator": f"{MAX_HELD:,}",
         "a federated task: rounds, clients, seconds of a deadline": f"{task.MAX_ROUNDS:,}, "
         f"{task.MAX_CLIENTS:,}, {task.MAX_SECONDS / 86_400:g} days",
