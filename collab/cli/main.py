@@ -68,6 +68,7 @@ def _register() -> None:
         package,
         planning,
         profile,
+        release_policy,
         reports,
         running,
         simulate,
@@ -82,6 +83,9 @@ def _register() -> None:
     data.register(app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
+    releases = typer.Typer(help="Signed, versioned models on devices.", no_args_is_help=True)
+    releases.add_typer(release_policy.app, name="policy")
+    app.add_typer(releases, name="release")
     fed_simulate.register(fed.app)
     fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")

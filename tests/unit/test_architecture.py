@@ -35,6 +35,7 @@ PURE = (
     "collab.federated.privacy.accounting",
     "collab.node.session",
     "collab.runtime.quarantine",
+    "collab.updates.policies",
 )
 """Modules and packages that neither do I/O nor look at a clock; those that exist are checked."""
 

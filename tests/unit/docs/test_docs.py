@@ -104,7 +104,7 @@ def calls(text: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_command_and_its_options_exist(page, known):
     for words in calls(page.read_text("utf-8")):
-        command = max((tuple(words[:n]) for n in range(3) if tuple(words[:n]) in known), key=len)
+        command = max((tuple(words[:n]) for n in range(4) if tuple(words[:n]) in known), key=len)
         assert command or words[0].startswith("-"), f"collab {words[0]}: no such command"
         options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert options <= known[command], f"collab {' '.join(command)}: {options - known[command]}"
