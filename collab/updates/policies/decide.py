@@ -7,12 +7,13 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple
 
 from collab.updates.policies.clauses import (
     Action,
     AllOf,
     Always,
+    AnyOf,
     Clause,
     Every,
     First,
@@ -32,6 +33,9 @@ from collab.updates.policies.state import DeviceState
 from collab.updates.policies.windows import minutes_of, openings, zone
 
 Verdict = Literal["yes", "no", "unknown"]
+_Judged = tuple[Verdict, str, float]
+"""With the moment at which time alone may change it; infinity: never."""
+_NEVER: Final = math.inf
 _OPPOSITE: Final[Mapping[Verdict, Verdict]] = {"yes": "no", "no": "yes", "unknown": "unknown"}
 
 
@@ -52,7 +56,8 @@ class Decision:
         action: ``wait`` when no rule holds.
         rule: number of the rule that decided, from 0; None when none did.
         pace: how many times shorter than usual intervals are.
-        again_s: the earliest moment, seconds since 1970, at which time alone may change this; None: never.
+        again_s: the earliest moment, seconds since 1970, at which time alone may change a verdict over a
+            whole rule; None: never.
         lines: each clause of each rule, in the order of the file.
     """
 
@@ -75,7 +80,18 @@ class _Look:
     after: dict[str, Held] = field(default_factory=dict)
     lines: dict[int, list[Line]] = field(default_factory=dict)
     """By rule, each clause before those within it."""
-    again: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A clause with what never changes about it."""
+
+    clause: Clause
+    path: str
+    kind: str
+    within: tuple[_Node, ...]
+    judge: Callable[[Any, str, _Look], _Judged] | None
+    """None of clauses over others."""
 
 
 def decide(policy: Policy, state: DeviceState, memory: Memory = Memory()) -> Decision:
@@ -84,19 +100,23 @@ def decide(policy: Policy, state: DeviceState, memory: Memory = Memory()) -> Dec
     look = _Look(state, memory.held)
     verdicts: dict[int, Verdict] = {}
     # Rules of pace go first: intervals in the others depend on them.
+    nodes = _nodes(policy)
+    later: list[float] = []
     for pacing in (True, False):
         for number, rule in enumerate(policy.rules):
             if (rule.then in ("faster", "slower")) is pacing:
                 look.lines[number] = []
-                line = _judge(rule.when, f"rules.{number}.when", look, look.lines[number])
-                verdicts[number] = line.verdict
+                verdicts[number], again = _judge(nodes[number], look, look.lines[number])
+                later.append(again)
         if pacing:
             look.pace = _pace(policy, verdicts)
     action, chosen, why = _chosen(policy, verdicts, look)
     lines = [line for number in range(len(policy.rules)) for line in look.lines[number]]
-    later = [at for at in look.again if at > state.time_s]
+    again_s = min(later)
     held = Memory(policy=memory.policy, held=look.after)
-    return Decision(action, chosen, why, look.pace, min(later, default=None), tuple(lines), held)
+    return Decision(
+        action, chosen, why, look.pace, again_s if again_s < math.inf else None, tuple(lines), held
+    )
 
 
 def _pace(policy: Policy, verdicts: Mapping[int, Verdict]) -> float:
@@ -133,18 +153,43 @@ def _lacks(rule: Rule, state: DeviceState) -> str:
 # --- clauses ---------------------------------------------------------------------------
 
 
-def _judge(clause: Clause, path: str, look: _Look, lines: list[Line]) -> Line:
-    at = len(lines)
-    within = children(clause, path)
-    if within:
-        # It takes its place before the clauses within, which it rests on.
-        lines.append(Line(path, "", "unknown", ""))
-        inner = [_judge(each, where, look, lines) for where, each in within]
-        verdict, because = _composed(clause, [line.verdict for line in inner])
-        lines[at] = Line(path, _KINDS[type(clause)], verdict, "; ".join(inner[i].why for i in because))
-    else:
-        lines.append(Line(path, _KINDS[type(clause)], *_LEAVES[type(clause)](clause, path, look)))
-    return lines[at]
+@functools.lru_cache(maxsize=16)
+def _nodes(policy: Policy) -> tuple[_Node, ...]:
+    return tuple(_node(rule.when, f"rules.{number}.when") for number, rule in enumerate(policy.rules))
+
+
+def _node(clause: Clause, path: str) -> _Node:
+    within = tuple(_node(each, where) for where, each in children(clause, path))
+    kind = str(type(clause).__struct_config__.tag)
+    return _Node(clause, path, kind, within, _LEAVES.get(type(clause)))
+
+
+def _judge(node: _Node, look: _Look, lines: list[Line]) -> tuple[Verdict, float]:
+    """A verdict, and when time alone may change it; infinity where it never does."""
+    if node.judge is not None:
+        verdict, why, again = node.judge(node.clause, node.path, look)
+        lines.append(Line(node.path, node.kind, verdict, why))
+        return verdict, again
+    at, places = len(lines), []
+    # It takes its place before the clauses within, which it rests on.
+    lines.append(Line(node.path, node.kind, "unknown", ""))
+    inner = []
+    for each in node.within:
+        places.append(len(lines))
+        inner.append(_judge(each, look, lines))
+    verdict, because = _composed(node.clause, [one for one, _ in inner])
+    why = "; ".join(lines[places[i]].why for i in because)
+    lines[at] = Line(node.path, node.kind, verdict, why)
+    return verdict, _changes(node.clause, verdict, inner)
+
+
+def _changes(clause: Clause, verdict: Verdict, inner: list[tuple[Verdict, float]]) -> float:
+    """When time alone may change a clause over others."""
+    settled = {AllOf: "no", AnyOf: "yes"}.get(type(clause))
+    if verdict == settled:
+        # Each of those that settle it has to change.
+        return max(again for one, again in inner if one == settled)
+    return min(again for _, again in inner)
 
 
 def _composed(clause: Clause, verdicts: list[Verdict]) -> tuple[Verdict, list[int]]:
@@ -162,51 +207,43 @@ def _composed(clause: Clause, verdicts: list[Verdict]) -> tuple[Verdict, list[in
     return ("unknown", unknown) if unknown else (_OPPOSITE[settles], list(range(len(verdicts))))
 
 
-_Judged = tuple[Verdict, str]
-
-
 def _always(clause: Always, path: str, look: _Look) -> _Judged:
-    return "yes", "always"
+    return "yes", "always", _NEVER
 
 
 def _every(clause: Every, path: str, look: _Look) -> _Judged:
     state = look.state
     if state.checked_s is None:
-        return "yes", "never looked for a release"
+        return "yes", "never looked for a release", _NEVER
     hours = min(max(clause.hours / look.pace, clause.fastest_hours), clause.slowest_hours)
     shift = clause.jitter * (2 * drawn(f"{state.device}/{state.checked_s:.0f}/{path}") - 1)
     due = state.checked_s + hours * (1 + shift) * 3600
     # A last look in the future is of a clock that was put back: it says nothing.
     if state.checked_s > state.time_s:
-        return "yes", "the last look is in the future, so the clock was put back"
+        return "yes", "the last look is in the future, so the clock was put back", _NEVER
     if due <= state.time_s:
-        return "yes", f"{(state.time_s - state.checked_s) / 3600:.1f} h since the last look"
-    look.again.append(due)
-    return "no", f"due in {(due - state.time_s) / 3600:.1f} h"
+        return "yes", f"{(state.time_s - state.checked_s) / 3600:.1f} h since the last look", _NEVER
+    return "no", f"due in {(due - state.time_s) / 3600:.1f} h", due
 
 
 def _window(clause: Window, path: str, look: _Look) -> _Judged:
     state = look.state
     place = zone(state.time_zone)
     if place is None:
-        return (
-            "unknown",
-            f"time zone {state.time_zone[:40]!r} is not known here; install tzdata or correct it",
-        )
+        why = f"time zone {state.time_zone[:40]!r} is not known here; install tzdata or correct it"
+        return "unknown", why, _NEVER
     start, stop = minutes_of(clause.start), minutes_of(clause.to)
     if start is None or stop is None:
-        return "unknown", "the window has no times"
-    own = clause.spread * drawn(f"{state.device}/{path}") if clause.spread else 0.0
+        return "unknown", "the window has no times", _NEVER
+    own = drawn(f"{state.device}/{path}") * clause.spread if clause.spread else 0.0
+    name = f"the window {clause.start} to {clause.to} {state.time_zone}"
     for opens, closes in openings(state.time_s, place, clause.days, start, stop):
         begins = opens + own * (closes - opens)
         if begins <= state.time_s < closes:
-            look.again.append(closes)
-            return "yes", f"in the window {clause.start} to {clause.to} {state.time_zone}"
+            return "yes", f"in {name}", closes
         if begins > state.time_s:
-            look.again.append(begins)
-            hours = (begins - state.time_s) / 3600
-            return "no", f"the window {clause.start} to {clause.to} {state.time_zone} opens in {hours:.1f} h"
-    return "no", f"the window {clause.start} to {clause.to} does not open within a week"
+            return "no", f"{name} opens in {(begins - state.time_s) / 3600:.1f} h", begins
+    return "no", f"{name} does not open within a week", _NEVER
 
 
 def _level(clause: Level, path: str, look: _Look) -> _Judged:
@@ -216,15 +253,14 @@ def _level(clause: Level, path: str, look: _Look) -> _Judged:
         # Kept over a gap in what is reported, but the wait for a change is over.
         if before is not None:
             look.after[path] = Held(on=before.on)
-        return "unknown", f"{clause.measure} is not known"
+        return "unknown", f"{clause.measure} is not known", _NEVER
     low = clause.at_least is not None
     bound = clause.at_least if clause.at_least is not None else clause.at_most or 0.0
     until = bound if clause.until is None else clause.until
     begins, stays = (value >= bound, value >= until) if low else (value <= bound, value <= until)
     held = turned(before, begins, stays, look.state.time_s, clause.hold_s)
     look.after[path] = held
-    if held.turning_s is not None:
-        look.again.append(held.turning_s + clause.hold_s)
+    again = _NEVER if held.turning_s is None else held.turning_s + clause.hold_s
     sign = ("≥" if held.on else "<") if low else ("≤" if held.on else ">")
     why = f"{clause.measure} {value:.3g} {sign} {until if held.on else bound:g}"
     if held.on != (stays if held.on else begins):
@@ -233,21 +269,21 @@ def _level(clause: Level, path: str, look: _Look) -> _Judged:
             f"{clause.measure} {value:.3g}, held {'true' if held.on else 'false'}: changed for {since:.0f} s"
         )
         why += f" of {clause.hold_s:g} s"
-    return ("yes" if held.on else "no"), why
+    return ("yes" if held.on else "no"), why, again
 
 
 def _is(clause: Is, path: str, look: _Look) -> _Judged:
     value = FLAGS[clause.flag](look.state)
     if value is None:
-        return "unknown", f"{clause.flag} is not known"
-    return ("yes", clause.flag) if value else ("no", f"not {clause.flag}")
+        return "unknown", f"{clause.flag} is not known", _NEVER
+    return ("yes", clause.flag, _NEVER) if value else ("no", f"not {clause.flag}", _NEVER)
 
 
 def _worse(clause: Worse, path: str, look: _Look) -> _Judged:
     labelled = look.state.labelled
     found = None if labelled is None else log_evidence(labelled.tallies, labelled.baseline, clause.drop)
     if labelled is None or found is None:
-        return "unknown", "no labelled feedback"
+        return "unknown", "no labelled feedback", _NEVER
     needed = -math.log(clause.alpha)
     held = turned(look.before.get(path), found >= needed, found > 0, look.state.time_s, 0.0)
     look.after[path] = held
@@ -255,7 +291,7 @@ def _worse(clause: Worse, path: str, look: _Look) -> _Judged:
     count = sum(tally.labelled for tally in labelled.tallies)
     why = f"{right} of {count} labelled answers right, {labelled.baseline:g} promised: "
     why += f"log evidence {found:.1f} of {needed:.1f}"
-    return ("yes" if held.on else "no"), why
+    return ("yes" if held.on else "no"), why, _NEVER
 
 
 _LEAVES: Final[Mapping[type, Callable[[Any, str, _Look], _Judged]]] = {
@@ -266,7 +302,6 @@ _LEAVES: Final[Mapping[type, Callable[[Any, str, _Look], _Judged]]] = {
     Is: _is,
     Worse: _worse,
 }
-_KINDS: Final[Mapping[type, str]] = {kind: str(kind.__struct_config__.tag) for kind in get_args(Clause)}
 
 
 @functools.lru_cache(maxsize=65_536)

@@ -24,6 +24,8 @@ MIN_OBSERVED: Final = 50
 _PRIOR: Final = 0.5
 """Added to each bin so that an empty one stays finite (Jeffreys)."""
 
+_NEGLIGIBLE: Final = 1e-12
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -125,8 +127,13 @@ def ks_p_value(feature: FeatureCounts) -> float | None:
     x = (root + 0.12 + 0.11 / root) * distance
     if x < 0.2:
         return 1.0
-    terms = ((-1.0) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 101))
-    return min(1.0, max(0.0, 2 * sum(terms)))
+    total = 0.0
+    for k in range(1, 101):
+        term = math.exp(-2 * (k * x) ** 2)
+        total += term if k % 2 else -term
+        if term < _NEGLIGIBLE:
+            break
+    return min(1.0, max(0.0, 2 * total))
 
 
 def worst_p_value(features: Sequence[FeatureCounts]) -> float | None:

@@ -274,8 +274,29 @@ def test_a_decision_says_when_time_alone_changes_it_and_then_it_does():
         moments.append(due(decision))
         state = replace(state, time_s=moments[-1])
         decision = judged(clause, state)
-    assert len(moments) == 2
+    # Not the day's window before, in which the interval would not be over.
+    assert len(moments) == 1
+    assert judged(clause, replace(state, time_s=moments[0] - 1)).action == "wait"
     assert (moments[-1] - 1 * HOUR) % 86_400 == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "within", "hours"),
+    [
+        ("all", [EVERY, NO], None),
+        ("all", [EVERY, YES], 1),
+        ("all", [EVERY, EVERY | {"hours": 12}], 3),
+        ("all", [{"kind": "not", "of": EVERY}, {"kind": "not", "of": EVERY | {"hours": 12}}], 1),
+        ("any", [EVERY, NO], 1),
+        ("any", [EVERY, YES], None),
+        ("any", [EVERY, EVERY | {"hours": 12}], 1),
+        ("any", [{"kind": "not", "of": EVERY}, {"kind": "not", "of": EVERY | {"hours": 12}}], 3),
+        ("first", [{"kind": "is", "flag": "charging"}, EVERY], 1),
+    ],
+)
+def test_the_next_moment_is_that_of_all_clauses_that_have_to_change(kind, within, hours):
+    decision = judged({"kind": kind, "of": within}, device(checked_s=NOW - 9 * HOUR))
+    assert decision.again_s == (None if hours is None else NOW + hours * HOUR)
 
 
 @given(st.integers().map(str))
