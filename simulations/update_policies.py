@@ -52,7 +52,7 @@ ACTIVATION_J: Final = 5.0
 LOOK_H: Final = {"periodic": 0, "conditional": 48, "feedback": 96}
 """How often a device looks at its state while more than time can change a decision; 0: never."""
 _BINS: Final = 10
-_VALUES_A_DAY, _LABELS_A_DAY, _ANSWERS_A_DAY = 150, 2.0, 40
+_VALUES_A_DAY, _LABELS_A_DAY, _ANSWERS_A_DAY = 150, 5.0, 40
 _MOST_TALLIES: Final = 32
 _GRID: Final = 0.05
 

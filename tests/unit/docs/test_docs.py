@@ -50,6 +50,8 @@ from collab.node.training_masked import MAX_MESSAGE_BYTES
 from collab.node.training_offer import MAX_SETTINGS_BYTES
 from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
 from collab.toolchain.trainable import export
+from collab.updates.policies import clauses, state
+from collab.updates.policies.parse import MAX_POLICY_BYTES
 
 ROOT = Path(__file__).parents[3]
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -224,6 +226,10 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "an update: metrics, characters of a name": f"{MAX_METRICS}, {MAX_NAME}",
         "a round's sum: an element of an update, weights together, updates of a gateway's sum": ""
         f"{MAX_VALUE:,.0f}, {MAX_WEIGHT:,}, {MAX_TERMS:,}",
+        "an update policy: its file, rules, clauses, depth": f"{MAX_POLICY_BYTES >> 10} KiB, "
+        f"{clauses.MAX_RULES}, {clauses.MAX_CLAUSES}, {clauses.MAX_DEPTH}",
+        "a device's state for it: features, bins of each, periods of labelled feedback, latencies": ""
+        f"{state.MAX_FEATURES}, {state.MAX_BINS}, {state.MAX_TALLIES}, {state.MAX_LATENCIES}",
         "of a spool, that a robust rule holds at a time": f"{BLOCK_BYTES >> 20} MiB",
     }
     assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}
