@@ -10,7 +10,7 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +53,22 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Every experiment that was named."""
-    from simulations.catalogue import EXPERIMENTS
+    from simulations.catalogue import EXPERIMENTS, STUDIES
     from simulations.choosing import allowed
     from simulations.running import Runner, say
 
-    unknown = [name for name in options.names if name not in EXPERIMENTS]
+    unknown = [name for name in options.names if name not in {*EXPERIMENTS, *STUDIES}]
     if unknown:
-        raise UsageError(f"{unknown[0]!r}: there is no such experiment; there are {', '.join(EXPERIMENTS)}")
+        raise UsageError(
+            f"{unknown[0]!r}: there is no such experiment; there are {', '.join((*EXPERIMENTS, *STUDIES))}"
+        )
     runner = Runner(options.out, options.again, time.monotonic() + options.minutes * 60)
     missing = 0
-    for name in options.names or EXPERIMENTS:
+    # Cases of scenarios are picked by axes, of which a study has none.
+    for name in options.names or (EXPERIMENTS if options.only else (*EXPERIMENTS, *STUDIES)):
+        if name in STUDIES:
+            conclude(options.out / name, STUDIES[name], options)
+            continue
         experiment = EXPERIMENTS[name]
         cases = allowed(experiment.cases(options.quick), options.only)
         done = list(runner.run(options.out / name, cases))
@@ -75,11 +81,28 @@ def run(options: argparse.Namespace) -> int:
     return INTERRUPTED if missing else 0
 
 
+def conclude(folder: Path, study: Any, options: argparse.Namespace) -> None:
+    """Compute a study, always anew, and write what it came to."""
+    from simulations.running import say
+
+    if options.only:
+        raise UsageError(f"--only: {study.name} has no cases; leave it out")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = study.run(options.quick)
+    put(folder, study, found.rows, found.table, found.plots, 0)
+    say(f"{study.name}: written to {folder}")
+
+
 def write(folder: Path, experiment: Any, done: Sequence[Any], missing: int) -> None:
     """A table of all cases as CSV and JSON, the table for people, and the plots."""
+    rows = [row for one in done for row in one.rows()]
+    put(folder, experiment, rows, experiment.table(done), experiment.draw(done), missing)
+
+
+def put(folder: Path, experiment: Any, rows: Any, table: str, plots: Mapping[str, str], missing: int) -> None:
+    """Write results into a folder that exists."""
     from collab.cli.files import write_text
 
-    rows = [row for one in done for row in one.rows()]
     names = list(dict.fromkeys(name for row in rows for name in row))
     with open(folder / "results.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
@@ -92,8 +115,8 @@ def write(folder: Path, experiment: Any, done: Sequence[Any], missing: int) -> N
         "rows": rows,
     }
     write_text(folder / "results.json", json.dumps(document, indent=1, ensure_ascii=False))
-    write_text(folder / "table.md", experiment.table(done))
-    for name, svg in experiment.draw(done).items():
+    write_text(folder / "table.md", table)
+    for name, svg in plots.items():
         write_text(folder / f"{name}.svg", svg)
 
 

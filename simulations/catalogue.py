@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from simulations import baselines, classes, codecs, handover, nodes, quorum, tls, transports
-from simulations.experiment import Experiment
+from simulations import baselines, classes, codecs, handover, nodes, quorum, tls, transports, update_policies
+from simulations.experiment import Experiment, Study
 
 EXPERIMENTS: Final[dict[str, Experiment]] = {
     experiment.name: experiment
@@ -20,3 +20,6 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
         tls.EXPERIMENT,
     )
 }
+
+STUDIES: Final[dict[str, Study]] = {update_policies.STUDY.name: update_policies.STUDY}
+"""What has no scenario; named beside the experiments."""

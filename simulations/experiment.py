@@ -109,6 +109,27 @@ class Experiment:
     """In Markdown."""
 
 
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study came to."""
+
+    rows: list[dict[str, Any]]
+    table: str
+    """In Markdown."""
+    plots: Mapping[str, str]
+    """As SVG, by file name without its end."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question that is answered without any network: one computation in place of cases."""
+
+    name: str
+    question: str
+    run: Callable[[bool], StudyResult]
+    """In little time when asked to be quick."""
+
+
 def scenario(name: str) -> tuple[Tree, str]:
     """The scenario file of an experiment without its model and profile, and the name of its model."""
     tree = read_scenario(HERE / f"{name}.yaml")

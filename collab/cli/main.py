@@ -69,6 +69,7 @@ def _register() -> None:
         planning,
         profile,
         release,
+        release_policy,
         release_store,
         reports,
         running,
@@ -84,6 +85,7 @@ def _register() -> None:
     data.register(app)
     app.add_typer(model.app, name="model")
     app.add_typer(cluster.app, name="cluster")
+    release.app.add_typer(release_policy.app, name="policy")
     fed_simulate.register(fed.app)
     fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")

@@ -39,6 +39,7 @@ PURE = (
     "collab.updates.bundle.manifest",
     *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential")),
     "collab.updates.store.state",
+    "collab.updates.policies",
 )
 """Modules and packages that neither do I/O nor look at a clock; those that exist are checked."""
 

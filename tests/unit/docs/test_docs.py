@@ -55,6 +55,8 @@ from collab.runtime.preprocessing import images
 from collab.runtime.preprocessing import tables as raw_tables
 from collab.toolchain.trainable import export
 from collab.updates.bundle import manifest as bundle
+from collab.updates.policies import clauses, state
+from collab.updates.policies.parse import MAX_POLICY_BYTES
 from collab.updates.store import state as store
 
 ROOT = Path(__file__).parents[3]
@@ -110,7 +112,7 @@ def calls(text: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_command_and_its_options_exist(page, known):
     for words in calls(page.read_text("utf-8")):
-        command = max((tuple(words[:n]) for n in range(3) if tuple(words[:n]) in known), key=len)
+        command = max((tuple(words[:n]) for n in range(4) if tuple(words[:n]) in known), key=len)
         assert command or words[0].startswith("-"), f"collab {words[0]}: no such command"
         options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert options <= known[command], f"collab {' '.join(command)}: {options - known[command]}"
@@ -250,6 +252,10 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "an update: metrics, characters of a name": f"{MAX_METRICS}, {MAX_NAME}",
         "a round's sum: an element of an update, weights together, updates of a gateway's sum": ""
         f"{MAX_VALUE:,.0f}, {MAX_WEIGHT:,}, {MAX_TERMS:,}",
+        "an update policy: its file, rules, clauses, depth": f"{MAX_POLICY_BYTES >> 10} KiB, "
+        f"{clauses.MAX_RULES}, {clauses.MAX_CLAUSES}, {clauses.MAX_DEPTH}",
+        "a device's state for it: features, bins of each, periods of labelled feedback, latencies": ""
+        f"{state.MAX_FEATURES}, {state.MAX_BINS}, {state.MAX_TALLIES}, {state.MAX_LATENCIES}",
         "of a spool, that a robust rule holds at a time": f"{BLOCK_BYTES >> 20} MiB",
     }
     assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}
