@@ -21,8 +21,8 @@ else:
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "core": (),
-    "dev": ("dev", "emulation"),
-    "toolchain": ("dev", "emulation", "toolchain"),
+    "dev": ("dev", "emulation", "updates"),
+    "toolchain": ("dev", "emulation", "toolchain", "updates"),
 }
 """Extras that each lock holds beside the core dependencies and the build backend."""
 
