@@ -35,6 +35,8 @@ PURE = (
     "collab.federated.privacy.accounting",
     "collab.node.session",
     "collab.runtime.quarantine",
+    "collab.updates.release",
+    *(f"collab.updates.fetch.{name}" for name in ("clock", "deltas", "pace")),
 )
 """Modules and packages that neither do I/O nor look at a clock; those that exist are checked."""
 
