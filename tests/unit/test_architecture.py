@@ -40,6 +40,8 @@ PURE = (
     *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential")),
     "collab.updates.store.state",
     "collab.updates.policies",
+    "collab.updates.release",
+    *(f"collab.updates.fetch.{name}" for name in ("clock", "deltas", "pace")),
 )
 """Modules and packages that neither do I/O nor look at a clock; those that exist are checked."""
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 
+pytest.importorskip("tuf")
+
 from collab.errors import CollabError, InputError, IntegrityError, LimitExceeded, PeerError, Refused
 from collab.updates.fetch.base import Opened
 from collab.updates.fetch.client import Clocks, Device, trust
