@@ -39,6 +39,8 @@ PURE = (
     "collab.updates.bundle.manifest",
     *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential")),
     "collab.updates.store.state",
+    "collab.updates.release",
+    *(f"collab.updates.fetch.{name}" for name in ("clock", "deltas", "pace")),
 )
 """Modules and packages that neither do I/O nor look at a clock; those that exist are checked."""
 

@@ -187,6 +187,8 @@ class Releases:
             if _digest(place) == release.sha256:
                 return Fetched(release, place, "full", 0)
             place.unlink()
+        # What was begun of releases that nobody wants any more.
+        downloads.keep({release.sha256, *(delta.sha256 for delta in release.custom.deltas)})
         missing = release.size - downloads.there(release.sha256)
         for delta in sorted(release.custom.deltas, key=lambda delta: delta.size):
             base = (bases or {}).get(delta.base_sha256)
@@ -214,9 +216,13 @@ class Releases:
     def _by_delta(
         self, release: Release, delta: Delta, base: Path, place: Path, downloads: Downloads
     ) -> None:
+        try:
+            old = base.read_bytes()
+        except OSError as error:
+            raise IntegrityError(f"{base}: {error.strerror}") from error
         part = self._blob(delta.sha256, delta.size, f"deltas/{delta.sha256}", downloads)
         try:
-            made = apply_delta(delta, base.read_bytes(), part.read_bytes(), release.size, release.sha256)
+            made = apply_delta(delta, old, part.read_bytes(), release.size, release.sha256)
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{error.filename}: {error.strerror}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +89,13 @@ class Downloads:
         """Bytes of a file that have come already."""
         part = self._part(sha256)
         return part.stat().st_size if part.exists() else 0
+
+    def keep(self, digests: Collection[str]) -> None:
+        """Forget what has come of all other files."""
+        for path in self.folder.glob("*"):
+            if path.name.partition(".")[0] not in digests:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def discard(self, sha256: str) -> None:
         """Forget what has come of a file."""

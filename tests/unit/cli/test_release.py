@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 pytest.importorskip("tuf")
 
 from collab.cli.release import app
-from collab.errors import Conflict, Refused, UsageError
+from collab.errors import ConfigError, Conflict, Refused, UsageError
 
 
 @pytest.fixture
@@ -81,20 +81,18 @@ def test_keys_are_replaced_and_releases_withdrawn(repository):
     assert got == {"release": None}
 
 
-@pytest.mark.parametrize(
-    ("text", "error", "match"),
-    [
+def test_what_cannot_be_done_is_one_line(repository):
+    for text, error, match in (
         ("init new --keys keys --family a --role stable=two", UsageError, "stable=THRESHOLD/KEYS"),
         ("init new --keys keys --family a --days nobody=2", UsageError, "no such role"),
         ("init new --keys keys --family a --key root=hsm", UsageError, r"ROLE=URI,PUBLIC\.pem"),
         ("publish repo m --family digits --version 1 --keys keys", Conflict, "next one is 2"),
         ("rotate-keys repo root --keys keys", UsageError, "give --add, --drop or --key"),
         ("fetch repo digits --store device --trust nowhere", UsageError, "nowhere"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line(repository, text, error, match):
-    with pytest.raises(error, match=match):
-        repository(text)
+        ("list nowhere", ConfigError, "make one with `collab release init`"),
+    ):
+        with pytest.raises(error, match=match):
+            repository(text)
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):

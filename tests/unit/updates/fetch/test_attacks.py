@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 
+pytest.importorskip("tuf")
+
 from collab.errors import CollabError, InputError, IntegrityError, LimitExceeded, PeerError, Refused
 from collab.updates.fetch.base import Opened
 from collab.updates.fetch.client import Clocks, Device, trust
@@ -235,6 +237,25 @@ def test_a_delta_for_another_base_is_not_applied_and_the_full_file_is_fetched(wo
     assert release.custom.deltas[0].base_sha256 == base.sha256
     got = device.fetch(release, {base.sha256: wrong})
     assert (got.way, got.path.read_bytes()) == ("full", bytes(first))
+
+
+def test_what_was_begun_of_an_older_release_does_not_stay(world):
+    world.release(b"model")
+    device = world.device()
+    partial = world.folder / "device/partial"
+    partial.mkdir()
+    (partial / f"{'0' * 64}.part").write_bytes(b"begun")
+    device.fetch(device.newest("digits", "stable"))
+    assert not list(partial.iterdir())
+
+
+def test_a_base_that_is_gone_costs_the_full_file(world):
+    world.release(bytes(50_000))
+    device = world.device()
+    base = device.newest("digits", "stable").sha256
+    world.release(bytes(49_999) + b"x")
+    got = device.fetch(device.newest("digits", "stable"), {base: world.folder / "gone"})
+    assert (got.way, got.received) == ("full", 50_000)
 
 
 def test_a_device_does_not_change_whom_it_trusts(world):

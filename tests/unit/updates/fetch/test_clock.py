@@ -7,6 +7,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+pytest.importorskip("tuf")
+
 from collab.errors import Refused, StoreError
 from collab.updates.fetch.client import Clocks
 from collab.updates.fetch.clock import EPOCH, Floor

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+pytest.importorskip("tuf")
+
 from collab.errors import Conflict, InputError
 from collab.updates.fetch.files import FolderSource
 from collab.updates.release import ReleaseInfo
