@@ -69,7 +69,7 @@ def activate(folder: Folder, json_: AsJson = False) -> None:
                 "it was not activated"
             )
         say(f"version {candidate.version}: {ran.compared} golden answers are right")
-    _tell(store.activate(), json_)
+    _tell(store.activate(only=candidate), json_)
 
 
 def rollback(

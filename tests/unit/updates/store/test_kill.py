@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[4]
 
 PROGRAM = """
-import os, signal, sys
+import os, shutil, signal, sys
 from pathlib import Path
 from collab.updates.store.disk import RealDisk
 from collab.updates.store.store import Store
@@ -37,13 +37,15 @@ def life(store):
     store.healthy()
     store.rollback("by hand")
 
+first = Path(sys.argv[1]) / "first"
+store = Store(RealDisk(first), lambda: 1000.0)
+store.add(release(1), parts(1))
+store.activate()
+store.healthy()
 point, bricked = 0, 0
 while True:
-    root = Path(sys.argv[1]) / str(point)
+    root = Path(shutil.copytree(first, Path(sys.argv[1]) / str(point)))
     store = Store(RealDisk(root), lambda: 1000.0)
-    store.add(release(1), parts(1))
-    store.activate()
-    store.healthy()
     child = os.fork()
     if child == 0:
         life(Store(Fatal(root, point), lambda: 1000.0))
