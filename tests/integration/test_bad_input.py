@@ -376,7 +376,6 @@ def _cut_short(scene: Scene) -> Path:
 IMAGE = np.zeros((1, 28, 28, 1), np.float32)
 INPUT_FAULTS: dict[str, tuple[Callable[[Scene], Path], str]] = {
     "missing": (lambda scene: scene.folder / "nowhere.npz", "nowhere.npz: No such file"),
-    "directory": (lambda scene: scene.folder, "directory"),
     "empty": (lambda scene: scene.file("empty.npz", b""), "not an .npz"),
     "not npz": (lambda scene: scene.file("text.npz", "no arrays here"), "not an .npz"),
     "cut short": (_cut_short, "short.npz"),
@@ -407,6 +406,11 @@ def test_inputs_that_do_not_fit_are_refused(scene: Scene, fault: str):
     refused(
         FAILED, f"--input … {words}", "run", scene.plan, "--input", path, "--json", process=fault == "pickled"
     )
+
+
+def test_raw_files_need_a_bundle_that_says_how_they_become_tensors(scene: Scene):
+    words = f"--input {scene.folder}: raw files … --bundle"
+    refused(USAGE, words, "run", scene.plan, "--input", scene.folder, "--json")
 
 
 def test_expected_answers_that_do_not_fit_are_refused(scene: Scene):
