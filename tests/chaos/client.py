@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from collab.assembly import build_cluster, load_identity
+from collab.client.policy import RetryPolicy
 from collab.client.runner import PlanClient
 from collab.coordinator.cluster import Cluster
 from collab.coordinator.deploy import deploy
@@ -40,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline_s: float = 10.0
     transport: str = "grpc"
     """Of every edge."""
+    attempts: int = 3
+    """At one request."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ async def _main(settings: Settings) -> None:
         cluster = await stack.enter_async_context(build_cluster(security=security))
         if settings.deploys:
             await deploy(cluster, plan, blobs)
-        client = await cluster.open(plan, settings.concurrency)
+        client = await cluster.open(plan, settings.concurrency, RetryPolicy(max_attempts=settings.attempts))
         await _serve(Client(settings, cluster, client, Load(client, reference, settings.deadline_s)))
 
 

@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.heavy("chaos"), pytest.mark.timeout(180), pytest.mark.
 STAGES = (("a", "b"), ("c", "d"), ("e", "f"))
 HALVES = {"left": frozenset("ace"), "right": frozenset("bdf")}
 CONCURRENCY = 2
+ATTEMPTS = len(STAGES) + 1
+"""A split takes a replica of every stage at once, and a request may meet each of them."""
 ACQUAINTED = 300
 """Answers after which links know what is usual."""
 USED_S = 30.0
@@ -40,7 +42,7 @@ async def loaded(world: World, *hosts: str) -> AsyncIterator[list[ClientProcess]
     async with AsyncExitStack() as stack:
         clients = []
         for host in hosts:
-            client = world.client(host, deploys=host == hosts[0], concurrency=CONCURRENCY)
+            client = world.client(host, deploys=host == hosts[0], concurrency=CONCURRENCY, attempts=ATTEMPTS)
             clients.append(await stack.enter_async_context(client))
             await client.ask("begin")
         for client in clients:
