@@ -62,9 +62,9 @@ V3: Final = {
     "int8": "int8",
     "QAT": "qat:epochs=0.25",
     "pruned": "prune:0.6,epochs=0.5",
-    "structured-pruned": "structured:0.35,epochs=3,rate=2e-3",
+    "structured-pruned": "structured:0.3,epochs=6,rate=3e-3",
     "distilled": "distil:0.6,epochs=1,rate=6e-3 -> distil:epochs=1,rate=4e-3 -> distil:epochs=1",
-    "best chain": "structured:0.35,epochs=3,rate=2e-3 -> int8",
+    "best chain": "structured:0.3,epochs=6,rate=3e-3 -> int8",
 }
 KINDS: Final[Mapping[str, Kind]] = {
     "cnn": Kind(8, 128, 4e-3, 28, CNN, True),
