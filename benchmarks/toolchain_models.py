@@ -21,11 +21,11 @@ import numpy as np
 
 from benchmarks.fashion import images, training
 from collab.errors import CollabError, IntegrityError
-from collab.toolchain.compress.keras_files import save_model
 from collab.toolchain.compress.recipe import parse
-from collab.toolchain.compress.run import Bench, open_bench, write_whole
+from collab.toolchain.compress.run import Bench, open_bench
 from collab.toolchain.compress.training import Taught, cosine
 from collab.toolchain.demo_model import Digits, tensorflow
+from collab.toolchain.keras_files import write_durably, write_keras
 
 ASSETS: Final = Path(__file__).parent / "assets" / "toolchain"
 CARD: Final = ASSETS / "models.json"
@@ -140,8 +140,8 @@ def train(name: str, folder: Path) -> Path:
         labels = learned.labels[order]
         history = model.fit(seen[rows], labels[rows], batch_size=kind.batch, shuffle=False, verbose=0).history
         done.append({key: values[0] for key, values in history.items()})
-        save_model(model, path)
-        write_whole(state, json.dumps(done).encode())
+        write_keras(model, path)
+        write_durably(state, json.dumps(done).encode())
         print(f"{name}: part {part + 1} of {kind.epochs * PARTS}: {done[-1]}", file=sys.stderr)
     return path
 
@@ -177,7 +177,7 @@ def make(names: Sequence[str], folder: Path, only: Sequence[str] = ()) -> None:
                 continue
             target = _path(name, label)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, data)
+            write_durably(target, data)
             card.setdefault(name, {})[label] = {
                 "recipe": text,
                 "sha256": hashlib.sha256(data).hexdigest(),
@@ -185,7 +185,7 @@ def make(names: Sequence[str], folder: Path, only: Sequence[str] = ()) -> None:
             }
             print(f"{name} {label}: {len(data)} bytes", file=sys.stderr)
             # Whoever stops here keeps what is made.
-            write_whole(CARD, (json.dumps(card, indent=2) + "\n").encode())
+            write_durably(CARD, (json.dumps(card, indent=2) + "\n").encode())
 
 
 def _path(name: str, label: str) -> Path:

@@ -1,13 +1,32 @@
-"""Writes Keras models whole or not at all, and durably."""
+"""``.keras`` files, read with Keras 3; files written whole or not at all, and durably."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from collab.errors import InputError
+from collab.errors import InputError, ModelError
+from collab.toolchain.extras import needed
+
+
+def load_model(path: Path) -> Any:
+    """A Keras 3 model; no code in the file is run.
+
+    Raises:
+        ModelError: There is no such file, or it is no Keras model.
+        BackendError: Keras is not installed.
+    """
+    keras = needed("keras")
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such file: save the model as .keras")
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever a file makes it raise
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(f"{path}: is no Keras model ({reason}): save it as .keras") from error
 
 
 def write_keras(model: Any, path: Path) -> None:
@@ -31,10 +50,12 @@ def write_durably(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; raises `InputError`."""
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         put_in_place(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

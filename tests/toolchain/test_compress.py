@@ -17,7 +17,6 @@ from collab.toolchain.compress.channels import trace
 from collab.toolchain.compress.folding import fold_batch_norms
 from collab.toolchain.compress.frontier import Targets
 from collab.toolchain.compress.importance import activation_scores, least
-from collab.toolchain.compress.keras_files import load_model, save_model
 from collab.toolchain.compress.network import build, read
 from collab.toolchain.compress.quantising import Quantiser
 from collab.toolchain.compress.recipe import parse
@@ -25,6 +24,7 @@ from collab.toolchain.compress.run import open_bench, search
 from collab.toolchain.compress.surgery import take_out
 from collab.toolchain.compress.training import Schedule, Taught, activations, check_fits, fit
 from collab.toolchain.extras import needed
+from collab.toolchain.keras_files import load_model, write_keras
 
 pytestmark = [
     pytest.mark.heavy("toolchain"),
@@ -66,7 +66,7 @@ def trained(tmp_path_factory):
     model = keras.Model(image, layers.Dense(4, activation="softmax", name="answer")(x))
     fit(model, SPLITS["train"], Schedule(12, 1e-2, 0), lambda *how: None)
     path = tmp_path_factory.mktemp("trained") / "model.keras"
-    save_model(model, path)
+    write_keras(model, path)
     return path
 
 
@@ -178,7 +178,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from collab.toolchain.compress import tfmot
-from collab.toolchain.compress.keras_files import load_model
+from collab.toolchain.keras_files import load_model
 from collab.toolchain.compress.network import build, read
 from collab.toolchain.compress.training import Schedule, Taught
 arrays = np.load(sys.argv[2])

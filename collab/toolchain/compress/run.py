@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from collab.toolchain.compress.recipe import Recipe
 from collab.toolchain.compress.search import Halving, Trial
 from collab.toolchain.compress.techniques import Material, change, convert, rounded
 from collab.toolchain.compress.training import Taught
+from collab.toolchain.keras_files import write_durably
 
 VERSION: Final = 1
 Say = Callable[[str], None]
@@ -67,7 +67,7 @@ class Bench:
             data = convert(self._trained(recipe))
             if last is not None and last.technique == "qat":
                 data = rounded(last, data, self.material)
-        write_whole(path, data)
+        write_durably(path, data)
         return data
 
     def _trained(self, recipe: Recipe) -> Path:
@@ -104,7 +104,7 @@ class Bench:
             parameters=_parameters(data),
             cuts=(0, 0) if report is None else (report.tried, report.exact),
         )
-        write_whole(path, json.dumps(asdict(found)).encode())
+        write_durably(path, json.dumps(asdict(found)).encode())
         return found
 
     def _baseline_right(self, baseline: bytes) -> NDArray[np.bool_]:
@@ -182,8 +182,8 @@ def open_bench(
         marker = folder / "bench.json"
         if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")).get("digest") != key:
             raise InputError(f"--out {folder}: is of another model, data or seed; give another folder")
-        write_whole(marker, json.dumps({"digest": key}).encode())
-        write_whole(folder / "baseline.keras", raw)
+        write_durably(marker, json.dumps({"digest": key}).encode())
+        write_durably(folder / "baseline.keras", raw)
         data = folder / "data.npz"
         if not data.is_file():
             part = folder / ".data.part.npz"
@@ -260,21 +260,10 @@ def _judged(bench: Bench, judge: Bench, trial: Trial) -> Measured:
     recipe = trial.recipe if trial.effort == 1.0 else trial.recipe.at_effort(trial.effort)
     for each in (Recipe(()), recipe):
         key = f"{bench._key(each, len(each.steps))}.tflite"
-        write_whole(judge.folder / "variants" / key, bench.made(each))
+        write_durably(judge.folder / "variants" / key, bench.made(each))
     return judge.measured(recipe, str(trial.recipe))
 
 
 def best_of(variants: Sequence[Measured], targets: Targets) -> Measured:
     """The best variant: one that keeps to all targets, else the one that is least off."""
     return min(variants, key=lambda each: (*targets.cost(each), each.recipe))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

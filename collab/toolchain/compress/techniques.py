@@ -12,7 +12,6 @@ from collab.errors import ModelError
 from collab.toolchain.compress.channels import trace
 from collab.toolchain.compress.folding import fold_batch_norms
 from collab.toolchain.compress.importance import activation_scores, l1_scores, least, scale_scores
-from collab.toolchain.compress.keras_files import load_model, save_model
 from collab.toolchain.compress.measure import loss
 from collab.toolchain.compress.merging import alike
 from collab.toolchain.compress.network import Network, build, read
@@ -24,6 +23,7 @@ from collab.toolchain.compress.surgery import take_out
 from collab.toolchain.compress.training import Schedule, Taught, activations, check_fits, fit
 from collab.toolchain.convert.litert import keras_to_litert
 from collab.toolchain.extras import needed
+from collab.toolchain.keras_files import load_model, write_keras
 from collab.toolchain.steps import run_step
 from collab.toolchain.steps.work import Progress
 
@@ -69,7 +69,7 @@ def change(step: Step, before: Path, after: Path, material: Material) -> None:
         lambda done, total: material.progress(step.technique, done, total),
         teacher,
     )
-    save_model(changed, after)
+    write_keras(changed, after)
 
 
 def _elsewhere(step: Step, before: Path, after: Path, material: Material) -> None:

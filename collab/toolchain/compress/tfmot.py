@@ -14,10 +14,10 @@ import numpy as np
 
 from collab.errors import ModelError
 from collab.toolchain.compress.folding import fold_batch_norms
-from collab.toolchain.compress.keras_files import load_model, save_model
 from collab.toolchain.compress.legacy import FUNCTIONS, build_legacy, fit_legacy, taken_back
 from collab.toolchain.compress.network import Array, Network, Node, build, read
 from collab.toolchain.compress.training import Progress, Schedule, Taught, ends_in_softmax
+from collab.toolchain.keras_files import load_model, write_keras
 from collab.toolchain.steps.work import Work
 
 KERNELS: Final = frozenset({"Conv1D", "Conv2D", "Dense"})
@@ -40,7 +40,7 @@ def step(work: Work) -> Mapping[str, Any]:
         work.progress(settings["technique"], done, total)
 
     made = _TECHNIQUES[settings["technique"]](read(model), taught, schedule, settings["amount"], tell)
-    save_model(build(made, model.name), work.folder / "after.keras")
+    write_keras(build(made, model.name), work.folder / "after.keras")
     return {"parameters": made.parameters}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from collab.toolchain.convert.coreml import (
 from collab.toolchain.convert.litert import keras_to_litert
 from collab.toolchain.convert.onnx import keras_to_onnx, onnx_answers
 from collab.toolchain.convert.source import Source, litert_answers, load_keras, matched
+from collab.toolchain.keras_files import write_durably
 
 TARGETS: Final = ("litert", "onnx", "coreml", "c", "tensorrt")
 
@@ -181,7 +181,7 @@ class _Work:
         place: Path | None = None,
     ) -> Converted:
         place = place or self.out
-        write_file(place, data)
+        write_durably(place, data)
         notes = [note] if note else []
         if len(self.given[0]) > 1 and not any(one.varied for one in found):
             notes.append(
@@ -221,25 +221,10 @@ def _write_c(data: bytes, out: Path, found: tuple[Difference, ...], examples: in
     if array_bytes(text[out]) != data:
         raise ModelError("the C array is not the model: nothing was written")
     for path, content in text.items():
-        write_file(path, content)
+        write_durably(path, content)
     files = {path: _sha256(content) for path, content in text.items()}
     note = f"{len(data)} bytes of flash; the array was read back and is the .tflite byte for byte"
     return Converted("c", files, len(data), examples, found, None, (note,), time.monotonic() - begun)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; raises `InputError`."""
-    _ready(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _ready(path: Path) -> None:

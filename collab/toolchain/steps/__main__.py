@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from collab.errors import BackendError, CollabError
+from collab.toolchain.keras_files import write_durably
 from collab.toolchain.steps.runner import REQUEST, RESULT
 from collab.toolchain.steps.table import function_of
 from collab.toolchain.steps.work import Work
@@ -42,12 +43,7 @@ def main(name: str, folder: Path) -> int:
 
 
 def _write(folder: Path, result: Mapping[str, Any]) -> None:
-    part = folder / f"{RESULT}.part"
-    with open(part, "w", encoding="utf-8") as file:
-        json.dump(result, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / RESULT)
+    write_durably(folder / RESULT, json.dumps(result).encode())
 
 
 if __name__ == "__main__":

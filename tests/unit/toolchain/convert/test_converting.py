@@ -11,11 +11,12 @@ import pytest
 from collab.core.tensor import TensorSpec
 from collab.errors import BackendError, InputError, ModelError, TensorError, UsageError
 from collab.toolchain.convert import tensorrt
-from collab.toolchain.convert.converting import convert, write_file
+from collab.toolchain.convert.converting import convert
 from collab.toolchain.convert.kernels import find_kernels
 from collab.toolchain.convert.litert import no_counterpart
 from collab.toolchain.convert.source import matched
 from collab.toolchain.extras import needed
+from collab.toolchain.keras_files import write_durably
 
 IMAGE = TensorSpec("image", (1, 4, 4, 1), "float32")
 
@@ -83,7 +84,7 @@ def test_a_missing_package_is_named_with_its_extra():
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "m.onnx").mkdir()
     with pytest.raises(InputError, match="cannot be written"):
-        write_file(tmp_path / "m.onnx", b"model")
+        write_durably(tmp_path / "m.onnx", b"model")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
