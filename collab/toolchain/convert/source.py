@@ -11,11 +11,12 @@ import numpy as np
 
 from collab.codec.tensors import Array
 from collab.core.tensor import TensorSpec
-from collab.errors import BackendError, ModelError, TensorError
+from collab.errors import ModelError, TensorError
 from collab.runtime.base import Backend
 from collab.toolchain.convert.litert import example_shape, input_names, output_names
 from collab.toolchain.convert.quiet import quietly
 from collab.toolchain.extras import needed
+from collab.toolchain.keras_files import load_model
 
 BATCH: Final = 32
 """Examples that go through Keras and onnxruntime at a time."""
@@ -47,19 +48,9 @@ def load_keras(path: Path) -> Source:
         ModelError: the file is missing or no Keras model.
         BackendError: Keras is not installed.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: there is no such file: give a .keras file")
-    try:
-        with quietly():
-            keras = needed("tensorflow").keras
-            model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except BackendError:
-        raise
-    except Exception as error:  # Keras raises whatever a file makes it raise
-        reason = " ".join(str(error).split())[:160]
-        raise ModelError(
-            f"{path}: is no Keras model ({reason}): save it with model.save('m.keras')"
-        ) from error
+    needed("tensorflow")  # Keras computes with it
+    with quietly():
+        model = load_model(path)
     return keras_source(path, model)
 
 
