@@ -175,6 +175,10 @@ class Gate:
             return "first"
         return "first" if self.phase in ("probation", "healthy") else "old"
 
+    def routed(self, requests: int, touched: int) -> None:
+        """Others have given so many requests of this phase out, and so many of them to the candidate."""
+        self.requests, self.touched = requests, touched
+
     def observe(self, seen: Observation, now: float) -> list[Order]:
         """What to do now; what a phase does not wait for changes nothing."""
         handler = HANDLERS.get((self.phase, type(seen)))
