@@ -236,6 +236,12 @@ class Deployments:
         if known is not None and held is not None and held.is_for(epoch, digest, holder):
             known.reservation = None
 
+    def remember(self, plan: PlanName, epoch: Epoch, now_us: int) -> None:
+        """Take no epoch up to this one again; raises `LimitExceeded`."""
+        known = self._names.get(plan) or _Name()
+        self._remember(plan, known, now_us)
+        known.highest = max(epoch, known.highest or epoch)
+
     def retire(self, plan: PlanName, epoch: Epoch) -> None:
         """Admit no more attempts of an epoch."""
         loaded = self.find(plan, epoch)

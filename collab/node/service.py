@@ -14,7 +14,7 @@ from collab.codec.verbs import DRAINING
 from collab.codec.wire import Buffer
 from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.core.token import Fault, Hop, Kind, Token
+from collab.core.token import Fault, Kind, Token
 from collab.core.validate import flow
 from collab.errors import (
     CollabError,
@@ -33,10 +33,13 @@ from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.device import Device, describe_device
 from collab.node.flow import unknown
+from collab.node.lives import Kept
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
+from collab.node.proving import Proving
 from collab.node.reporting import Reporter
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
+from collab.node.stage_times import StageTimes
 from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.training import NodeTraining
@@ -88,6 +91,7 @@ class NodeService(Handler):
         self.stages = Stages(self.name, store, backends, self._computed)
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
+        self.proving = Proving(self.name, store.plans, self.stages.off_loop, self._busy)
         self.reporter = Reporter(self.stages.off_loop)
         self.backends = backends
         self.links = make_links(self)
@@ -110,8 +114,7 @@ class NodeService(Handler):
         self._idle = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._counters: dict[str, int] = {}
-        self._stage_times: dict[tuple[PlanName, Epoch, int], tuple[int, int]] = {}
-        """Time in µs and runs of each loaded stage."""
+        self._times = StageTimes()
         self._heard_us = -_QUIET_US
         self._preparing = asyncio.Lock()
 
@@ -187,6 +190,9 @@ class NodeService(Handler):
         await self.links.__aexit__(None, None, None)
         await self.reporter.close()
         await self.training.close()
+        await self.stages.unload_all()
+        # Not before: one that cannot even be unloaded has not ended well.
+        await self.proving.close()
         await self.stages.close()
 
     async def drain_and_wait(self) -> int:
@@ -223,24 +229,40 @@ class NodeService(Handler):
 
     def used_digests(self) -> list[Digest]:
         """Blobs that must stay in the store."""
-        return [*self.stages.used_digests(), *self.training.used_digests()]
+        kept = self.stages.store.plans.sheltered
+        return [*self.stages.used_digests(), *self.training.used_digests(), *kept]
+
+    def _busy(self, name: PlanName, epoch: Epoch) -> bool:
+        return any(
+            info.in_flight for info in self.session.plans() if (info.plan, info.epoch) == (name, epoch)
+        )
 
     def _in_flight(self) -> int:
         return sum(info.in_flight for info in self.session.plans())
 
     async def _restore(self) -> None:
         """Load what was current when the node last ran."""
-        kept, broken = await self.stages.off_loop(self.stages.store.kept_plans)
+        kept, broken = await self.stages.off_loop(self.stages.store.plans.all)
         for text in broken:
             log.warning("a kept plan cannot be read and is left out: %s", text)
-        for entry in kept:
-            try:
-                self.check_fits(entry.plan)
-                await self.stages.load(entry.plan, entry.epoch)
-                self.session.restore(entry.plan, entry.epoch, monotonic_us())
-                self._reach(entry.plan)
-            except CollabError as error:
-                log.warning("plan %r epoch %d is not loaded: %s", entry.plan.name, entry.epoch, error)
+        for one in kept:
+            await self._restore_one(one)
+
+    async def _restore_one(self, kept: Kept) -> None:
+        entry = await self.proving.choose(kept)
+        plan, epoch = (kept.current.plan, kept.current.epoch) if entry is None else (entry.plan, entry.epoch)
+        try:
+            if entry is not None:
+                self.check_fits(plan)
+                await self.stages.load(plan, epoch)
+                self.session.restore(plan, epoch, monotonic_us())
+                self._reach(plan)
+            self.session.remember(plan.name, kept.newest, monotonic_us())
+        except CollabError as error:
+            log.warning("plan %r epoch %d is not loaded: %s", plan.name, epoch, error)
+            return
+        if entry is not None and entry.lives is not None:
+            self._spawn(self.proving.begin(plan.name, epoch))
 
     def _join_failed(self, address: str, error: CollabError) -> None:
         log.warning("cannot join %s: %s", address, error)
@@ -268,7 +290,7 @@ class NodeService(Handler):
             plan = self.session.reserved(name, epoch, digest, holder, monotonic_us())
             await self.stages.load(plan, epoch)
             try:
-                await self.stages.off_loop(self.stages.store.write_plan, plan, epoch)
+                await self.stages.off_loop(self.stages.store.plans.write, plan, epoch)
                 self._perform(self.session.prepare(name, epoch, digest, holder, monotonic_us()))
             except CollabError:
                 await self.stages.unload(name, epoch)
@@ -288,22 +310,26 @@ class NodeService(Handler):
             self._spawn(self._retire_later(name, previous[0]))
         for old in self.session.epochs(name)[: -self.config.max_epochs]:
             await self.unload(name, old)
+        self.proving.superseded(name, epoch)
         try:
-            await self.stages.off_loop(self.stages.store.keep_plan, name, epoch)
+            await self.stages.off_loop(self.stages.store.plans.keep, name, epoch)
         except StoreError as error:
             # The other nodes have it too, and it serves: too late to say no.
             log.warning("plan %r epoch %d serves, but not after a restart: %s", name, epoch, error)
+        else:
+            self._spawn(self.proving.begin(name, epoch))
 
     async def abort(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Give a reservation back; unload what was loaded under it."""
         self._perform(self.session.abort(name, epoch, digest, holder, monotonic_us()))
         if not self.session.loaded(name, epoch):
-            await self.stages.off_loop(self.stages.store.drop_plan, name, epoch)
+            await self.stages.off_loop(self.stages.store.plans.drop, name, epoch)
 
     async def retire(self, name: PlanName, epoch: Epoch) -> None:
         """Admit nothing more to an epoch, and do not load it at the next start."""
         self.session.retire(name, epoch)
-        await self.stages.off_loop(self.stages.store.forget_plan, name, epoch)
+        self.proving.gone(name, epoch)
+        await self.stages.off_loop(self.stages.store.plans.forget, name, epoch)
 
     async def unload(self, name: PlanName, epoch: Epoch) -> None:
         """Free an epoch."""
@@ -356,7 +382,10 @@ class NodeService(Handler):
 
     def _computed(self, work: Work, result: Computed | Fault) -> None:
         if isinstance(result, Computed):
-            self._time(work, result.hop)
+            self._times.add(work, result.hop, self.session.loaded(work.key.plan, work.key.epoch))
+            proven = self.proving.computed(work.key.plan, work.key.epoch)
+            if proven is not None:
+                self._spawn(proven)
         plan = self.stages.plan(work.key.plan, work.key.epoch)
         if plan is not None and plan.offline:
             self.reporter.computed(work, result, plan, self._alone())
@@ -378,7 +407,8 @@ class NodeService(Handler):
                 elif isinstance(action, Drop):
                     self._drop(action.work)
                 else:
-                    self._forget_times(action.plan, action.epoch)
+                    self._times.forget(action.plan, action.epoch)
+                    self.proving.gone(action.plan, action.epoch)
                     self._spawn(self.stages.unload(action.plan, action.epoch))
             actions = [more for token in failed for more in self.session.undeliverable(token, monotonic_us())]
             actions += [more for token in doubtful for more in self.session.doubtful(token)]
@@ -399,7 +429,14 @@ class NodeService(Handler):
             return None
         return link
 
+    async def _wake(self, action: Compute) -> None:
+        await self.proving.wake(action.plan, action.epoch)
+        self._compute(action)
+
     def _compute(self, action: Compute) -> None:
+        if self.proving.rests(action.plan, action.epoch):
+            self._spawn(self._wake(action))
+            return
         worker = self.stages.worker(action.plan, action.epoch, action.stage)
         try:
             if worker is None:
@@ -458,16 +495,6 @@ class NodeService(Handler):
     def _count(self, name: str) -> None:
         self._counters[name] = self._counters.get(name, 0) + 1
 
-    def _time(self, work: Work, hop: Hop) -> None:
-        """Count a stage's time without its queue: others may wait in it."""
-        key = (work.key.plan, work.key.epoch, work.stage)
-        total_us, runs = self._stage_times.get(key, (0, 0))
-        if runs or self.session.loaded(*key[:2]):
-            self._stage_times[key] = (total_us + hop.total_us - hop.queue_us, runs + 1)
-
-    def _forget_times(self, plan: PlanName, epoch: Epoch) -> None:
-        self._stage_times = {key: t for key, t in self._stage_times.items() if key[:2] != (plan, epoch)}
-
     def counters(self) -> dict[str, int]:
         """Everything counted on this node, by name.
 
@@ -475,11 +502,9 @@ class NodeService(Handler):
         ``quarantined:PLAN/STAGE/MEMBER``, requests that a member was left out of.
         """
         stages: dict[str, int] = {}
-        for (name, epoch, index), (total_us, runs) in self._stage_times.items():
+        for name, epoch in self._times.epochs():
             plan = self.stages.plan(name, epoch)
-            if plan is not None:
-                where = f"{name}/{epoch}/{plan.stages[index].id}"
-                stages |= {f"stage_us:{where}": total_us, f"stage_runs:{where}": runs}
+            stages |= {} if plan is None else self._times.counters(plan, epoch)
         codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
         quarantined = {f"quarantined:{where}": n for where, n in self.stages.left_out().items()}
         return {**self.session.counters, **self._counters, **codecs, **stages, **quarantined}

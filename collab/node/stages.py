@@ -141,10 +141,14 @@ class Stages:
             await asyncio.gather(*(worker.close() for worker in loaded.workers.values()))
             self._unloaded_fallbacks += sum(worker.codec_fallbacks for worker in loaded.workers.values())
 
-    async def close(self) -> None:
-        """Unload everything and let go of the store."""
+    async def unload_all(self) -> None:
+        """Unload every epoch."""
         for name, epoch in tuple(self._loaded):
             await self.unload(name, epoch)
+
+    async def close(self) -> None:
+        """Unload everything and let go of the store."""
+        await self.unload_all()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._disk.shutdown)
         self.store.close()

@@ -231,18 +231,18 @@ def test_a_full_disk_is_named_and_what_was_written_is_resumed(store: Store, monk
 def test_every_error_of_the_disk_leaves_as_ours(
     store: Store, monkeypatch: pytest.MonkeyPatch, call: str, what: str
 ):
-    store.write_plan(chain("a"), Epoch(1))
-    store.keep_plan(PlanName("p"), Epoch(1))
+    store.plans.write(chain("a"), Epoch(1))
+    store.plans.keep(PlanName("p"), Epoch(1))
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(os if hasattr(os, call) and call != "unlink" else Path, call, fail)
+    monkeypatch.setattr(os if hasattr(os, call) else Path, call, fail)
     actions = {
         "replace": lambda: put(store, blob(10)[1]),
-        "unlink": lambda: store.forget_plan(PlanName("p"), Epoch(1)),
+        "unlink": lambda: store.plans.forget(PlanName("p"), Epoch(1)),
         "iterdir": store.digests,
-        "fsync": lambda: store.write_plan(chain("a"), Epoch(2)),
+        "fsync": lambda: store.plans.write(chain("a"), Epoch(2)),
     }
     with pytest.raises(StoreError, match=f"cannot {what}.*Read-only file system"):
         actions[call]()
@@ -270,31 +270,31 @@ def test_a_store_is_one_nodes_until_it_is_closed(tmp_path: Path):
 def test_a_plan_is_kept_from_its_commit_until_it_is_forgotten(tmp_path: Path):
     plan, name = chain("a"), PlanName("p")
     store = Store(tmp_path)
-    store.write_plan(plan, Epoch(3))
-    assert store.kept_plans() == ([], [])
+    store.plans.write(plan, Epoch(3))
+    assert store.plans.all() == ([], [])
     store.close()
 
     store = Store(tmp_path)
-    store.write_plan(plan, Epoch(4))
-    store.keep_plan(name, Epoch(4))
-    store.write_plan(plan.replace(credits=5), Epoch(5))
+    store.plans.write(plan, Epoch(4))
+    store.plans.keep(name, Epoch(4))
+    store.plans.write(plan.replace(credits=5), Epoch(5))
     store.close()
     store = Store(tmp_path)
-    ((kept,), broken) = store.kept_plans()
+    ((kept,), broken) = store.plans.all()
     assert (kept.plan, kept.epoch, broken) == (plan, 4, [])
 
-    store.forget_plan(name, Epoch(3))
-    assert len(store.kept_plans()[0]) == 1, "an older epoch is no reason to forget the current one"
-    store.forget_plan(name, Epoch(4))
-    assert store.kept_plans() == ([], [])
-    store.forget_plan(name, Epoch(4))
+    store.plans.forget(name, Epoch(3))
+    assert len(store.plans.all()[0]) == 1, "an older epoch is no reason to forget the current one"
+    store.plans.forget(name, Epoch(4))
+    assert store.plans.all() == ([], [])
+    store.plans.forget(name, Epoch(4))
     store.close()
 
 
 def test_a_plan_that_was_not_committed_can_be_taken_back(store: Store, tmp_path: Path):
-    store.write_plan(chain("a"), Epoch(1))
-    store.drop_plan(PlanName("p"), Epoch(1))
-    store.drop_plan(PlanName("p"), Epoch(1))
+    store.plans.write(chain("a"), Epoch(1))
+    store.plans.drop(PlanName("p"), Epoch(1))
+    store.plans.drop(PlanName("p"), Epoch(1))
     assert not list((tmp_path / "plans").iterdir())
 
 
@@ -304,15 +304,15 @@ def test_a_plan_that_was_not_committed_can_be_taken_back(store: Store, tmp_path:
 def test_a_kept_plan_that_cannot_be_read_is_named_and_harms_no_other(
     store: Store, tmp_path: Path, content: bytes
 ):
-    store.write_plan(chain("a"), Epoch(1))
-    store.keep_plan(PlanName("p"), Epoch(1))
+    store.plans.write(chain("a"), Epoch(1))
+    store.plans.keep(PlanName("p"), Epoch(1))
     (tmp_path / "plans" / "broken.json").write_bytes(content)
-    kept, broken = store.kept_plans()
+    kept, broken = store.plans.all()
     assert [entry.plan.name for entry in kept] == ["p"]
     assert len(broken) == 1
     assert broken[0].startswith("broken.json: ")
-    store.forget_plan(PlanName("broken"), Epoch(1))
-    assert not store.kept_plans()[1]
+    store.plans.forget(PlanName("broken"), Epoch(1))
+    assert not store.plans.all()[1]
 
 
 def test_blobs_are_dropped_whole_or_begun_and_others_stay(store):
