@@ -106,6 +106,7 @@ class NodeControl:
                 in_flight=info.in_flight,
                 primary=info.primary or "",
                 fault=node.proving.fault(info.plan, info.epoch)[:MAX_FAULT],
+                release=info.release,
             )
             for info in node.session.plans()
         ]
