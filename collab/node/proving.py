@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from collab.core.ids import Epoch, NodeName, PlanName
 from collab.errors import StoreError
+from collab.node.deployments import PlanInfo
 from collab.node.kept import KeptPlans
 from collab.node.lives import SETTLED_S, Kept, KeptPlan, Left, Trial, at_start, uncounted
 
@@ -26,13 +27,13 @@ class Proving:
         node: this one.
         plans: what is on its disk.
         off_loop: runs a function in the thread that uses the disk.
-        busy: whether requests are under way on an epoch.
+        loaded: what the node says of its plans.
     """
 
     def __init__(
-        self, node: NodeName, plans: KeptPlans, off_loop: OffLoop, busy: Callable[[PlanName, Epoch], bool]
+        self, node: NodeName, plans: KeptPlans, off_loop: OffLoop, loaded: Callable[[], Sequence[PlanInfo]]
     ) -> None:
-        self._node, self._plans, self._off_loop, self._busy = node, plans, off_loop, busy
+        self._node, self._plans, self._off_loop, self._loaded = node, plans, off_loop, loaded
         self._trials: dict[Key, Trial] = {}
         self._faults: dict[Key, str] = {}
 
@@ -89,7 +90,8 @@ class Proving:
     async def _watch(self, name: PlanName, epoch: Epoch, trial: Trial) -> None:
         while self._trials.get((name, epoch)) is trial:
             await asyncio.sleep(SETTLED_S)
-            verdict = trial.looked_at(time.monotonic(), self._busy(name, epoch))
+            busy = any(one.in_flight for one in self._loaded() if (one.plan, one.epoch) == (name, epoch))
+            verdict = trial.looked_at(time.monotonic(), busy)
             if verdict == "proven":
                 await self._prove(name, epoch)
             elif verdict == "rest":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from collab.codec.envelope import EnvelopeLimits, decode_envelope, encode_envelope
 from collab.codec.verbs import DRAINING
 from collab.codec.wire import Buffer
-from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
+from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
 from collab.core.token import Fault, Kind, Token
-from collab.core.validate import flow
 from collab.errors import (
     CollabError,
     LimitExceeded,
@@ -24,7 +23,6 @@ from collab.errors import (
     Overloaded,
     ProtocolError,
     StoreError,
-    UsageError,
 )
 from collab.link.link import Handler, Link
 from collab.link.links import Links
@@ -32,7 +30,9 @@ from collab.link.relay import relay_address
 from collab.link.suspicion import Health
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
+from collab.node.deployments import check_tensors
 from collab.node.device import Device, describe_device
+from collab.node.first_run import FirstRuns
 from collab.node.flow import unknown
 from collab.node.lives import Kept
 from collab.node.membership import MakeDiscoveries, Membership
@@ -79,6 +79,7 @@ class NodeService(Handler):
         security: Credentials | None = None,
         make_discoveries: MakeDiscoveries | None = None,
         trainers: Mapping[str, MakeTrainer] = MappingProxyType({}),
+        first_run: Sequence[str] = (),
     ) -> None:
         self.name = NodeName(config.name)
         self.security = security
@@ -90,10 +91,11 @@ class NodeService(Handler):
         self.on_serving: Callable[[bool], Awaitable[None]] | None = None
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
-        self.stages = Stages(self.name, store, backends, self._computed)
+        first_runs = FirstRuns(first_run, store.first_runs, config.runtime) if first_run else None
+        self.stages = Stages(self.name, store, backends, self._computed, first_runs)
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
-        self.proving = Proving(self.name, store.plans, self.stages.off_loop, self._busy)
+        self.proving = Proving(self.name, store.plans, self.stages.off_loop, self.session.plans)
         self.reporter = Reporter(self.stages.off_loop)
         self.backends = backends
         self.links = make_links(self)
@@ -157,7 +159,7 @@ class NodeService(Handler):
             await self.reporter.open(reports, config.max_reports, config.report_bytes)
             await self.training.start()
             await self._restore()
-            for address in self._addresses():
+            for address in self.config.addresses(secured=self.security is not None):
                 self.endpoints.append(await self.links.listen(address))
             self.endpoints += [relay_address(address, self.name) for address in self.config.join]
             self.links.set_endpoints(tuple(self.endpoints))
@@ -173,15 +175,6 @@ class NodeService(Handler):
 
     async def __aexit__(self, *error: object) -> None:
         await self._stop()
-
-    def _addresses(self) -> tuple[str, ...]:
-        """Where to listen."""
-        config = self.config
-        if config.no_listen and config.listen:
-            raise UsageError("--no-listen: --listen is given as well; choose one of them")
-        anywhere = "127.0.0.1:0" if self.security is None else "0.0.0.0:0"
-        listen = config.listen or (() if config.no_listen else (anywhere,))
-        return (*listen, config.broker) if config.broker else listen
 
     async def _stop(self) -> None:
         for task in self._background:
@@ -235,11 +228,6 @@ class NodeService(Handler):
         kept = self.stages.store.plans.sheltered
         return [*self.stages.used_digests(), *self.training.used_digests(), *kept]
 
-    def _busy(self, name: PlanName, epoch: Epoch) -> bool:
-        return any(
-            info.in_flight for info in self.session.plans() if (info.plan, info.epoch) == (name, epoch)
-        )
-
     def _in_flight(self) -> int:
         return sum(info.in_flight for info in self.session.plans())
 
@@ -274,16 +262,7 @@ class NodeService(Handler):
 
     def check_fits(self, plan: Plan) -> None:
         """Refuse a plan whose tensors are too large for this node; raises `LimitExceeded`."""
-        limit = self.config.max_tensor_bytes
-        on_edge = flow(plan)
-        for index, edge in enumerate(plan.edges):
-            target = () if edge.target == REQUESTER else plan.stage(edge.target).nodes
-            size = sum(spec.nbytes for spec in on_edge[EdgeId(index)].values())
-            if size > limit and self.name in (*target, *edge.via):
-                raise LimitExceeded(
-                    f"edges[{index}] ({edge.source} -> {edge.target}): its tensors have {size} bytes, "
-                    f"node {self.name!r} takes {limit}; raise its --max-tensor-bytes"
-                )
+        check_tensors(plan, self.name, self.config.max_tensor_bytes)
 
     async def prepare(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Load the stages of a reserved epoch; see `Session.reserve`."""
@@ -506,10 +485,7 @@ class NodeService(Handler):
         ``stage_us:PLAN/EPOCH/STAGE`` and ``stage_runs:…`` of each loaded stage that has run;
         ``quarantined:PLAN/STAGE/MEMBER``, requests that a member was left out of.
         """
-        stages: dict[str, int] = {}
-        for name, epoch in self._times.epochs():
-            plan = self.stages.plan(name, epoch)
-            stages |= {} if plan is None else self._times.counters(plan, epoch)
+        stages = self._times.counters(self.stages.plan)
         codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
         quarantined = {f"quarantined:{where}": n for where, n in self.stages.left_out().items()}
         return {**self.session.counters, **self._counters, **codecs, **stages, **quarantined}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from collab.core.ids import Epoch, PlanName
 from collab.core.plan import Plan
 from collab.core.token import Hop
@@ -25,15 +27,12 @@ class StageTimes:
         """An epoch was unloaded."""
         self._times = {key: time for key, time in self._times.items() if key[:2] != (plan, epoch)}
 
-    def epochs(self) -> set[tuple[PlanName, Epoch]]:
-        """Those that have run."""
-        return {key[:2] for key in self._times}
-
-    def counters(self, plan: Plan, epoch: Epoch) -> dict[str, int]:
-        """``stage_us:PLAN/EPOCH/STAGE`` and ``stage_runs:…`` of an epoch's stages."""
+    def counters(self, plan_of: Callable[[PlanName, Epoch], Plan | None]) -> dict[str, int]:
+        """``stage_us:PLAN/EPOCH/STAGE`` and ``stage_runs:…`` of each stage that is loaded and has run."""
         found: dict[str, int] = {}
-        for (name, its, index), (total_us, runs) in self._times.items():
-            if (name, its) == (plan.name, epoch):
+        for (name, epoch, index), (total_us, runs) in self._times.items():
+            plan = plan_of(name, epoch)
+            if plan is not None:
                 where = f"{name}/{epoch}/{plan.stages[index].id}"
                 found |= {f"stage_us:{where}": total_us, f"stage_runs:{where}": runs}
         return found
