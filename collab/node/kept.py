@@ -110,7 +110,9 @@ class KeptPlans:
             if self._epoch(_kept(name)) != epoch:
                 return
             self._set(name, epoch, "proven")
-            self._remove(_before(name))
+            if self._epoch(_before(name)) is not None:
+                self._remove(_before(name))
+                self._disk.fsync_dir(_FOLDER)
             self._sweep(name)
         self._shelter(name)
 
