@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -156,6 +156,8 @@ class ReleaseAgent:
         self._work: _Work | None = None
         self._round: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._fault: Exception | None = None
+        """A mistake of this program in what was under way."""
         self._said: dict[str, str] = {}
         """By event what was told last, so that the same is not told with each look."""
 
@@ -167,7 +169,8 @@ class ReleaseAgent:
         Raises `Conflict` while another process looks after the same store, `StoreError` where what it
         remembers cannot be read.
         """
-        with self._file.locked():
+        with ExitStack() as stack:
+            await asyncio.to_thread(stack.enter_context, self._file.locked())
             await self.start()
             try:
                 while True:
@@ -218,6 +221,8 @@ class ReleaseAgent:
     async def look(self) -> float:
         """See, decide, begin what is to be done; seconds until the next look at the latest."""
         self._wake.clear()
+        if self._fault is not None:
+            raise self._fault
         store = await asyncio.to_thread(self._store.state)
         await self._give_way(store)
         if self._work is None:
@@ -233,7 +238,8 @@ class ReleaseAgent:
             rounds=self._no_round(now),
         )
         device = rules.facing(seen.state, store, self._agenda)
-        decision = self._policy.decide(device, self._agenda.memory, obstacles)
+        # It reads a time zone's file the first time, and may be anybody's.
+        decision = await asyncio.to_thread(self._policy.decide, device, self._agenda.memory, obstacles)
         if decision.memory != self._agenda.memory:
             await self._keep(msgspec.structs.replace(self._agenda, memory=decision.memory))
         await self._decided(decision, device)
@@ -297,6 +303,8 @@ class ReleaseAgent:
                 await work
             except CollabError as error:
                 await self._failed(what, error)
+            except Exception as error:
+                self._fault = error
             finally:
                 self._work = None
                 self._wake.set()

@@ -26,7 +26,7 @@ class UpdatePolicy(ABC):
 
     Deciding is pure: no I/O, no clock but ``state.time_s``, no randomness, nothing kept between two
     calls.  The same arguments give the same decision, so a dry run is the same call.  It is called
-    from an event loop and takes a few milliseconds at most.
+    from one thread at a time, not the event loop's, and takes milliseconds.
     """
 
     name: str
