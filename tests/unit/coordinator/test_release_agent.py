@@ -341,7 +341,6 @@ async def test_what_was_activated_by_hand_during_its_trial_runs_at_once_and_prov
         await turn(agent, 2)
         await agent.look()
         await world.by_hand("activate")
-        world.hold.set()
         world.hold = None
         await turn(agent, 3)
     assert world.log == ["newest", "take 2", "update 2", "bring 2", "update 2"]
