@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from collab.node.serving import ServeConfig
 from collab.node.training_config import TrainingConfig
 
 Bytes = Annotated[int, msgspec.Meta(gt=0)]
@@ -71,3 +72,5 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stages run on; a table of its own."""
     training: TrainingConfig = TrainingConfig()
     """Whether and when this node takes part in federated training; a table of its own."""
+    serve_releases: ServeConfig = ServeConfig()
+    """Releases that this node gives to others; a table of its own."""

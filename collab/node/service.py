@@ -36,6 +36,7 @@ from collab.node.flow import unknown
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
 from collab.node.reporting import Reporter
+from collab.node.serving import ReleaseFiles
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
 from collab.node.stages import Stages
 from collab.node.store import Store
@@ -101,6 +102,7 @@ class NodeService(Handler):
             )
         settings = (config.training, store, self.stages.off_loop, trainers)
         self.training = NodeTraining(self.name, *settings, gateway=gateway, credentials=security)
+        self.releases = ReleaseFiles(config.serve_releases)
         self.membership = Membership(self.links, security, make_discoveries)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)
