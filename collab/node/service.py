@@ -37,6 +37,7 @@ from collab.node.flow import unknown
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
 from collab.node.reporting import Reporter
+from collab.node.serving import ReleaseFiles
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
 from collab.node.stages import Stages
 from collab.node.store import Store
@@ -103,6 +104,7 @@ class NodeService(Handler):
             )
         settings = (config.training, store, self.stages.off_loop, trainers)
         self.training = NodeTraining(self.name, *settings, gateway=gateway, credentials=security)
+        self.releases = ReleaseFiles(config.serve_releases)
         self.membership = Membership(self.links, security, make_discoveries)
         self.trials = Trials(lambda name: self.session.current(name) is not None, time.monotonic)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
