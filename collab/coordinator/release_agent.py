@@ -47,6 +47,8 @@ class Came:
     epoch: int = 0
     touched: int = 0
     seconds: float = 0.0
+    changed: bool = True
+    """Whether any plan had run something else."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,8 @@ class ReleaseAgent:
             work.task.cancel()
             await asyncio.gather(work.task, return_exceptions=True)
             self._work = None
+            # Some of the plans may run what was tried.
+            await self._keep(msgspec.structs.replace(self._agenda, carried=-1))
             await self._say("given up", f"{work.what}: somebody decided otherwise")
 
     def _take_up(self, store: State) -> None:
@@ -386,10 +390,15 @@ class ReleaseAgent:
                 state = await asyncio.to_thread(self._store.abandon, came.reason, release)
         else:
             await self._committed(release)
-            state = await asyncio.to_thread(self._store.healthy, release)
+            state = await asyncio.to_thread(self._store.state)
+            if came.result == "healthy":
+                state = await asyncio.to_thread(self._store.healthy, release)
         # Where it was the store that went back, the plans have done so already, or never left.
         carried = state.activation if came.result != "dropped" or not ran else self._agenda.carried
         await self._keep(rules.settled(self._agenda, carried))
+        last = self._agenda.reports[-1] if self._agenda.reports else None
+        if came.result == "committed" and last and (last.result, last.version) == ("committed", release.version):
+            return  # nobody asks it anything, as was said
         await self._report(came.result, came.reason, release.version, came)
 
     async def _carry(self, store: State, release: Release) -> None:
@@ -398,6 +407,8 @@ class ReleaseAgent:
         reason = last.reason if last is not None else ""
         came = await self._plans.bring(release, self._path(release), reason)
         await self._keep(rules.settled(self._agenda, store.activation))
+        if not came.changed:
+            return
         rolled = last is not None and last.action == "rolled back"
         await self._report("rolled back" if rolled else came.result, reason, release.version, came)
 
