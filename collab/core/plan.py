@@ -175,6 +175,8 @@ class ModelRef(Frozen, frozen=True, kw_only=True):
     origin: Digest | None = None
     """The model that the plan was first made with, where another of the same operators, with other
     weights, has taken its place: who follows the plan goes along."""
+    reference: Digest | None = None
+    """Blob that says what its inputs and answers are like on the data that it was made with."""
 
     @property
     def lineage(self) -> Digest:
@@ -340,8 +342,9 @@ class Plan(Frozen, frozen=True, kw_only=True):
             if getattr(self, name) == default:
                 del fields[name]
         for model in fields["models"]:
-            if model["origin"] is None:
-                del model["origin"]
+            for name in ("origin", "reference"):
+                if model[name] is None:
+                    del model[name]
         for stage in fields["stages"]:  # and before stages could have these
             for name in ("weights", "file_names", "quarantine"):
                 if not stage[name]:

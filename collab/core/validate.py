@@ -137,6 +137,8 @@ def _check_names(plan: Plan) -> None:
         check_digest(model.sha256, f"models[{i}].sha256:")
         if model.origin is not None:
             check_digest(model.origin, f"models[{i}].origin:")
+        if model.reference is not None:
+            check_digest(model.reference, f"models[{i}].reference:")
     for i, stage in enumerate(plan.stages):
         check_name(stage.id, f"stages[{i}].id:")
         if stage.sha256 is not None:
