@@ -54,10 +54,10 @@ class NodeControl:
             "Drain": self.drain,
             "PutRevocations": self.put_revocations,
             "TakeReports": self.take_reports,
-            "Condition": self.condition,
             "GetReleaseFile": self.get_release_file,
             **TrainingVerbs(self._node.training, self._node.stages).implementations(),
             **self._node.trials.implementations(),
+            **self._node.feedback.implementations(),
         }
         return table
 
@@ -276,10 +276,6 @@ class NodeControl:
             for record in taken
         ]
         return pb.TakeReportsReply(reports=reports, state=self._reports())
-
-    async def condition(self, _: Caller, __: pb.ConditionRequest) -> pb.ConditionReply:
-        """How the device is."""
-        raise ProtocolError("Condition: this node does not measure it")
 
     async def get_release_file(self, _: Caller, request: pb.GetReleaseFileRequest) -> pb.GetReleaseFileReply:
         """A part of a file of a repository."""

@@ -1,19 +1,20 @@
-"""What is taken of requests at one stage: by its thread, of a few requests a second, after the answer left."""
+"""What is taken of requests at one stage: by its thread, of a few a second, after the answer has left."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from collab.codec.tensors import Array
-from collab.core.ids import REQUESTER, NodeName, RequestId
+from collab.core.ids import REQUESTER, EdgeId, NodeName, RequestId
 from collab.core.plan import Plan, StageSpec
+from collab.core.tensor import TensorSpec
 from collab.runtime.combiners import Member, probabilities
-from collab.updates.policies.reference import Feature, looked_at, takers
+from collab.updates.policies.reference import ReferenceFile, looked_at, takers
 from collab.updates.policies.seen import Sample
 
 MAX_WAITING: Final = 4_096
@@ -33,6 +34,15 @@ class Given(NamedTuple):
     """The class that the answer is, `UNKNOWN` where it has none."""
 
 
+class Noted(NamedTuple):
+    """What came of one stage, oldest first."""
+
+    samples: list[Sample]
+    given: list[Given]
+    answers: int
+    failed: int
+
+
 class Observer:
     """One stage's.  `note` and `take` are the worker thread's, `drain` the event loop's."""
 
@@ -40,7 +50,7 @@ class Observer:
         self,
         plan: Plan,
         stage: StageSpec,
-        features: Sequence[Feature],
+        reference: ReferenceFile | None,
         samples_s: float,
         clock_us: Callable[[], int],
     ) -> None:
@@ -48,29 +58,41 @@ class Observer:
         self._clock_us = clock_us
         self._pause_us = int(1e6 / samples_s) if samples_s > 0 else 0
         self._next_us = 0
+        self._answered = self._failed = 0
+        self._told = (0, 0)
+        """Of both, what `drain` has given out."""
         self._samples: deque[Sample] = deque(maxlen=MAX_WAITING)
         self._answers: deque[Given] = deque(maxlen=MAX_WAITING)
-        answers = [plan.edges[i] for i in plan.edges_from(stage.id) if plan.edges[i].target == REQUESTER]
-        self.answers = bool(answers)
-        """Whether this stage gives answers of the plan."""
-        given = {name for edge in answers for name in edge.tensors}
-        self._scores = next((s.name for s in stage.outputs if s.name in given and _has_classes(s.shape)), None)
-        self._counted = 1
+        self._answering = [i for i in plan.edges_from(stage.id) if plan.edges[i].target == REQUESTER]
+        given = {name for i in self._answering for name in plan.edges[i].tensors}
+        self._scores = next(
+            (s.name for s in stage.outputs if s.name in given and _has_classes(s.shape)), None
+        )
         shapes = {spec.name: spec.shape for spec in entering(plan, stage)}
-        self._wanted = features if all(feature.input in shapes for feature in features) else ()
-        self._takers = takers(self._wanted, shapes)
+        self.reference = reference
+        features = reference.features if reference is not None else ()
+        self.features = tuple(feature for feature in features if feature.input in shapes)
+        """What is taken of inputs that enter the plan here."""
+        self._takers = takers(self.features, shapes)
 
-    @property
-    def features(self) -> Sequence[Feature]:
-        """What is taken of the inputs here; empty where they do not enter here."""
-        return self._wanted
+    def note(
+        self, request: RequestId, requester: NodeName, sent: Collection[EdgeId], made: Mapping[str, Array]
+    ) -> None:
+        """Keep what an answer was, for who may say later whether it was right.
 
-    def note(self, request: RequestId, requester: NodeName, made: Mapping[str, Array]) -> None:
-        """Keep what an answer was, for who may say later whether it was right."""
-        if self.answers:
-            scores = made.get(self._scores) if self._scores is not None else None
-            pick = UNKNOWN if scores is None or scores.size > MAX_CLASSES else int(scores.argmax())
-            self._answers.append(Given(request, requester, pick))
+        Args:
+            sent: edges that carry a value; a guard may keep an answer back.
+        """
+        if not any(edge in sent for edge in self._answering):
+            return
+        scores = made.get(self._scores) if self._scores is not None else None
+        pick = UNKNOWN if scores is None or scores.size > MAX_CLASSES else int(scores.argmax())
+        self._answers.append(Given(request, requester, pick))
+        self._answered += 1
+
+    def failed(self) -> None:
+        """The stage could not answer a request."""
+        self._failed += 1
 
     def due(self) -> bool:
         """Whether this request is one to look at."""
@@ -101,17 +123,20 @@ class Observer:
             return None, None
         return sureness(made[self._scores])
 
-    def drain(self) -> tuple[list[Sample], list[Given]]:
-        """Samples and answers since the last call, oldest first."""
-        return _emptied(self._samples), _emptied(self._answers)
+    def drain(self) -> Noted:
+        """What came since the last call."""
+        now, before = (self._answered, self._failed), self._told
+        self._told = now
+        counts = now[0] - before[0], now[1] - before[1]
+        return Noted(_emptied(self._samples), _emptied(self._answers), *counts)
 
 
-def entering(plan: Plan, stage: StageSpec) -> list[Any]:
+def entering(plan: Plan, stage: StageSpec) -> list[TensorSpec]:
     """The plan's inputs that are looked at in a stage: the first in the plan's order that they enter."""
     taken: set[str] = set()
     for one in plan.stages:
-        own = {name for i in plan.edges_into(one.id) if plan.edges[i].source == REQUESTER
-               for name in plan.edges[i].tensors}
+        edges = [plan.edges[i] for i in plan.edges_into(one.id)]
+        own = {name for edge in edges if edge.source == REQUESTER for name in edge.tensors}
         if one.id == stage.id:
             reads = {spec.name for spec in one.inputs}
             return [spec for spec in plan.inputs if spec.name in (own & reads) - taken]

@@ -72,8 +72,8 @@ class Surroundings:
         self._ask = ask or ask_network_manager
         self._clock = clock
         self._metered: tuple[float, bool | None] | None = None
-        self._looked_s = clock()
-        self._ticks = processor_ticks(root / "proc/stat")
+        self._looked_s: float | None = None
+        self._ticks: tuple[int, int] | None = (0, 0)
         self._idle: float | None = None
 
     def read(self) -> Readings:
@@ -92,9 +92,9 @@ class Surroundings:
         )
 
     def _idle_share(self) -> float | None:
-        """Since the last look; that of the look before where the last was just now."""
+        """Since the last look, at first since the device started; as before where the last was just now."""
         now_s = self._clock()
-        if now_s - self._looked_s < _PAUSE_S:
+        if self._looked_s is not None and now_s - self._looked_s < _PAUSE_S:
             return self._idle
         ticks = processor_ticks(self._root / "proc/stat")
         if ticks is not None and self._ticks is not None:

@@ -58,6 +58,7 @@ class ModelFeedback(Reported, frozen=True, kw_only=True):
     Attributes:
         family: of the release that runs; empty where the plan names none.
         release: its version, 0 where the plan names none.
+        accuracy: that it was packaged with, None where it promises none.
         answers: given by this node as the plan's last stage; ``failed`` are errors of any of its stages.
         corrections: answers that a user changed.
         days: answers of which somebody said what was right, oldest first.
@@ -73,6 +74,7 @@ class ModelFeedback(Reported, frozen=True, kw_only=True):
     model: str = ""
     family: str = ""
     release: int = 0
+    accuracy: Union[float, None] = None
     answers: int = 0
     failed: int = 0
     corrections: int = 0
@@ -122,7 +124,7 @@ class Condition(Reported, frozen=True, kw_only=True):
 class Known(Reported, frozen=True, kw_only=True):
     """What whoever decides knows beside what nodes report; see `DeviceState` for the fields.
 
-    ``baseline`` is the accuracy that the running release's card promises, None where it promises none.
+    ``baseline`` is the accuracy that the running release promises; None takes what nodes know of it.
     """
 
     device: str = ""
@@ -188,9 +190,11 @@ def state_of_plan(conditions: Sequence[Condition], plan: str, known: Known) -> D
     models = [model for model in models if model.epoch == newest]
     days = _days(models)
     labelled = None
-    if days and known.baseline is not None:
+    promised = [model.accuracy for model in models if model.accuracy]
+    baseline = known.baseline if known.baseline is not None else min(promised, default=None)
+    if days and baseline is not None:
         tallies = tuple(Tally(labelled=day.labelled, correct=day.correct) for day in days)
-        labelled = Labelled(baseline=known.baseline, tallies=tallies)
+        labelled = Labelled(baseline=baseline, tallies=tallies)
     answers = sum(model.answers for model in models)
     return DeviceState(
         time_s=first.time_s,

@@ -90,9 +90,7 @@ def _check(feature: Feature) -> None:
         raise InputError(f"{where}: give 2 to {MAX_BINS} counts, and one edge less")
     if any(a >= b for a, b in zip(feature.edges, feature.edges[1:], strict=False)):
         raise InputError(f"{where}: its edges do not rise")
-    if not all(math.isfinite(x) for x in feature.edges) or not all(
-        0 <= x < math.inf for x in feature.counts
-    ):
+    if not all(math.isfinite(x) for x in feature.edges) or not all(0 <= x < math.inf for x in feature.counts):
         raise InputError(f"{where}: edges are finite, counts at least 0")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple, Union
+from typing import Any, Final, NamedTuple, Union
 
 import msgspec
 
 from collab.updates.policies.condition import Day, ModelFeedback
 from collab.updates.policies.drift import Reference, Stream
-from collab.updates.policies.state import MAX_TALLIES, Compared, FeatureCounts, Latencies
+from collab.updates.policies.state import MAX_TALLIES, Compared, Latencies
 
 FIRST: Final = 200
 """Samples whose mean is the baseline where the release brings none."""
@@ -101,17 +101,19 @@ class Seen(msgspec.Struct):
     sampled: int = 0
     days: dict[int, tuple[int, int]] = msgspec.field(default_factory=dict)
     """Labelled and correct answers by day since 1970."""
-    streams: list[Stream] = msgspec.field(default_factory=list)
+    streams: dict[int, list[Stream]] = msgspec.field(default_factory=dict)
+    """Features of the plan's inputs, by the stage at which they enter."""
     confidence: Mean = msgspec.field(default_factory=Mean)
     margin: Mean = msgspec.field(default_factory=Mean)
     agreement: Mean = msgspec.field(default_factory=Mean)
     times: dict[int, Times] = msgspec.field(default_factory=dict)
     """By stage."""
 
-    def expect(self, references: Sequence[Reference], window: int) -> None:
-        """Count features against these; what was counted against others is forgotten."""
-        if [stream.reference for stream in self.streams] != list(references):
-            self.streams = [Stream(reference, window) for reference in references]
+    def expect(self, stage: int, references: Sequence[Reference], window: int) -> None:
+        """Count a stage's features against these; what was counted against others is forgotten."""
+        known = self.streams.get(stage, [])
+        if [(one.reference, one.window) for one in known] != [(one, window) for one in references]:
+            self.streams[stage] = [Stream(reference, window) for reference in references]
 
     def promised(self, confidence: float | None, margin: float | None) -> None:
         """What the release says of its answers, in place of what the first ones were."""
@@ -121,12 +123,12 @@ class Seen(msgspec.Struct):
     def add(self, samples: Sequence[Sample], window: int) -> None:
         """Take samples in, oldest first."""
         self.sampled += len(samples)
-        rows = [sample.features for sample in samples if len(sample.features) == len(self.streams)]
-        if self.streams and rows:
-            columns = zip(*rows, strict=True)
-            self.streams = [
-                stream.seen(column) for stream, column in zip(self.streams, columns, strict=True)
-            ]
+        for stage, streams in self.streams.items():
+            rows = [sample.features for sample in samples if sample.stage == stage and sample.features]
+            if rows:
+                # All at once: what counting costs is for each call, not for each value.
+                columns = zip(streams, zip(*rows, strict=True), strict=True)
+                self.streams[stage] = [stream.seen(column) for stream, column in columns]
         for sample in samples:
             self.times.setdefault(sample.stage, Times()).add(sample.busy_us)
             for mean, value in (
@@ -145,9 +147,9 @@ class Seen(msgspec.Struct):
         for old in sorted(self.days)[:-MAX_TALLIES]:
             del self.days[old]
 
-    def feedback(self, plan: str, epoch: int, release: Mapping[str, object]) -> ModelFeedback:
+    def feedback(self, plan: str, epoch: int, release: Mapping[str, Any]) -> ModelFeedback:
         """What is reported of it; ``release`` are the fields that the plan knows."""
-        inputs: tuple[FeatureCounts, ...] = tuple(stream.counts() for stream in self.streams)
+        inputs = tuple(stream.counts() for _, streams in sorted(self.streams.items()) for stream in streams)
         slowest = max(self.times.values(), key=lambda times: times.ratio, default=None)
         made = ModelFeedback(
             plan=plan,
@@ -155,7 +157,9 @@ class Seen(msgspec.Struct):
             answers=self.answers,
             failed=self.failed,
             corrections=min(self.corrections, self.answers),
-            days=tuple(Day(day=day, labelled=n, correct=right) for day, (n, right) in sorted(self.days.items())),
+            days=tuple(
+                Day(day=day, labelled=n, correct=right) for day, (n, right) in sorted(self.days.items())
+            ),
             sampled=self.sampled,
             inputs=inputs,
             confidence=self.confidence.compared(),
