@@ -106,7 +106,9 @@ def fetch(
         say(f"{got.path}: version {release.version}, {got.way}, {size(got.received)} fetched")
 
 
-def _look(place: str, peers: list[str], wanted: _Wanted, trust: Trust) -> tuple[Release | None, Fetched | None]:
+def _look(
+    place: str, peers: list[str], wanted: _Wanted, trust: Trust
+) -> tuple[Release | None, Fetched | None]:
     """What is offered, and what was fetched of it; links only where something is asked over them."""
     from collab.client.releases import NEARBY, LinkReads, NodeSource, by_address, is_link, open_source
 
@@ -124,9 +126,7 @@ def _look(place: str, peers: list[str], wanted: _Wanted, trust: Trust) -> tuple[
     return with_cluster(over_links, role="client", trust=trust)
 
 
-def _take(
-    source: Source, nearby: Sequence[Source], wanted: _Wanted
-) -> tuple[Release | None, Fetched | None]:
+def _take(source: Source, nearby: Sequence[Source], wanted: _Wanted) -> tuple[Release | None, Fetched | None]:
     from collab.updates.fetch.client import Releases
 
     releases = Releases(wanted.folder, source, wanted.device, wanted.limits, nearby)

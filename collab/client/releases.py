@@ -94,9 +94,7 @@ class LinkReads:
         """A call's result is not wanted any more."""
         future.cancel()
 
-    def _start(
-        self, call: Callable[[], Awaitable[_Part]], future: concurrent.futures.Future[_Part]
-    ) -> None:
+    def _start(self, call: Callable[[], Awaitable[_Part]], future: concurrent.futures.Future[_Part]) -> None:
         if self._closed:
             _fail(future, _ended())
             return
@@ -185,9 +183,7 @@ class NodeSource(Source):
                 repository=self._repository, path=path, offset=offset, limit=limit
             )
             control = Control(link)
-            reply = await control.call(
-                "GetReleaseFile", request, channel=Channel.BLOBS, timeout_s=timeout_s
-            )
+            reply = await control.call("GetReleaseFile", request, channel=Channel.BLOBS, timeout_s=timeout_s)
             if len(reply.data) > limit:
                 raise PeerError(f"{path}: node {control.name!r} sends more than it was asked for")
             return _Part(reply.total_bytes, reply.data, loop.time() - begun)

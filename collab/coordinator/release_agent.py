@@ -260,12 +260,8 @@ class ReleaseAgent:
         moments = [now + self._cadence_s]
         if decision.again_s is not None:
             moments.append(decision.again_s)
-        for moment in (
-            rules.waits_until(self._agenda, now),
-            rules.round_due(self._agenda, self._round_pause_s, now),
-        ):
-            if moment > now:
-                moments.append(moment)
+        due = rules.waits_until(self._agenda, now), rules.round_due(self._agenda, self._round_pause_s, now)
+        moments += [moment for moment in due if moment > now]
         return max(min(moments) - now, _SHORTEST_S)
 
     # --- what the store says -----------------------------------------------------------
@@ -397,7 +393,11 @@ class ReleaseAgent:
         carried = state.activation if came.result != "dropped" or not ran else self._agenda.carried
         await self._keep(rules.settled(self._agenda, carried))
         last = self._agenda.reports[-1] if self._agenda.reports else None
-        if came.result == "committed" and last and (last.result, last.version) == ("committed", release.version):
+        if (
+            came.result == "committed"
+            and last
+            and (last.result, last.version) == ("committed", release.version)
+        ):
             return  # nobody asks it anything, as was said
         await self._report(came.result, came.reason, release.version, came)
 

@@ -43,6 +43,10 @@ class ReleaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """Most kB a second that a download takes; 0 does not limit."""
     cadence_s: Cadence = 60.0
     """Seconds between two looks at what the nodes report."""
+    nearby: tuple[str, ...] = ()
+    """HOST:PORT of nodes that are asked for a release's content first."""
+    trial: bool = True
+    """Whether requesters try a release before it is put in; without, its golden inputs decide."""
     bounds: Bounds = Bounds()
     """How good a release has to be."""
     round: tuple[str, ...] = ()
@@ -57,6 +61,7 @@ class ReleaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             raise ConfigError(f"settings: releases.{missing[0]} is missing; see docs/releases/devices.md")
         for name, found, most in (
             ("plans", len(self.plans), MAX_PLANS),
+            ("nearby", len(self.nearby), MAX_PLANS),
             ("round", len(self.round), MAX_WORDS),
         ):
             if found > most:

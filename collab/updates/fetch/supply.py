@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +49,11 @@ class Supply:
     """Releases of one family and channel, for one store.
 
     Attributes:
-        source: the one that ``releases`` reads.
+        sources: those that ``releases`` reads.
         root: the store's folder.
     """
 
-    source: Stoppable
+    sources: Sequence[Stoppable]
     releases: Releases
     store: Store
     root: Path
@@ -90,4 +90,5 @@ class Supply:
 
     def stop(self) -> None:
         """End a download that another thread is in."""
-        self.source.stop()
+        for source in self.sources:
+            source.stop()

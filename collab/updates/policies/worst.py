@@ -67,7 +67,9 @@ def _worst(states: Sequence[DeviceState], of: Callable[[DeviceState], Number]) -
 def _inputs(states: Sequence[DeviceState]) -> tuple[FeatureCounts, ...]:
     """The features that moved most, each plan's by itself: drift at one place must not drown in others."""
     found = [
-        msgspec.structs.replace(feature, name=f"{number}: {feature.name}" if len(states) > 1 else feature.name)
+        msgspec.structs.replace(
+            feature, name=f"{number}: {feature.name}" if len(states) > 1 else feature.name
+        )
         for number, state in enumerate(states)
         for feature in state.inputs
     ]

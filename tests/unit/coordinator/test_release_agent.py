@@ -177,7 +177,7 @@ async def test_a_release_is_looked_for_fetched_tried_and_put_in(world):
     async with started(world.agent(WEEKLY)) as agent:
         delay = await turn(agent, 4)
     assert world.log == ["newest", "take 3", "update 3"]
-    state = (await world.state())
+    state = await world.state()
     assert (state.active, state.healthy, state.candidate, world.runs) == (release(3), True, None, 3)
     assert [report.result for report in (await world.agenda()).reports] == ["healthy"]
     assert delay == CADENCE
@@ -207,7 +207,11 @@ async def test_a_release_that_is_worse_is_dropped_with_the_reason_and_not_taken_
         world.now += 11 * HOUR
         await turn(agent, 3)
     assert world.log == ["newest", "take 2", "update 2", "newest"]
-    assert (world.runs, (await world.state()).active, (await world.state()).candidate) == (1, release(1), None)
+    assert (world.runs, (await world.state()).active, (await world.state()).candidate) == (
+        1,
+        release(1),
+        None,
+    )
     (report,) = (await world.agenda()).reports
     assert (report.result, report.version, report.reason, report.touched) == (
         *("dropped", 2, "answers differ"),
@@ -222,7 +226,7 @@ async def test_one_that_fails_after_the_commit_is_gone_back_from_and_so_is_the_s
     world.outcomes[2] = Came("rolled back", "not finite")
     async with started(world.agent(WEEKLY)) as agent:
         await turn(agent, 5)
-    state = (await world.state())
+    state = await world.state()
     assert (world.runs, state.active, state.healthy, state.history[-1].reason) == (
         *(1, release(1)),
         *(True, "not finite"),
@@ -383,7 +387,10 @@ async def test_one_round_is_asked_for_at_a_time_and_none_within_the_pause(world)
         world.now += 25 * HOUR
         await turn(agent, 2)
     assert world.rounds == [1, 2]
-    assert [r.reason for r in (await world.agenda()).reports] == ["round 1: done: 3 clients", "round 2: done: 3 clients"]
+    assert [r.reason for r in (await world.agenda()).reports] == [
+        "round 1: done: 3 clients",
+        "round 2: done: 3 clients",
+    ]
 
 
 # --- ends in between -------------------------------------------------------------------
@@ -439,7 +446,7 @@ async def test_a_round_that_outlived_its_asker_is_not_asked_for_again_at_once(wo
 
     async with started(world.agent(rules, run_round=never, round_pause_s=HOUR)) as agent:
         await agent.look()
-        while not world.rounds:
+        while not world.rounds:  # noqa: ASYNC110
             await asyncio.sleep(0)
     async with started(world.agent(rules, run_round=world.run_round, round_pause_s=HOUR)) as agent:
         await turn(agent, 2)
