@@ -45,6 +45,7 @@ from collab.link.links import MAX_LINKS
 from collab.node.config import NodeConfig, RuntimeConfig
 from collab.node.limits import SessionLimits
 from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
+from collab.node.serving import ServeConfig
 from collab.node.training import MAX_WAIT_S
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import MAX_RUNS
@@ -145,9 +146,9 @@ def test_the_sample_settings_work_and_are_complete(tmp_path, monkeypatch):
     assert settings.gather(NodeConfig, {}, file, "node").name == "pi-1"
     assert settings.peers(None, file) == ["10.0.0.7:7070", "10.0.0.8:7070"]
     named = set(re.findall(r"^(\w+) =", sample, re.MULTILINE))
-    kinds = (NodeConfig, RuntimeConfig, TrainingConfig)
+    kinds = (NodeConfig, RuntimeConfig, TrainingConfig, ServeConfig)
     known = {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
-    assert named == {"peers", *known} - {"runtime", "training"}
+    assert named == {"peers", *known} - {"runtime", "serve_releases", "training"}
 
 
 def test_the_table_of_errors_is_complete():
