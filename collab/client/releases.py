@@ -158,6 +158,8 @@ class NodeSource(Source):
                 if not part.data and place < total:
                     raise PeerError(f"{path}: ends after {place} of {total} bytes")
                 place += len(part.data)
+                if place > total:
+                    raise PeerError(f"{path}: goes on after {total} bytes, which it says to have")
                 size.took(len(part.data), part.seconds)
                 # The next part is under way while this one is written.
                 coming = self._ask(path, place, size) if place < total else None

@@ -100,12 +100,13 @@ async def test_parts_grow_while_they_come_quickly_and_the_next_is_under_way():
     ("answer", "text"),
     [
         (lambda request: part(request, data=bytes(request.limit + 1)), "sends more than it was asked for"),
+        (lambda request: part(request, data=bytes(request.limit)), "goes on after 200000 bytes"),
         (lambda request: part(request, total=len(BLOB) + request.offset), "has changed while it was read"),
         (lambda request: part(request, data=b"" if request.offset else None), "ends after 16384 of 200000"),
         (lambda request: part(request) if not request.offset else None, "did not answer"),
         (lambda request: None, "did not answer GetReleaseFile within 0.5 s"),
     ],
-    ids=["too much", "changing", "ending", "silent in the middle", "silent"],
+    ids=["too much", "beyond its end", "changing", "ending", "silent in the middle", "silent"],
 )
 async def test_a_node_that_misbehaves_is_left_with_one_line(answer, text):
     with pytest.raises(PeerError, match=text):
