@@ -1,4 +1,4 @@
-"""``collab release fetch``: the newest release for a device, from a server, a folder, an archive or a node."""
+"""``collab release fetch``: the newest release, from a server, a folder, an archive or a node."""
 
 from __future__ import annotations
 
@@ -110,17 +110,15 @@ def _look(
     place: str, peers: list[str], wanted: _Wanted, trust: Trust
 ) -> tuple[Release | None, Fetched | None]:
     """What is offered, and what was fetched of it; links only where something is asked over them."""
-    from collab.client.releases import NEARBY, LinkReads, NodeSource, by_address, is_link, open_source
+    from collab.client.releases import LinkReads, by_address, is_link, nearby, open_source
 
     if not peers and not is_link(place):
         return _take(open_source(place, wanted.limits), (), wanted)
 
     async def over_links(cluster: Cluster) -> tuple[Release | None, Fetched | None]:
-        async with LinkReads() as reads:
-            source = open_source(place, wanted.limits, cluster.links, reads)
-            beside = [
-                NodeSource(reads, by_address(cluster.links, peer), NEARBY, wanted.limits) for peer in peers
-            ]
+        async with LinkReads(cluster.links) as reads:
+            source = open_source(place, wanted.limits, reads)
+            beside = [nearby(reads, by_address(cluster.links, peer), wanted.limits) for peer in peers]
             return await asyncio.to_thread(_take, source, beside, wanted)
 
     return with_cluster(over_links, role="client", trust=trust)

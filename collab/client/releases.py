@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ LEAST_PART: Final = 4 << 10
 MOST_PART: Final = 1 << 20
 PART_S: Final = 1.0
 """How long a part shall take: a link that stops is noticed after few of them, whatever its rate."""
-NEARBY: Final = ""
+_NEARBY: Final = ""
 """Name of no repository: content by its digest."""
 _BY_NAME: Final = "node:"
 _MARGIN_S: Final = 5.0
@@ -65,7 +65,8 @@ class LinkReads:
     Leaving it ends all that wait with a `PeerError`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, links: Links) -> None:
+        self.links = links
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -126,7 +127,7 @@ def _fail(future: concurrent.futures.Future[_Part], error: Exception) -> None:
 
 
 class NodeSource(Source):
-    """A repository that a node serves, or, under the name `NEARBY`, release content that it has."""
+    """A repository that a node serves, or, where that has no name, content of releases that the node has."""
 
     def __init__(self, reads: LinkReads, reach: Reach, repository: str, limits: Limits = Limits()) -> None:
         self._reads, self._reach, self._repository, self._limits = reads, reach, repository, limits
@@ -147,9 +148,7 @@ class NodeSource(Source):
         finally:
             chunks.close()
 
-    def _chunks(
-        self, path: str, offset: int, part: _Part, size: PartSize
-    ) -> Iterator[bytes]:  # a generator, so that leaving ends what is under way
+    def _chunks(self, path: str, offset: int, part: _Part, size: PartSize) -> Generator[bytes, None, None]:
         total, place = part.total, offset
         coming: concurrent.futures.Future[_Part] | None = None
         try:
@@ -159,6 +158,8 @@ class NodeSource(Source):
                 if not part.data and place < total:
                     raise PeerError(f"{path}: ends after {place} of {total} bytes")
                 place += len(part.data)
+                if place > total:
+                    raise PeerError(f"{path}: goes on after {total} bytes, which it says to have")
                 size.took(len(part.data), part.seconds)
                 # The next part is under way while this one is written.
                 coming = self._ask(path, place, size) if place < total else None
@@ -238,9 +239,12 @@ def is_link(place: str) -> bool:
     return place.startswith(_BY_NAME) or (bool(separator) and scheme not in ("http", "https"))
 
 
-def open_source(
-    place: str, limits: Limits = Limits(), links: Links | None = None, reads: LinkReads | None = None
-) -> Source:
+def nearby(reads: LinkReads, reach: Reach, limits: Limits = Limits()) -> Source:
+    """What a node has fetched, by digest."""
+    return NodeSource(reads, reach, _NEARBY, limits)
+
+
+def open_source(place: str, limits: Limits = Limits(), reads: LinkReads | None = None) -> Source:
     """The source at a place: a web server's address, a folder, an archive, or, given links, a node's.
 
     Raises `UsageError` or `InputError` for a place that cannot be read as one.
@@ -250,14 +254,14 @@ def open_source(
             return HttpSource(place, limits)
         path = Path(place)
         return ArchiveSource(path) if path.is_file() else FolderSource(path)
-    assert links is not None and reads is not None
+    assert reads is not None, place
     if place.startswith(_BY_NAME):
         name, _, repository = place.removeprefix(_BY_NAME).partition("/")
         check_name(name, f"{place!r}: node:")
-        reach = by_name(links, NodeName(name))
+        reach = by_name(reads.links, NodeName(name))
     else:
         address, _, repository = place.partition("#")
-        reach = by_address(links, address)
+        reach = by_address(reads.links, address)
     if not repository:
         raise UsageError(f"{place!r}: name the repository too: {place.rstrip('#/')}#REPOSITORY")
     return NodeSource(reads, reach, check_name(repository, f"{place!r}: repository:"), limits)

@@ -249,7 +249,7 @@ class Releases:
         """A file from whoever gives it: nodes nearby first."""
         downloads, nearby = ways
         for source in tuple(nearby):
-            checked = Checked(source, size, parts, self.limits, self.clocks.monotonic) if parts else source
+            checked = Checked(source, size, parts, downloads) if parts else source
             try:
                 return downloads.fetch(sha256, size, functools.partial(checked.open, sha256))
             except NotOffered:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from collab.errors import IntegrityError, PeerError
 from collab.updates.fetch.base import CHUNK_BYTES, Opened, Source
+from collab.updates.fetch.download import Downloads
 from collab.updates.fetch.pace import Limits, Pace
 from collab.updates.release import MAX_PARTS
 
@@ -43,10 +44,15 @@ class Checked(Source):
     """
 
     def __init__(
-        self, source: Source, size: int, digests: Sequence[str], limits: Limits, clock: Callable[[], float]
+        self,
+        source: Source,
+        size: int,
+        digests: Sequence[str],
+        downloads: Downloads,
     ) -> None:
+        """Take the clock and the bounds of ``downloads``, and count there what came in vain."""
         self._source, self._size, self._digests = source, size, digests
-        self._limits, self._clock = limits, clock
+        self._downloads = downloads
 
     def open(self, path: str, offset: int = 0) -> AbstractContextManager[Opened]:
         """Read the file; raises as the interface says, and `IntegrityError`."""
@@ -64,27 +70,31 @@ class Checked(Source):
         for chunk in self._in_time(opened.chunks):
             held += chunk
             while held and (len(held) >= part or place + len(held) >= self._size):
-                yield from _pieces(self._sound(bytes(held[:part]), place), max(0, start - place))
+                again = max(0, start - place)
+                self._downloads.counted.received += again
+                yield from _pieces(self._sound(bytes(held[:part]), place), again)
                 place += min(part, len(held))
                 del held[:part]
 
     def _in_time(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The same, unless they drip: whole parts come out only, so it has to be noticed here."""
-        waited_s, began_s = 0.0, self._clock()
-        pace = Pace(Limits(0.0, self._limits.least_bytes_s, self._limits.window_s), waited_s)
+        clock, limits = self._downloads.clock, self._downloads.limits
+        waited_s, began_s = 0.0, clock()
+        pace = Pace(Limits(0.0, limits.least_bytes_s, limits.window_s), waited_s)
         for chunk in chunks:
-            waited_s += self._clock() - began_s
+            waited_s += clock() - began_s
             pace.got(len(chunk), waited_s)
             if pace.too_slow(waited_s):
-                raise PeerError(f"it gives under {self._limits.least_bytes_s:g} bytes a second")
+                raise PeerError(f"it gives under {limits.least_bytes_s:g} bytes a second")
             yield chunk
             # What is done with it is not the source's time.
-            began_s = self._clock()
+            began_s = clock()
 
     def _sound(self, data: bytes, place: int) -> bytes:
         index = place // part_bytes(self._size)
         expected = self._digests[index] if index < len(self._digests) else ""
         if hashlib.sha256(data).hexdigest() != expected:
+            self._downloads.counted.received += len(data)
             raise IntegrityError(f"part {index} is not what was signed; another source is asked")
         return data
 
