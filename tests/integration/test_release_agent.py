@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -36,7 +35,7 @@ plans = ["{plan}"]
 store = "{store}"
 trust = "{trust}"
 policy = "{policy}"
-cadence_s = 0.2
+cadence_s = 0.5
 bounds = {{ copies = 1.0, touched = 0.5, canaries = 5, probation = 20, slow_factor = 1000.0 }}
 """
 POLICY = """
@@ -88,14 +87,14 @@ class Site:
             if status and holds(status):
                 return status
             assert time.monotonic() < deadline, status
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
 
     async def asked_while(self, work: Awaitable[Any]) -> list[str]:
         """Errors of requests that were made meanwhile."""
         errors: list[str] = []
         plan: Plan = await asyncio.to_thread(read_plan, self.plan)
         async with build_cluster(role="client") as cluster:
-            client = await cluster.follow(plan, credits=2)
+            client = await cluster.follow(plan, credits=4)
 
             async def ask() -> None:
                 index = 0
@@ -106,6 +105,7 @@ class Site:
                     except CollabError as error:
                         errors.append(f"{error.code}: {error}")
                         return
+                    await asyncio.sleep(0.02)
 
             asking = [asyncio.ensure_future(ask()) for _ in range(2)]
             try:
