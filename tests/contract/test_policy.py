@@ -1,4 +1,4 @@
-"""What every update policy promises (`collab.updates.policies.base`); a new one joins by a line in `SUBJECTS`."""
+"""What every update policy promises (`collab.updates.policies.base`); a new one joins in `SUBJECTS`."""
 
 from __future__ import annotations
 
