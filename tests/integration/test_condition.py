@@ -87,8 +87,8 @@ async def test_inputs_that_move_and_labels_are_counted_where_they_are(digits: Re
         assert drift(found, plan) < 0.2
         assert entry.metered is True
         assert entry.time_zone == "Asia/Tokyo"
-        assert entry.free_memory_bytes > 0
-        assert entry.free_disk_bytes > 0
+        assert entry.free_memory_bytes
+        assert entry.free_disk_bytes
         assert "b" in {link.peer for link in entry.links}
 
         name = plan.outputs[0].name

@@ -45,7 +45,7 @@ def test_what_nothing_tells_is_unknown(tmp_path):
     told = (found.uptime_s, found.battery, found.charging, found.metered, found.idle, found.free_memory_bytes)
     assert told == (None,) * 6
     assert found.temperature_c is None
-    assert found.free_disk_bytes > 0
+    assert found.free_disk_bytes
     assert Surroundings(tmp_path / "gone", metered_devices=(), root=tmp_path).read().free_disk_bytes is None
 
 
