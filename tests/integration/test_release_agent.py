@@ -23,6 +23,7 @@ from collab.updates.repository.publishing import trusted_root
 from tests.integration.edited_models import sharper, shuffled
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, command, environment, running
+from tests.mosquitto import free_port
 from tests.unit.updates.releases import World
 
 pytestmark = pytest.mark.timeout(120)
@@ -182,3 +183,26 @@ def test_a_controller_puts_a_good_release_into_a_plan_and_drops_a_worse_one(tmp_
             event["event"] for event in events if event["event"] in ("release healthy", "release dropped")
         ]
         assert told == ["release healthy", "release dropped"]
+
+
+def test_a_node_keeps_its_own_plan_and_goes_back_when_somebody_says_so(tmp_path):
+    endpoint = f"grpc://127.0.0.1:{free_port()}"
+    site = Site(tmp_path, ["a"], {"a": endpoint})
+    config = site.config.read_text() + "trial = false\n"
+    site.config.write_text(config)
+    site.world.release(sharper())
+    node = NodeProcess("a", tmp_path, "--listen", endpoint, "--config", str(site.config))
+
+    async def versions() -> None:
+        await site.until(lambda s: bool(s["active"]) and s["active"]["version"] == 1 and s["healthy"])
+        await asyncio.to_thread(site.world.release, sharper(1.02))
+        await site.until(lambda s: s["active"]["version"] == 2 and s["healthy"])
+        await asyncio.to_thread(command, "release", "pin", site.store)
+        await asyncio.to_thread(command, "release", "rollback", site.store, "--reason", "reads badly")
+        last = await site.until(lambda s: s["reports"][-1]["result"] == "rolled back")
+        assert (last["active"]["version"], last["reports"][-1]["reason"]) == (1, "reads badly")
+
+    with node:
+        assert command("deploy", site.plan).code == 0
+        assert asyncio.run(site.asked_while(versions())) == []
+        assert running_releases(node.place) == {"digits:1"}
