@@ -31,6 +31,13 @@ class Delta(Frozen, frozen=True, kw_only=True):
     size: int
     sha256: str
 
+    def check(self) -> None:
+        """Raise `InputError` that names the field."""
+        check_digest(self.base_sha256, "deltas: base_sha256:")
+        check_digest(self.sha256, "deltas: sha256:")
+        if not 0 < self.size <= MAX_RELEASE_BYTES:
+            raise InputError(f"deltas: size: {self.size} is not within 1 to {MAX_RELEASE_BYTES}")
+
 
 class Provenance(Frozen, frozen=True, kw_only=True):
     """Where a release comes from; empty says nothing."""
@@ -106,10 +113,7 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
         for digest in self.parts:
             check_digest(digest, "parts:")
         for delta in self.deltas:
-            check_digest(delta.base_sha256, "deltas: base_sha256:")
-            check_digest(delta.sha256, "deltas: sha256:")
-            if not 0 < delta.size <= MAX_RELEASE_BYTES:
-                raise InputError(f"deltas: size: {delta.size} is not within 1 to {MAX_RELEASE_BYTES}")
+            delta.check()
         return self
 
 

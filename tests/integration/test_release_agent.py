@@ -19,7 +19,12 @@ from collab.assembly import build_cluster
 from collab.cli.files import read_plan, write_plan
 from collab.core.plan import Plan
 from collab.errors import CollabError
+from collab.updates.agenda import Report
+from collab.updates.agenda_file import AgendaFile
 from collab.updates.repository.publishing import trusted_root
+from collab.updates.store.disk import RealDisk
+from collab.updates.store.state import State
+from collab.updates.store.store import Store
 from tests.integration.edited_models import sharper, shuffled
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, command, environment, running
@@ -37,7 +42,15 @@ store = "{store}"
 trust = "{trust}"
 policy = "{policy}"
 cadence_s = 0.5
-bounds = {{ copies = 1.0, touched = 0.5, canaries = 5, probation = 20, slow_factor = 1000.0 }}
+
+[releases.bounds]
+copies = 1.0
+touched = 0.5
+canaries = 3
+probation = 10
+slow_factor = 1000.0
+disagreement = {{ fine = 0.2, worse = 0.7 }}
+slowness = {{ fine = 0.2, worse = 0.7 }}
 """
 POLICY = """
 name: often
@@ -78,24 +91,21 @@ class Site:
         found: dict[str, Any] = command("release", "status", self.store, "--json").json
         return found
 
-    async def until(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 40.0) -> dict[str, Any]:
-        """The store's status once something is true of it."""
-        deadline = time.monotonic() + within_s
-        while True:
-            status: dict[str, Any] = {}
-            if (self.store / "state-0").exists() or (self.store / "state-1").exists():
-                status = await asyncio.to_thread(self.status)
-            if status and holds(status):
-                return status
-            assert time.monotonic() < deadline, status
-            await asyncio.sleep(0.3)
+    async def until(self, holds: Callable[[State, Sequence[Report]], bool]) -> dict[str, Any]:
+        """What the command says of the store once something is true of it."""
+        store, agenda = Store(RealDisk(self.store), time.time), AgendaFile(self.store)
+        deadline = time.monotonic() + 60
+        while not holds(await asyncio.to_thread(store.state), (await asyncio.to_thread(agenda.read)).reports):
+            assert time.monotonic() < deadline, await asyncio.to_thread(self.status)
+            await asyncio.sleep(0.1)
+        return await asyncio.to_thread(self.status)
 
     async def asked_while(self, work: Awaitable[Any]) -> list[str]:
         """Errors of requests that were made meanwhile."""
         errors: list[str] = []
         plan: Plan = await asyncio.to_thread(read_plan, self.plan)
         async with build_cluster(role="client") as cluster:
-            client = await cluster.follow(plan, credits=4)
+            client = await cluster.follow(plan, credits=2)
 
             async def ask() -> None:
                 index = 0
@@ -106,15 +116,14 @@ class Site:
                     except CollabError as error:
                         errors.append(f"{error.code}: {error}")
                         return
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.03)
 
-            asking = [asyncio.ensure_future(ask()) for _ in range(2)]
+            asking = asyncio.ensure_future(ask())
             try:
                 await work
             finally:
-                for task in asking:
-                    task.cancel()
-                await asyncio.gather(*asking, return_exceptions=True)
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
                 await cluster.unfollow(client)
         return errors
 
@@ -143,13 +152,23 @@ def controller(config: Path, log: Path) -> Iterator[list[dict[str, Any]]]:
         assert "Traceback" not in text, text
 
 
+def proven(version: int) -> Callable[[State, Sequence[Report]], bool]:
+    return lambda state, reports: (
+        state.healthy and state.active is not None and state.active.version == version
+    )
+
+
+def came(result: str) -> Callable[[State, Sequence[Report]], bool]:
+    return lambda state, reports: bool(reports) and reports[-1].result == result
+
+
 async def scene(site: Site) -> None:
     """Two releases, one of them worse, and what is seen of them."""
     site.world.release(sharper())
-    first = await site.until(lambda s: bool(s["active"]) and s["active"]["version"] == 1 and s["healthy"])
+    first = await site.until(proven(1))
     assert (first["candidate"], first["reports"][-1]["result"]) == (None, "healthy")
     site.world.release(shuffled())
-    second = await site.until(lambda s: s["reports"][-1]["result"] == "dropped")
+    second = await site.until(came("dropped"))
     assert (second["active"]["version"], second["highest"]) == (1, 2)
     assert "differ" in second["reports"][-1]["reason"], second
     assert second["reports"][-1]["version"] == 2
@@ -188,18 +207,17 @@ def test_a_controller_puts_a_good_release_into_a_plan_and_drops_a_worse_one(tmp_
 def test_a_node_keeps_its_own_plan_and_goes_back_when_somebody_says_so(tmp_path):
     endpoint = f"grpc://127.0.0.1:{free_port()}"
     site = Site(tmp_path, ["a"], {"a": endpoint})
-    config = site.config.read_text() + "trial = false\n"
-    site.config.write_text(config)
+    site.config.write_text(site.config.read_text().replace("[releases]", "[releases]\ntrial = false"))
     site.world.release(sharper())
     node = NodeProcess("a", tmp_path, "--listen", endpoint, "--config", str(site.config))
 
     async def versions() -> None:
-        await site.until(lambda s: bool(s["active"]) and s["active"]["version"] == 1 and s["healthy"])
+        await site.until(proven(1))
         await asyncio.to_thread(site.world.release, sharper(1.02))
-        await site.until(lambda s: s["active"]["version"] == 2 and s["healthy"])
+        await site.until(proven(2))
         await asyncio.to_thread(command, "release", "pin", site.store)
         await asyncio.to_thread(command, "release", "rollback", site.store, "--reason", "reads badly")
-        last = await site.until(lambda s: s["reports"][-1]["result"] == "rolled back")
+        last = await site.until(came("rolled back"))
         assert (last["active"]["version"], last["reports"][-1]["reason"]) == (1, "reads badly")
 
     with node:
