@@ -208,10 +208,10 @@ def test_a_node_keeps_its_own_plan_and_goes_back_when_somebody_says_so(tmp_path)
     endpoint = f"grpc://127.0.0.1:{free_port()}"
     site = Site(tmp_path, ["a"], {"a": endpoint})
     site.config.write_text(site.config.read_text().replace("[releases]", "[releases]\ntrial = false"))
-    site.world.release(sharper())
     node = NodeProcess("a", tmp_path, "--listen", endpoint, "--config", str(site.config))
 
     async def versions() -> None:
+        await asyncio.to_thread(site.world.release, sharper())
         await site.until(proven(1))
         await asyncio.to_thread(site.world.release, sharper(1.02))
         await site.until(proven(2))
