@@ -17,7 +17,7 @@ from collab.coordinator.plan_versions import PlanVersions
 from collab.coordinator.release_agent import Came, Seen
 from collab.coordinator.update_source import Offer
 from collab.core.ids import NodeName
-from collab.core.plan import Plan
+from collab.core.plan import Plan, ReleaseRef
 from collab.errors import CollabError, ConfigError, InputError, PeerError
 from collab.transport.aio import timeout
 from collab.updates.policies.condition import Condition, Known, state_of_plan
@@ -160,7 +160,7 @@ class ReleasePlans:
     async def _brought(self, versions: PlanVersions, release: Release, file: Path) -> Outcome:
         state = await asyncio.to_thread(versions.state)
         before = state.versions[-2].release if len(state.versions) > 1 else None
-        if before is not None and before.sha256 == release.sha256:
+        if _is(before, release):
             outcome = await undo(self._cluster, versions)
             # What was taken back is not what was asked for.
             return replace(outcome, result="committed", reason="")
@@ -172,12 +172,17 @@ class ReleasePlans:
         for versions in reversed(done):
             state = await asyncio.to_thread(versions.state)
             now = state.running.release
-            if len(state.versions) > 1 and now is not None and now.sha256 == release.sha256:
+            if len(state.versions) > 1 and _is(now, release):
                 await undo(self._cluster, versions)
 
 
 async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
     await work()
+
+
+def _is(named: ReleaseRef | None, release: Release) -> bool:
+    """Whether a plan's release is that one; the same content may have come under several versions."""
+    return named is not None and (named.version, named.sha256) == (release.version, release.sha256)
 
 
 def _came(outcome: Outcome, plan: str) -> Came:

@@ -162,6 +162,11 @@ async def turn(agent: ReleaseAgent, times: int = 1) -> float:
     return delay
 
 
+async def trial_under_way(world: World) -> None:
+    while "update 2" not in world.log:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
 async def install(world: World, *versions: int) -> None:
     """As if an earlier agent had done it."""
     for version in versions:
@@ -319,6 +324,7 @@ async def test_a_pin_during_a_trial_ends_it(world):
     async with started(world.agent(WEEKLY)) as agent:
         await turn(agent, 2)
         await agent.look()
+        await trial_under_way(world)
         await world.by_hand("pin", True)
         await turn(agent, 2)
     assert (world.runs, (await world.state()).candidate) == (1, None)
@@ -344,6 +350,7 @@ async def test_what_was_activated_by_hand_during_its_trial_runs_at_once_and_prov
     async with started(world.agent(WEEKLY)) as agent:
         await turn(agent, 2)
         await agent.look()
+        await trial_under_way(world)
         await world.by_hand("activate")
         world.hold = None
         await turn(agent, 3)
