@@ -82,7 +82,7 @@ def world(monkeypatch):
 
     monkeypatch.setattr(release_plans, "update_plan", update_plan)
     monkeypatch.setattr(release_plans, "undo", undo)
-    return ReleasePlans(None, "site", journals, Rules()), journals, log  # type: ignore[arg-type]
+    return ReleasePlans(None, "site", journals, Rules()), journals, log
 
 
 async def updated(plans: ReleasePlans, one: Release) -> tuple[Any, int]:
