@@ -105,7 +105,7 @@ class Site:
         errors: list[str] = []
         plan: Plan = await asyncio.to_thread(read_plan, self.plan)
         async with build_cluster(role="client") as cluster:
-            client = await cluster.follow(plan, credits=2)
+            client = await cluster.follow(plan, credits=4)
 
             async def ask() -> None:
                 index = 0
@@ -115,7 +115,6 @@ class Site:
                         await client.run(self.reference.requests[index], 20.0)
                     except CollabError as error:
                         errors.append(f"{error.code}: {error}")
-                        return
                     await asyncio.sleep(0.03)
 
             asking = asyncio.ensure_future(ask())
