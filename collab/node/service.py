@@ -32,6 +32,7 @@ from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.deployments import check_tensors
 from collab.node.device import Device, describe_device
+from collab.node.feedback import NodeFeedback
 from collab.node.first_run import FirstRuns
 from collab.node.flow import unknown
 from collab.node.lives import Kept
@@ -39,6 +40,7 @@ from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
 from collab.node.proving import Proving
 from collab.node.reporting import Reporter
+from collab.node.serving import ReleaseFiles
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
 from collab.node.stage_times import StageTimes
 from collab.node.stages import Stages
@@ -92,7 +94,8 @@ class NodeService(Handler):
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
         first_runs = FirstRuns(first_run, store.first_runs, config.runtime) if first_run else None
-        self.stages = Stages(self.name, store, backends, self._computed, first_runs)
+        noted = config.condition.samples_s
+        self.stages = Stages(self.name, store, backends, self._computed, first_runs, noted)
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
         self.proving = Proving(self.name, store.plans, self.stages.off_loop, self.session.plans)
@@ -109,7 +112,9 @@ class NodeService(Handler):
             )
         settings = (config.training, store, self.stages.off_loop, trainers)
         self.training = NodeTraining(self.name, *settings, gateway=gateway, credentials=security)
+        self.releases = ReleaseFiles(config.serve_releases)
         self.membership = Membership(self.links, security, make_discoveries)
+        self.feedback = NodeFeedback(self.name, config, self.stages, self.links.all)
         self.trials = Trials(lambda name: self.session.current(name) is not None, time.monotonic)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)
@@ -159,6 +164,7 @@ class NodeService(Handler):
             await self.reporter.open(reports, config.max_reports, config.report_bytes)
             await self.training.start()
             await self._restore()
+            await self.feedback.open()
             for address in self.config.addresses(secured=self.security is not None):
                 self.endpoints.append(await self.links.listen(address))
             self.endpoints += [relay_address(address, self.name) for address in self.config.join]
@@ -189,6 +195,7 @@ class NodeService(Handler):
         await self.stages.unload_all()
         # Not before: one that cannot even be unloaded has not ended well.
         await self.proving.close()
+        await self.feedback.close()
         await self.stages.close()
 
     async def drain_and_wait(self) -> int:
