@@ -17,7 +17,7 @@ from typing import Final
 
 MAX_SUPPLIES: Final = 32
 MAX_SENSORS: Final = 128
-_MAX_FILE_BYTES: Final = 64 << 10
+MAX_FILE_BYTES: Final = 64 << 10
 _UP: Final = 0x1
 """Flag of a usable route (RTF_UP of linux/route.h)."""
 _COLDEST_C: Final = -60.0
@@ -253,6 +253,6 @@ def _first_number(file: Path) -> float | None:
 def _text(file: Path) -> str:
     try:
         with open(file, encoding="ascii", errors="replace") as opened:
-            return opened.read(_MAX_FILE_BYTES).strip()
+            return opened.read(MAX_FILE_BYTES).strip()
     except OSError:
         return ""
