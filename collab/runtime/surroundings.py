@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-import zoneinfo
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,8 +231,13 @@ def time_zone(root: Path) -> str:
 
 
 def _is_zone(name: str) -> bool:
+    if not name:
+        return False
+    # It takes memory, and few devices set the variable.
+    from zoneinfo import ZoneInfo
+
     try:
-        return bool(name) and bool(zoneinfo.ZoneInfo(name))
+        return bool(ZoneInfo(name))
     except (KeyError, ValueError, OSError):
         return False
 
