@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from collab.updates.policies.windows import zone
-
 
 class ConditionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The table ``[condition]`` of a node's settings."""
@@ -23,7 +21,12 @@ class ConditionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sampled requests after which the older half of what was counted is forgotten."""
 
     def __post_init__(self) -> None:
-        if self.time_zone and zone(self.time_zone) is None:
+        if not self.time_zone:
+            return
+        # Time zones take memory, and few nodes are told theirs.
+        from collab.updates.policies.windows import zone
+
+        if zone(self.time_zone) is None:
             raise ValueError(
                 f"time_zone: {self.time_zone[:40]!r} is not known here; write a name such as Europe/Berlin"
             )

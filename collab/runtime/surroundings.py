@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-import zoneinfo
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Final
 
 MAX_SUPPLIES: Final = 32
 MAX_SENSORS: Final = 128
-_MAX_FILE_BYTES: Final = 64 << 10
+MAX_FILE_BYTES: Final = 64 << 10
 _UP: Final = 0x1
 """Flag of a usable route (RTF_UP of linux/route.h)."""
 _COLDEST_C: Final = -60.0
@@ -232,8 +231,13 @@ def time_zone(root: Path) -> str:
 
 
 def _is_zone(name: str) -> bool:
+    if not name:
+        return False
+    # It takes memory, and few devices set the variable.
+    from zoneinfo import ZoneInfo
+
     try:
-        return bool(name) and bool(zoneinfo.ZoneInfo(name))
+        return bool(ZoneInfo(name))
     except (KeyError, ValueError, OSError):
         return False
 
@@ -253,6 +257,6 @@ def _first_number(file: Path) -> float | None:
 def _text(file: Path) -> str:
     try:
         with open(file, encoding="ascii", errors="replace") as opened:
-            return opened.read(_MAX_FILE_BYTES).strip()
+            return opened.read(MAX_FILE_BYTES).strip()
     except OSError:
         return ""

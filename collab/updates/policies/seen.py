@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Union
 
 import msgspec
+import numpy as np
 
 from collab.updates.policies.condition import Day, ModelFeedback
 from collab.updates.policies.drift import Reference, Stream
@@ -73,10 +73,10 @@ class Times(msgspec.Struct):
         self.waiting_ms.append(busy_us / 1000)
         if len(self.waiting_ms) < _MEDIAN_OF:
             return
-        self.medians_ms = [*self.medians_ms, statistics.median(self.waiting_ms)][-_MEDIANS:]
+        self.medians_ms = [*self.medians_ms, _median(self.waiting_ms)][-_MEDIANS:]
         self.waiting_ms = []
         if self.baseline_ms is None and len(self.medians_ms) >= _FIRST_MEDIANS:
-            self.baseline_ms, self.medians_ms = statistics.median(self.medians_ms), []
+            self.baseline_ms, self.medians_ms = _median(self.medians_ms), []
 
     def latencies(self) -> Latencies | None:
         """None before there is a baseline."""
@@ -89,7 +89,7 @@ class Times(msgspec.Struct):
         """How many times longer requests take than they did; 1 where that is not known."""
         if not self.baseline_ms or not self.medians_ms:
             return 1.0
-        return statistics.median(self.medians_ms) / self.baseline_ms
+        return _median(self.medians_ms) / self.baseline_ms
 
 
 class Seen(msgspec.Struct):
@@ -168,6 +168,10 @@ class Seen(msgspec.Struct):
             latency=None if slowest is None else slowest.latencies(),
         )
         return msgspec.structs.replace(made, **release)
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values))
 
 
 def _plus(total: tuple[float, int], value: float) -> tuple[float, int]:

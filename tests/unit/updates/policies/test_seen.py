@@ -27,7 +27,7 @@ def test_features_are_counted_in_the_bins_of_the_reference_and_the_oldest_are_fo
         seen.add([sample(0.9)] * 60, 60)
     (counted,) = seen.feedback("p", 1, {}).inputs
     assert list(counted.observed) == [0, 60]
-    assert psi(counted) > 0.2
+    assert (psi(counted) or 0) > 0.2
 
 
 def test_another_reference_begins_anew_and_the_same_goes_on():
