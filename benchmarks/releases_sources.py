@@ -121,13 +121,13 @@ async def _compare(found: dict[str, tuple[Source, Link | None]], digest: str, ru
                 carried[name] += link.carried_bytes[1] - before if link is not None else SIZE
     web = statistics.median(seconds["HTTP"])
     figures = []
-    for name, took in seconds.items():
+    for name, times in seconds.items():
         how = f"median of {runs}, interleaved, loopback, digest and sync included; yardstick HTTP"
         figures += [
-            Figure(f"10 MB over {name}", statistics.median(took) * 1000, "ms", "", web * 1000, how),
+            Figure(f"10 MB over {name}", statistics.median(times) * 1000, "ms", "", web * 1000, how),
             Figure(
                 f"10 MB over {name}: of HTTP's time",
-                statistics.median(a / b for a, b in zip(took, seconds["HTTP"], strict=True)),
+                statistics.median(a / b for a, b in zip(times, seconds["HTTP"], strict=True)),
                 "",
                 "",
                 1.0,
