@@ -103,6 +103,7 @@ class NodeControl:
                 stages=[stage.id for stage in info.stages],
                 in_flight=info.in_flight,
                 primary=info.primary or "",
+                release=info.release,
             )
             for info in node.session.plans()
         ]
