@@ -20,6 +20,7 @@ import pytest
 
 pytest.importorskip("tuf")
 
+from tests.identities import Identities
 from tests.integration.processes import NodeProcess, command
 from tests.integration.test_coap_clients import REMEDY
 from tests.unit.updates.releases import World
@@ -115,6 +116,21 @@ def test_a_repository_is_read_from_a_node_and_what_it_does_not_serve_is_said(wor
     done = command("release", "fetch", node.endpoint, "digits", "--store", tmp_path / "third")
     assert done.code == 2
     assert "name the repository too" in done.err
+
+
+def test_in_a_cluster_with_certificates_a_client_reads_and_a_stranger_does_not(world, tmp_path):
+    ours, others = Identities(tmp_path, "home"), Identities(tmp_path, "away")
+    table = f'folders = {{ main = "{world.path}" }}'
+    with serving(tmp_path, table, "s", "--identity", str(ours.directory("s"))) as node:
+        wanted = ("release", "fetch", f"{node.endpoint}#main", "digits", "--store", tmp_path / "d", "--json")
+        root = ("--trust", world.path / "metadata/1.root.json")
+        done = command("--identity", ours.directory("phone", "client"), *wanted, *root)
+        assert done.code == 0, done.err
+        assert done.json["received"] == len(BLOB)
+        for who in (("--identity", others.directory("phone", "client")), ()):
+            refused = command(*who, *wanted)
+            assert refused.code in (3, 4)
+            assert len(refused.errors) == 1
 
 
 def coap(url: str, out: Path) -> bytes:
