@@ -72,6 +72,7 @@ def _register() -> None:
         release_fetch,
         release_policy,
         release_store,
+        release_update,
         reports,
         running,
         simulate,
@@ -92,6 +93,7 @@ def _register() -> None:
     app.add_typer(fed.app, name="fed")
     release_fetch.register(release.app)
     release_store.register(release.app)
+    release_update.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
     for module in (controller, doctor, release):
