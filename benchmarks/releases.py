@@ -3,7 +3,8 @@
 Packaged models: the digits model with another head, and a Fashion-MNIST model in int8, its head or
 all of it trained on with images that it had not seen (`benchmarks.releases_models` makes them).  The
 yardstick of a delta is the full file under zstd, that of the download python-tuf's own fetcher over
-the same server with breaks at the same places.
+the same server with breaks at the same places.  ``sources``: a release of 10 MB from a web server and
+from a node over each transport.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from collab.updates.fetch.http import HttpSource
 ASSETS = Path(__file__).parent / "assets" / "releases"
 SIZE = 50_000_000
 BREAKS = 30
+PARTS = ("deltas", "breaks", "sources")
 PAIRS = (
     ("head, int8", "base_int8", "head_int8", 0.10),
     ("fine-tune, int8", "base_int8", "tuned_int8", 0.15),
@@ -178,7 +180,18 @@ def deltas() -> Iterator[Figure]:
 
 
 async def measure(options: argparse.Namespace) -> list[Figure]:
-    figures = list(deltas())
+    wanted = options.parts or PARTS
+    figures = list(deltas()) if "deltas" in wanted else []
+    if "breaks" in wanted:
+        figures.append(broken(options))
+    if "sources" in wanted:
+        from benchmarks.releases_sources import measure as measure_sources
+
+        figures += await measure_sources(options.quick)
+    return figures
+
+
+def broken(options: argparse.Namespace) -> Figure:
     rng = random.Random(11)
     data = rng.randbytes(SIZE)
     runs = 1 if options.quick else 5
@@ -188,13 +201,10 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
         over.append(ours(data, breaks) / SIZE)
     yardstick = python_tuf(data, breaks) / SIZE
     how = f"the worst of {runs}; yardstick python-tuf's fetcher"
-    figures.append(
-        Figure(
-            f"50 MB with {BREAKS} breaks: sent, share of the file", max(over), "", "<= 1.01", yardstick, how
-        )
+    return Figure(
+        f"50 MB with {BREAKS} breaks: sent, share of the file", max(over), "", "<= 1.01", yardstick, how
     )
-    return figures
 
 
 if __name__ == "__main__":
-    run(measure, __doc__)
+    run(measure, __doc__, PARTS)

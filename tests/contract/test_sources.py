@@ -153,7 +153,7 @@ async def test_what_is_not_there_is_not_offered_and_no_path_leads_out(source):
             await asyncio.to_thread(read, source, path)
 
 
-async def test_several_read_at_once_and_after_one_that_left_in_the_middle(source):
+async def test_several_read_at_once_and_after_one_that_left_in_the_middle(source: Source):
     def look() -> bytes:
         with source.open(PATH) as opened:
             return next(opened.chunks)

@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 
 pytest.importorskip("tuf")
 
+from collab.cli import release_fetch
 from collab.cli.release import app
 from collab.errors import ConfigError, Conflict, Refused, UsageError
+
+release_fetch.register(app)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class Giver:
         reply = self.answer(request)
         if reply is None:
             await asyncio.sleep(3600)
-        return reply.SerializeToString()
+        return bytes(reply.SerializeToString())
 
     async def source(self) -> AsyncIterator:
         handler = Recorder(GetReleaseFile=self.serve)
