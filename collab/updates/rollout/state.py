@@ -64,6 +64,11 @@ class Target(Frozen, frozen=True, kw_only=True):
     since_s: float = 0.0
     order: int = 0
 
+    @property
+    def decided(self) -> bool:
+        """Whether nothing more happens with it by itself."""
+        return self.status not in AHEAD and self.status not in ("to go back", "going back")
+
 
 class RolloutState(Frozen, frozen=True, kw_only=True):
     """All of it, as the journal keeps it.

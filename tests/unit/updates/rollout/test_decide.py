@@ -70,6 +70,10 @@ class Life:
             asked += self.see(Updated(order.name, 7, 2))
         return tuple(asked)
 
+    @property
+    def phase(self) -> str:
+        return self.state.phase
+
     def statuses(self) -> list[str]:
         return [one.status for one in self.state.targets]
 
@@ -125,7 +129,7 @@ def test_errors_below_the_threshold_do_not_halt_and_the_last_one_does():
         life.see(bad(order))
     assert life.state.phase == "running"
     life.see(bad(orders[2], "rolled back"))
-    assert life.state.phase == "halted"
+    assert life.phase == "halted"
 
 
 def test_a_wave_that_cannot_be_healthy_enough_any_more_halts():
@@ -152,7 +156,7 @@ def test_halting_takes_back_in_the_reverse_order_where_that_is_asked_for():
     assert late == (TakeBack(second[2].name),), "what became healthy meanwhile follows"
     for order in (*orders, *late):
         life.see(WentBack(order.name, 6, 3))
-    assert life.state.phase == "halted"
+    assert life.phase == "halted"
     assert sorted(life.statuses()) == ["dropped", "gone back", "gone back", "gone back"]
 
 
