@@ -15,6 +15,7 @@ from collab.errors import ConfigError, InputError
 from collab.updates.health.gate import Bounds
 from collab.updates.policies.clauses import Day
 from collab.updates.policies.windows import minutes_of, zone
+from collab.updates.release import MAX_VERSION
 
 MAX_ROLLOUT_BYTES: Final = 256 << 10
 MAX_TARGETS: Final = 4_096
@@ -35,7 +36,7 @@ class Source(Frozen, frozen=True, kw_only=True):
     """The release: a packaged model's file, or one of a repository.
 
     Attributes:
-        bundle: the file, seen from the definition's folder.
+        bundle: the file, seen from the definition's folder; then family and version say what it is.
         source: else the repository: an address, a folder or an exported archive.
         store: what this machine trusts and has seen of it, as `collab release fetch --store` takes it.
         family, channel: where in the repository it is.
@@ -99,6 +100,8 @@ class Rollout(Frozen, frozen=True, kw_only=True):
         deadline_s: longest time of one target's update.
         close_after_s: how long targets that are offline are waited for after the last wave.
         bounds: how good the release has to be in each plan.
+        trial: whether requesters try it in each plan before it takes over there.
+        patience_s: longest time without any request of a plan; None: as the bounds say.
     """
 
     name: str
@@ -115,6 +118,8 @@ class Rollout(Frozen, frozen=True, kw_only=True):
     close_after_s: float = 7 * 86_400.0
     windows: tuple[Open, ...] = ()
     bounds: Bounds = Bounds()
+    trial: bool = True
+    patience_s: Union[float, None] = None
 
     @property
     def selections(self) -> tuple[Wave, ...]:
@@ -164,6 +169,8 @@ def rollout_of(tree: Any) -> Rollout:
     _within(made.parallel, 1, MAX_PARALLEL, "parallel")
     for field, least in (("soak_s", 0.0), ("deadline_s", 1.0), ("close_after_s", 0.0)):
         _within(getattr(made, field), least, MAX_S, field)
+    if made.patience_s is not None:
+        _within(made.patience_s, 0, MAX_S, "patience_s")
     _check_windows(made.windows)
     return made
 
@@ -173,8 +180,14 @@ def _check_release(release: Source) -> None:
         raise ConfigError("release: give bundle, a file, or source, a repository; one of them")
     if release.source and not (release.family and release.store):
         raise ConfigError("release: source needs family, and store: the folder with what this machine trusts")
-    if release.version < 0:
-        raise ConfigError(f"release.version: {release.version} is below 0")
+    if release.bundle and not (release.family and release.version):
+        raise ConfigError("release: bundle needs family and version: nodes say by them what they run")
+    _within(release.version, 0, MAX_VERSION, "release.version")
+    if release.family:
+        try:
+            check_name(release.family, "release.family:")
+        except InputError as error:
+            raise ConfigError(str(error)) from error
 
 
 def _check_amount(amount: Amount, field: str) -> None:

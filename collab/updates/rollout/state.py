@@ -44,7 +44,7 @@ class Target(Frozen, frozen=True, kw_only=True):
         name: the plan's.
         file: the plan's file, as it was found.
         status: what became of it, ``reason`` why.
-        version, epoch: what it runs, as far as that was told; 0 is unknown.
+        version, epoch: what it runs, as far as that was told; empty and 0: nobody has.
         tries: how often it was offline, one after the other.
         due_s: when it is looked for again.
         since_s: when its status last changed.
@@ -57,7 +57,7 @@ class Target(Frozen, frozen=True, kw_only=True):
     wave: int = NO_WAVE
     status: Status = "waiting"
     reason: str = ""
-    version: int = 0
+    version: str = ""
     epoch: int = 0
     tries: int = 0
     due_s: float = 0.0
@@ -136,7 +136,7 @@ class Updated(msgspec.Struct, frozen=True):
     """A target runs the release, and it is healthy there."""
 
     name: str
-    version: int = 0
+    version: str = ""
     epoch: int = 0
     reason: str = ""
 
@@ -147,7 +147,7 @@ class Spoiled(msgspec.Struct, frozen=True):
     name: str
     status: Literal["dropped", "rolled back", "failed"]
     reason: str
-    version: int = 0
+    version: str = ""
     epoch: int = 0
 
 
@@ -156,7 +156,7 @@ class LeftOut(msgspec.Struct, frozen=True):
 
     name: str
     reason: str
-    version: int = 0
+    version: str = ""
 
 
 class Away(msgspec.Struct, frozen=True):
@@ -170,7 +170,7 @@ class WentBack(msgspec.Struct, frozen=True):
     """A target runs what it ran before the rollout."""
 
     name: str
-    version: int = 0
+    version: str = ""
     epoch: int = 0
 
 

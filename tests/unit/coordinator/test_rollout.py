@@ -22,7 +22,7 @@ from collab.updates.rollout.waves import in_waves
 
 DEFINITION: dict[str, Any] = {
     "name": "r",
-    "release": {"bundle": "b"},
+    "release": {"bundle": "b", "family": "f", "version": 7},
     "targets": [{"plans": "p"}],
     "waves": [1, "100%"],
 }
@@ -46,12 +46,12 @@ class Fields:
             elif found is not None:
                 return found  # type: ignore[no-any-return]
         self.runs[target.name] = 7
-        return Updated(target.name, 7, 2)
+        return Updated(target.name, "f:7", 2)
 
     async def take_back(self, target: Target) -> Event:
         self.back.append(target.name)
         self.runs[target.name] = 6
-        return WentBack(target.name, 6, 3)
+        return WentBack(target.name, "f:6", 3)
 
 
 def made(path: Path, **fields: Any) -> RolloutFolder:

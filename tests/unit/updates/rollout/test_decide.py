@@ -47,7 +47,12 @@ class Life:
 
     def __init__(self, count: int, **fields: Any) -> None:
         self.rollout: Rollout = rollout_of(
-            {"name": "r", "release": {"bundle": "b"}, "targets": [{"plans": "p"}], **fields}
+            {
+                "name": "r",
+                "release": {"bundle": "b", "family": "f", "version": 7},
+                "targets": [{"plans": "p"}],
+                **fields,
+            }
         )
         self.now_s = NOON
         self.state: RolloutState = begin(
@@ -67,7 +72,7 @@ class Life:
         """All of them end well; what is asked for then."""
         asked: list[Order] = []
         for order in orders:
-            asked += self.see(Updated(order.name, 7, 2))
+            asked += self.see(Updated(order.name, "f:7", 2))
         return tuple(asked)
 
     @property
@@ -148,14 +153,14 @@ def test_halting_takes_back_in_the_reverse_order_where_that_is_asked_for():
     life = Life(4, waves=[1, "100%"], on_failure="rollback", parallel=3)
     first = life.see(Tick())
     second = life.good(first)
-    life.see(Updated(second[0].name, 7, 2))
+    life.see(Updated(second[0].name, "f:7", 2))
     orders = life.see(bad(second[1]))
     assert life.state.phase == "going back"
     assert orders == (TakeBack(second[0].name), TakeBack(first[0].name))
-    late = life.see(Updated(second[2].name, 7, 2))
+    late = life.see(Updated(second[2].name, "f:7", 2))
     assert late == (TakeBack(second[2].name),), "what became healthy meanwhile follows"
     for order in (*orders, *late):
-        life.see(WentBack(order.name, 6, 3))
+        life.see(WentBack(order.name, "f:6", 3))
     assert life.phase == "halted"
     assert sorted(life.statuses()) == ["dropped", "gone back", "gone back", "gone back"]
 
@@ -302,7 +307,7 @@ def test_a_release_that_is_gone_closes_it_and_leaves_what_runs():
 def test_targets_that_it_is_not_for_do_not_count():
     life = Life(3, waves=[1, "100%"])
     (canary,) = life.see(Tick())
-    orders = life.see(LeftOut(canary.name, "runs version 9", 9))
+    orders = life.see(LeftOut(canary.name, "runs version 9", "f:9"))
     assert len(orders) == 2
     life.good(orders)
     assert (life.state.phase, life.statuses()[0]) == ("done", "excluded")
@@ -354,8 +359,8 @@ def outcome(life: Life, order: Order, kind: str) -> Event:
     if kind in BAD:
         return Spoiled(order.name, typing.cast(Any, kind), "bad")
     if isinstance(order, TakeBack):
-        return WentBack(order.name, 6, 3)
-    return LeftOut(order.name, "newer") if kind == "left out" else Updated(order.name, 7, 2)
+        return WentBack(order.name, "f:6", 3)
+    return LeftOut(order.name, "newer") if kind == "left out" else Updated(order.name, "f:7", 2)
 
 
 def outer(life: Life, move: str) -> tuple[Event, float]:

@@ -12,7 +12,7 @@ from collab.updates.rollout.waves import NO_WAVE, in_waves, opens_at
 
 LEAST: dict[str, Any] = {
     "name": "digits-7",
-    "release": {"bundle": "digits-7.collab"},
+    "release": {"bundle": "digits-7.collab", "family": "digits", "version": 7},
     "targets": [{"plans": "plans/*.yaml"}],
 }
 MONDAY_NOON = 1_800_273_600.0
@@ -37,7 +37,10 @@ def test_a_rollout_of_three_lines_has_safe_defaults():
         ({"release": {}}, "release: give bundle"),
         ({"release": {"bundle": "a", "source": "b"}}, "release: give bundle"),
         ({"release": {"source": "b"}}, "release: source needs family"),
-        ({"release": {"bundle": "a", "version": -1}}, "release.version"),
+        ({"release": {"bundle": "a", "family": "b"}}, "release: bundle needs"),
+        ({"release": {"bundle": "a", "family": "b", "version": -1}}, "release.version"),
+        ({"release": {"bundle": "a", "family": "b c", "version": 1}}, "release.family"),
+        ({"patience_s": -1}, "patience_s"),
         ({"targets": []}, "targets: 0 entries"),
         ({"targets": [{"plans": "a", "labels": {"x": "y" * 65}}]}, "targets.0.labels"),
         ({"targets": [{"plans": "a", "labels": {f"x{n}": "y" for n in range(17)}}]}, "targets.0.labels"),
