@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from collab.coordinator.cluster import Cluster
+from collab.core.identity import Principal
 from collab.core.ids import NodeName, check_name
 from collab.discovery.base import Discovery
 from collab.errors import ConfigError, Refused, UsageError
@@ -30,7 +32,10 @@ from collab.runtime.base import Backend
 from collab.runtime.litert import LiteRT
 from collab.transport.base import Security, Transport
 from collab.transport.grpc import GrpcTransport
+from collab.transport.inproc import Ends, InprocTransport
 from collab.transport.lazy import LazyTransport
+from collab.updates.policies.base import MakePolicy
+from collab.updates.policy_file import rule_policy
 
 if TYPE_CHECKING:
     from collab.node.coap.oscore import ObjectSecurity
@@ -45,6 +50,21 @@ SMALLEST_LIMIT: Final = 2 << 20
 BACKENDS: Final[dict[str, Callable[[RuntimeConfig], Backend]]] = {
     "litert": lambda config: LiteRT(config.delegate)
 }
+
+
+POLICIES: Final[dict[str, MakePolicy]] = {"rules": rule_policy}
+
+
+def policies() -> dict[str, MakePolicy]:
+    """Update policies by name: ours, and those of the entry point group ``collab.policies``."""
+    found: dict[str, MakePolicy] = dict(POLICIES)
+    for point in entry_points(group="collab.policies"):
+        found.setdefault(point.name, _policy_later(point))
+    return found
+
+
+def _policy_later(point: EntryPoint) -> MakePolicy:
+    return lambda path: point.load()(path)  # type: ignore[no-any-return]
 
 
 def _litert_trainer(model: Path, config: TrainingConfig) -> Enrolled:
@@ -376,3 +396,26 @@ def build_cluster(
         )
 
     return Cluster(make_links)
+
+
+@asynccontextmanager
+async def own_cluster(service: NodeService) -> AsyncIterator[Cluster]:
+    """An operator's view of one node, from within its process.
+
+    The link is a pipe that only the two ends hold: nothing that comes from a wire gets its rights.
+    """
+    cluster_name = "" if service.security is None else service.security.principal.cluster
+    ends = Ends(
+        dialler=Principal(service.name, "operator", cluster_name),
+        listener=Principal(service.name, "node", cluster_name),
+    )
+    pipe = InprocTransport(ends=ends)
+    address = f"{pipe.scheme}://{service.name}"
+    listener = await pipe.listen(address, service.links.accept)
+    try:
+        identity = Identity(NodeName(f"{service.name}~releases"), "operator")
+        async with Cluster(lambda handler: Links(identity, {pipe.scheme: pipe}, handler)) as cluster:
+            await cluster.reach([address])
+            yield cluster
+    finally:
+        await listener.close()

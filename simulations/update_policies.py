@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab.cli.plots import Series, lines_svg
-from collab.cli.release_policy import read_policy
 from collab.updates.policies.clauses import Policy
 from collab.updates.policies.decide import decide
 from collab.updates.policies.memory import Memory
 from collab.updates.policies.state import Compared, DeviceState, FeatureCounts, Labelled, Tally
+from collab.updates.policy_file import read_policy
 from simulations.experiment import HERE, Study, StudyResult, markdown
 from simulations.fleet_year import (
     ACCURACY,

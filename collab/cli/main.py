@@ -69,6 +69,7 @@ def _register() -> None:
         planning,
         profile,
         release,
+        release_fetch,
         release_policy,
         release_store,
         reports,
@@ -89,6 +90,7 @@ def _register() -> None:
     fed_simulate.register(fed.app)
     fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")
+    release_fetch.register(release.app)
     release_store.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)

@@ -19,6 +19,7 @@ from collab.link.link import Link
 from collab.link.mux import Channel
 from collab.updates.health.trial import Counts, Trial
 from collab.updates.health.trial_messages import counts_message, counts_of, trial_message, trial_of
+from collab.updates.policies.condition import Condition, decode_condition
 
 _PART_BYTES: Final = 1 << 20
 _LOAD_TIMEOUT_S: Final = 120.0
@@ -109,6 +110,16 @@ class Control:
         reply = await self.call("ProbePeer", request, timeout_s=timeout_s)
         samples = [Sample(s.up_bytes, s.down_bytes, s.ms) for s in reply.samples]
         return Probed(samples, reply.lost)
+
+    async def condition(self) -> Condition:
+        """How the node's device is, and what its answers are like; raises `InputError` for what cannot be."""
+        reply = await self.call("Condition", pb.ConditionRequest())
+        return decode_condition(reply.json, self.name)
+
+    async def feedback(self, request: pb.FeedbackRequest) -> pb.FeedbackReply:
+        """Say whether an answer of the node was right."""
+        reply: pb.FeedbackReply = await self.call("Feedback", request, timeout_s=_LEASE_TIMEOUT_S)
+        return reply
 
     async def put_revocations(self, crl: bytes) -> int:
         """Hand on the authority's revocation list; the number of the one that the node goes by now."""

@@ -51,6 +51,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "Observe": Verb(pb.ObserveRequest, pb.ObserveReply),
         "GetTrial": Verb(pb.GetTrialRequest, pb.GetTrialReply),
         "Condition": Verb(pb.ConditionRequest, pb.ConditionReply),
+        "Feedback": Verb(pb.FeedbackRequest, pb.FeedbackReply),
         "GetReleaseFile": Verb(pb.GetReleaseFileRequest, pb.GetReleaseFileReply),
     }
 )

@@ -187,6 +187,8 @@ class ModelRef(Frozen, frozen=True, kw_only=True):
     origin: Digest | None = None
     """The model that the plan was first made with, where another of the same operators, with other
     weights, has taken its place: who follows the plan goes along."""
+    reference: Digest | None = None
+    """Blob that says what its inputs and answers are like on the data that it was made with."""
     release: ReleaseRef | None = None
     """The release that it came in; None where it came in none."""
 
@@ -359,7 +361,7 @@ class Plan(Frozen, frozen=True, kw_only=True):
             if getattr(self, name) == default:
                 del fields[name]
         for model in fields["models"]:
-            for name in ("origin", "release"):
+            for name in ("origin", "reference", "release"):
                 if model[name] is None:
                     del model[name]
         for stage in fields["stages"]:  # and before stages could have these

@@ -156,6 +156,8 @@ def _check_model(where: str, model: ModelRef) -> None:
     check_digest(model.sha256, f"{where}.sha256:")
     if model.origin is not None:
         check_digest(model.origin, f"{where}.origin:")
+    if model.reference is not None:
+        check_digest(model.reference, f"{where}.reference:")
     release = model.release
     if release is None:
         return

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import msgspec
 
+from collab.node.condition_config import ConditionConfig
+from collab.node.serving import ServeConfig
 from collab.node.training_config import TrainingConfig
+from collab.updates.settings import ReleaseSettings
 
 Bytes = Annotated[int, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
@@ -71,3 +74,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stages run on; a table of its own."""
     training: TrainingConfig = TrainingConfig()
     """Whether and when this node takes part in federated training; a table of its own."""
+    condition: ConditionConfig = ConditionConfig()
+    """What this node reports of its device and its models; a table of its own."""
+    serve_releases: ServeConfig = ServeConfig()
+    """Releases that this node gives to others; a table of its own."""
+    releases: ReleaseSettings = ReleaseSettings()
+    """Releases that this node takes for plans of its own; a table of its own."""

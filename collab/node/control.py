@@ -15,6 +15,7 @@ from collab.core.plan import from_json, to_json
 from collab.errors import LimitExceeded, NotLoaded, ProtocolError, Refused
 from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
+from collab.node.serving import MAX_PART_BYTES
 from collab.node.training_verbs import TrainingVerbs
 from collab.node.verbs import Caller, Implementation
 from collab.runtime.cpu import resident_bytes
@@ -54,10 +55,10 @@ class NodeControl:
             "Drain": self.drain,
             "PutRevocations": self.put_revocations,
             "TakeReports": self.take_reports,
-            "Condition": self.condition,
             "GetReleaseFile": self.get_release_file,
             **TrainingVerbs(self._node.training, self._node.stages).implementations(),
             **self._node.trials.implementations(),
+            **self._node.feedback.implementations(),
         }
         return table
 
@@ -277,13 +278,14 @@ class NodeControl:
         ]
         return pb.TakeReportsReply(reports=reports, state=self._reports())
 
-    async def condition(self, _: Caller, __: pb.ConditionRequest) -> pb.ConditionReply:
-        """How the device is."""
-        raise ProtocolError("Condition: this node does not measure it")
-
     async def get_release_file(self, _: Caller, request: pb.GetReleaseFileRequest) -> pb.GetReleaseFileReply:
-        """A part of a file of a repository."""
-        raise ProtocolError("GetReleaseFile: this node serves no releases")
+        """A part of a file of a repository, or of the content of a release."""
+        limit = min(request.limit or MAX_PART_BYTES, MAX_PART_BYTES)
+        read = self._node.releases.read
+        total, data = await self._node.stages.off_loop(
+            read, request.repository, request.path, request.offset, limit
+        )
+        return pb.GetReleaseFileReply(total_bytes=total, data=data)
 
     async def profile(self, _: Caller, request: pb.ProfileRequest) -> pb.ProfileReply:
         """Time a blob of the store as a stage on this device."""

@@ -33,10 +33,12 @@ from collab.link.suspicion import Health
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
 from collab.node.device import Device, describe_device
+from collab.node.feedback import NodeFeedback
 from collab.node.flow import unknown
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
 from collab.node.reporting import Reporter
+from collab.node.serving import ReleaseFiles
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
 from collab.node.stages import Stages
 from collab.node.store import Store
@@ -87,7 +89,7 @@ class NodeService(Handler):
         self.on_serving: Callable[[bool], Awaitable[None]] | None = None
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
-        self.stages = Stages(self.name, store, backends, self._computed)
+        self.stages = Stages(self.name, store, backends, self._computed, config.condition.samples_s)
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
         self.reporter = Reporter(self.stages.off_loop)
@@ -103,7 +105,9 @@ class NodeService(Handler):
             )
         settings = (config.training, store, self.stages.off_loop, trainers)
         self.training = NodeTraining(self.name, *settings, gateway=gateway, credentials=security)
+        self.releases = ReleaseFiles(config.serve_releases)
         self.membership = Membership(self.links, security, make_discoveries)
+        self.feedback = NodeFeedback(self.name, config, self.stages, self.links.all)
         self.trials = Trials(lambda name: self.session.current(name) is not None, time.monotonic)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)
@@ -154,6 +158,7 @@ class NodeService(Handler):
             await self.reporter.open(reports, config.max_reports, config.report_bytes)
             await self.training.start()
             await self._restore()
+            await self.feedback.open()
             for address in self._addresses():
                 self.endpoints.append(await self.links.listen(address))
             self.endpoints += [relay_address(address, self.name) for address in self.config.join]
@@ -190,6 +195,7 @@ class NodeService(Handler):
         await self.links.__aexit__(None, None, None)
         await self.reporter.close()
         await self.training.close()
+        await self.feedback.close()
         await self.stages.close()
 
     async def drain_and_wait(self) -> int:

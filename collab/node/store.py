@@ -45,6 +45,8 @@ class Store:
         self._blobs, self._partial, self._plans = root / "blobs", root / "partial", root / "plans"
         self.reports = root / "reports.log"
         """What is queued to be reported; `collab.node.reports` writes it."""
+        self.feedback = root / "feedback.json"
+        """What was counted of plans; `collab.node.feedback` writes it."""
         self.training = root / "training"
         """What federated runs have left here; `collab.node.training_state` writes it."""
         self._limit = limit_bytes

@@ -48,6 +48,7 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "Observe": _CLIENT,
     "GetTrial": frozenset({"client", "operator", "controller"}),
     "Condition": frozenset({"operator", "controller"}),
+    "Feedback": _CLIENT,
     "GetReleaseFile": _ANYONE,
 }
 """Roles that may call a verb; verbs that are not listed are the operator's."""

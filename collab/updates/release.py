@@ -14,6 +14,7 @@ FORMAT: Final = 1
 MAX_DELTAS: Final = 16
 MAX_DEVICES: Final = 64
 MAX_CUTS: Final = 256
+MAX_PARTS: Final = 256
 MAX_TEXT: Final = 256
 MAX_VERSION: Final = 2**53
 """Larger numbers do not survive every reader of JSON."""
@@ -52,6 +53,8 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
         cuts: cuts of that plan.
         deltas: ways to make it of an older release, smallest first.
         content_of: version whose content it repeats, 0 if it is new.
+        parts: SHA-256 of each part of the file, so that a node nearby that lies is found at once; see
+            `collab.updates.fetch.parts`.
     """
 
     format: int = FORMAT
@@ -67,6 +70,7 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
     golden_outputs_sha256: str = ""
     deltas: tuple[Delta, ...] = ()
     content_of: int = 0
+    parts: tuple[str, ...] = ()
 
     def check(self) -> ReleaseInfo:
         """Return self, or raise `InputError` that names the field."""
@@ -79,6 +83,7 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
             ("devices", len(self.devices), MAX_DEVICES),
             ("cuts", len(self.cuts), MAX_CUTS),
             ("deltas", len(self.deltas), MAX_DELTAS),
+            ("parts", len(self.parts), MAX_PARTS),
         ):
             if found > most:
                 raise InputError(f"{field}: {found} are over {most}")
@@ -94,6 +99,8 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
         ):
             if digest:
                 check_digest(digest, f"{field}:")
+        for digest in self.parts:
+            check_digest(digest, "parts:")
         for delta in self.deltas:
             check_digest(delta.base_sha256, "deltas: base_sha256:")
             check_digest(delta.sha256, "deltas: sha256:")

@@ -800,6 +800,30 @@ class ConditionReply(_message.Message):
     json: bytes
     def __init__(self, json: _Optional[bytes] = ...) -> None: ...
 
+class FeedbackRequest(_message.Message):
+    __slots__ = ("plan", "request", "correct", "label", "corrected")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    request: bytes
+    correct: bool
+    label: int
+    corrected: bool
+    def __init__(self, plan: _Optional[str] = ..., request: _Optional[bytes] = ..., correct: _Optional[bool] = ..., label: _Optional[int] = ..., corrected: _Optional[bool] = ...) -> None: ...
+
+class FeedbackReply(_message.Message):
+    __slots__ = ("counted", "correct", "reason")
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    counted: bool
+    correct: bool
+    reason: str
+    def __init__(self, counted: _Optional[bool] = ..., correct: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class GetReleaseFileRequest(_message.Message):
     __slots__ = ("repository", "path", "offset", "limit")
     REPOSITORY_FIELD_NUMBER: _ClassVar[int]

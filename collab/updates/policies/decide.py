@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from collab.updates.policies.clauses import (
@@ -36,6 +37,7 @@ Verdict = Literal["yes", "no", "unknown"]
 _Judged = tuple[Verdict, str, float]
 """With the moment at which time alone may change it; infinity: never."""
 _NEVER: Final = math.inf
+_FREE: Final[Mapping[Action, str]] = MappingProxyType({})
 _OPPOSITE: Final[Mapping[Verdict, Verdict]] = {"yes": "no", "no": "yes", "unknown": "unknown"}
 
 
@@ -94,8 +96,13 @@ class _Node:
     """None of clauses over others."""
 
 
-def decide(policy: Policy, state: DeviceState, memory: Memory = Memory()) -> Decision:
-    """Judge every clause, then set the pace, then take the first other rule that holds."""
+def decide(
+    policy: Policy, state: DeviceState, memory: Memory = Memory(), cannot: Mapping[Action, str] = _FREE
+) -> Decision:
+    """Judge every clause, then set the pace, then take the first other rule that holds.
+
+    ``cannot`` says of actions why they cannot be done now: their rules are passed over.
+    """
     memory = memory.of(policy)
     look = _Look(state, memory.held)
     verdicts: dict[int, Verdict] = {}
@@ -110,7 +117,7 @@ def decide(policy: Policy, state: DeviceState, memory: Memory = Memory()) -> Dec
                 later.append(again)
         if pacing:
             look.pace = _pace(policy, verdicts)
-    action, chosen, why = _chosen(policy, verdicts, look)
+    action, chosen, why = _chosen(policy, verdicts, look, cannot)
     lines = [line for number in range(len(policy.rules)) for line in look.lines[number]]
     again_s = min(later)
     held = Memory(policy=memory.policy, held=look.after)
@@ -128,14 +135,16 @@ def _pace(policy: Policy, verdicts: Mapping[int, Verdict]) -> float:
     return pace
 
 
-def _chosen(policy: Policy, verdicts: Mapping[int, Verdict], look: _Look) -> tuple[Action, int | None, str]:
+def _chosen(
+    policy: Policy, verdicts: Mapping[int, Verdict], look: _Look, cannot: Mapping[Action, str]
+) -> tuple[Action, int | None, str]:
     passed = ""
     for number, rule in enumerate(policy.rules):
         action = rule.then
         if action == "faster" or action == "slower" or verdicts[number] != "yes":
             continue
-        if lack := _lacks(rule, look.state):
-            passed = f"; rule {number} ({rule.then}) holds, but {lack}"
+        if lack := cannot.get(action) or _lacks(rule, look.state):
+            passed += f"; rule {number} ({rule.then}) holds, but {lack}"
             continue
         return action, number, look.lines[number][0].why + passed
     return "wait", None, f"no rule holds{passed}"

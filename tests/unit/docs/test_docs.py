@@ -42,9 +42,11 @@ from collab.federated.privacy.masking import MAX_INVITATION_BYTES
 from collab.federated.trainers import local
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
+from collab.node.condition_config import ConditionConfig
 from collab.node.config import NodeConfig, RuntimeConfig
 from collab.node.limits import SessionLimits
 from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
+from collab.node.serving import ServeConfig
 from collab.node.training import MAX_WAIT_S
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import MAX_RUNS
@@ -57,6 +59,7 @@ from collab.toolchain.trainable import export
 from collab.updates.bundle import manifest as bundle
 from collab.updates.policies import clauses, state
 from collab.updates.policies.parse import MAX_POLICY_BYTES
+from collab.updates.settings import ReleaseSettings
 from collab.updates.store import state as store
 
 ROOT = Path(__file__).parents[3]
@@ -145,9 +148,10 @@ def test_the_sample_settings_work_and_are_complete(tmp_path, monkeypatch):
     assert settings.gather(NodeConfig, {}, file, "node").name == "pi-1"
     assert settings.peers(None, file) == ["10.0.0.7:7070", "10.0.0.8:7070"]
     named = set(re.findall(r"^(\w+) =", sample, re.MULTILINE))
-    kinds = (NodeConfig, RuntimeConfig, TrainingConfig)
+    kinds = (NodeConfig, RuntimeConfig, TrainingConfig, ConditionConfig, ServeConfig, ReleaseSettings)
     known = {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
-    assert named == {"peers", *known} - {"runtime", "training"}
+    tables = {"runtime", "training", "condition", "serve_releases", "releases"}
+    assert named == {"peers", *known} - tables
 
 
 def test_the_table_of_errors_is_complete():
