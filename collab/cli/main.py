@@ -71,6 +71,8 @@ def _register() -> None:
         release,
         release_fetch,
         release_policy,
+        release_rollout,
+        release_status,
         release_store,
         reports,
         running,
@@ -91,7 +93,9 @@ def _register() -> None:
     fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")
     release_fetch.register(release.app)
+    release_status.register(release.app)
     release_store.register(release.app)
+    release_rollout.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
     for module in (controller, doctor, release):

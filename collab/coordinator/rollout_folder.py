@@ -17,9 +17,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from collab.core.ids import Digest
 from collab.core.plan import Frozen, ReleaseRef
 from collab.errors import Conflict, InputError, StoreError, UsageError
 from collab.federated.disk import Folder, replace_file
+from collab.updates.release import Release
 from collab.updates.rollout.definition import Rollout
 from collab.updates.rollout.state import Abort, Event, Pause, Resume, RolloutState
 
@@ -34,15 +36,16 @@ What = Literal["pause", "resume", "leave out", "abort", "go back"]
 
 
 class About(Frozen, frozen=True, kw_only=True):
-    """What does not change.
-
-    Attributes:
-        base: folder that the definition's paths are seen from.
-    """
+    """What does not change."""
 
     rollout: Rollout
-    release: ReleaseRef
-    base: str
+    release: Release
+
+    @property
+    def reference(self) -> ReleaseRef:
+        """The release as nodes name it."""
+        signed = self.release
+        return ReleaseRef(family=signed.custom.family, version=signed.version, sha256=Digest(signed.sha256))
 
 
 class Wish(Frozen, frozen=True, kw_only=True):
@@ -156,6 +159,15 @@ class RolloutFolder:
             ) from error
         except (OSError, msgspec.MsgspecError) as error:
             raise InputError(f"{self.path / name}: {error}") from error
+
+    @property
+    def at_it(self) -> bool:
+        """Whether a process is."""
+        try:
+            with self._lock(_LOCK, wait=False):
+                return False
+        except Conflict:
+            return True
 
     @contextmanager
     def _lock(self, name: str, wait: bool) -> Iterator[None]:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from collab.coordinator.cluster import Cluster
 from collab.core.ids import Digest, NodeName, PlanName, StageId
 from collab.core.plan import Plan
-from collab.errors import CollabError, NotLoaded, PeerUnreachable, ProtocolError
+from collab.errors import CollabError, NotLoaded
 from collab.transport.aio import timeout
 
 _ASK_S: Final = 10.0
@@ -29,7 +29,6 @@ class NodeRuns:
         plan: digest of the plan as it runs there.
         release: as ``FAMILY:VERSION``; empty where its model came in none.
         stages: digests of the stages that are placed on it.
-        trial: the phase of a trial that it knows of; empty without one.
         trouble: why it could not be asked; empty where it was.
     """
 
@@ -39,7 +38,6 @@ class NodeRuns:
     model: str = ""
     release: str = ""
     stages: Mapping[StageId, Digest] = field(default_factory=dict)
-    trial: str = ""
     trouble: str = ""
 
 
@@ -79,25 +77,14 @@ async def _ask(cluster: Cluster, plan: Plan, name: NodeName) -> NodeRuns:
     try:
         async with timeout(_ASK_S):
             await cluster.reach_plan(plan, [name])
-            trial = await _trial(cluster, plan, name)
             try:
                 epoch, runs = await cluster.control(name).current_plan(plan.name)
             except NotLoaded:
-                return NodeRuns(name, trial=trial)
+                return NodeRuns(name)
     except CollabError as error:
         return NodeRuns(name, trouble=" ".join(str(error).split()))
     except (TimeoutError, asyncio.TimeoutError):
         return NodeRuns(name, trouble=f"no answer within {_ASK_S:g} s")
     stages = {stage.id: stage.sha256 for stage in runs.stages_on(name) if stage.sha256 is not None}
     model = runs.models[0].sha256 if runs.models else ""
-    return NodeRuns(name, epoch, runs.digest, model, runs.release, stages, trial)
-
-
-async def _trial(cluster: Cluster, plan: Plan, name: NodeName) -> str:
-    try:
-        trial, _ = await cluster.control(name).get_trial(plan.name)
-    except PeerUnreachable:
-        raise
-    except (ProtocolError, NotLoaded):  # it knows of no trials
-        return ""
-    return trial.phase if trial is not None else ""
+    return NodeRuns(name, epoch, runs.digest, model, runs.release, stages)

@@ -12,7 +12,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import CODECS
 from collab.core.ids import Digest, Epoch, PlanName, check_digest
 from collab.core.plan import from_json, to_json
-from collab.errors import LimitExceeded, NotLoaded, ProtocolError, Refused
+from collab.errors import LimitExceeded, NotLoaded, Refused
 from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
 from collab.node.serving import MAX_PART_BYTES

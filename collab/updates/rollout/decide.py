@@ -41,7 +41,7 @@ from collab.updates.rollout.state import (
 )
 from collab.updates.rollout.waves import opens_at
 
-FIRST_PAUSE_S: Final = 5.0
+FIRST_PAUSE_S: Final = 2.0
 LONGEST_PAUSE_S: Final = 600.0
 _JITTER: Final = 0.2
 """Share by which pauses differ from target to target, so that a site that is back is not met all at once."""

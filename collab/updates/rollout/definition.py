@@ -41,6 +41,7 @@ class Source(Frozen, frozen=True, kw_only=True):
         store: what this machine trusts and has seen of it, as `collab release fetch --store` takes it.
         family, channel: where in the repository it is.
         version: 0 is the newest when the rollout starts.
+        kinds: what the devices are, where releases are for kinds of device.
     """
 
     bundle: str = ""
@@ -49,6 +50,7 @@ class Source(Frozen, frozen=True, kw_only=True):
     family: str = ""
     channel: str = "stable"
     version: int = 0
+    kinds: tuple[str, ...] = ()
 
 
 class TargetSet(Frozen, frozen=True, kw_only=True):

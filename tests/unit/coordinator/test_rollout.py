@@ -13,9 +13,8 @@ import pytest
 
 from collab.coordinator.rollout import Rolling, wanted
 from collab.coordinator.rollout_folder import About, RolloutFolder
-from collab.core.ids import Digest
-from collab.core.plan import ReleaseRef
 from collab.errors import Conflict, InputError, ModelError, PeerUnreachable, UsageError
+from collab.updates.release import Release, ReleaseInfo
 from collab.updates.rollout.definition import rollout_of
 from collab.updates.rollout.state import Event, RolloutState, Spoiled, Target, Updated, WentBack, begin
 from collab.updates.rollout.waves import in_waves
@@ -56,10 +55,11 @@ class Fields:
 
 def made(path: Path, **fields: Any) -> RolloutFolder:
     rollout = rollout_of({**DEFINITION, **fields})
-    release = ReleaseRef(family="digits", version=7, sha256=Digest("a" * 64))
+    custom = ReleaseInfo(family="digits", version=7)
+    release = Release(name="digits/stable/7.collab", version=7, sha256="a" * 64, size=6, custom=custom)
     folder = RolloutFolder(path / "rollout")
     state = begin(rollout, {f"p{n}": (f"p{n}.yaml", {}) for n in range(4)}, 1.0)
-    folder.create(About(rollout=rollout, release=release, base=str(path)), b"bundle", state)
+    folder.create(About(rollout=rollout, release=release), b"bundle", state)
     return folder
 
 
