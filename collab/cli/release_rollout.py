@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collab.coordinator.rollout import Rolling, Tell
     from collab.coordinator.rollout_folder import RolloutFolder, What
     from collab.transport.base import Security
-    from collab.updates.rollout.state import RolloutState
+    from collab.updates.rollout.state import Abort, Pause, Resume, RolloutState
 
 app = typer.Typer(help="Put a release into many plans, wave by wave.", no_args_is_help=True)
 
@@ -72,7 +72,7 @@ def resume(
 @app.command(epilog="Example:\n\n    collab release rollout pause rollouts/digits-7")
 def pause(folder: Folder, json_: AsJson = False) -> None:
     """Begin nothing new in a rollout; what is under way ends."""
-    _do(folder, "pause", None, json_)
+    _do(folder, "pause", Trust(), json_)
 
 
 @app.command(
@@ -90,7 +90,7 @@ def abort(
 ) -> None:
     """End a rollout for good."""
     trust = confirmed(insecure, insecure_network)
-    _do(folder, "go back" if rollback else "abort", trust if rollback else None, json_)
+    _do(folder, "go back" if rollback else "abort", trust, json_)
 
 
 @app.command(epilog="Example:\n\n    collab release rollout status rollouts/digits-7 --json")
@@ -134,10 +134,10 @@ def rolling(folder: RolloutFolder, trust: Trust, security: Security | None, tell
     return Rolling(folder, rollout, folder.read(), site, tell, look)
 
 
-def _do(path: Path, what: What, trust: Trust | None, json_: bool) -> None:
-    """Tell the process that is at it; where there is none, do it here, and with ``trust`` be at it then."""
+def _do(path: Path, what: What, trust: Trust, json_: bool) -> None:
+    """Tell the process that is at it; where there is none, do it here."""
     from collab.coordinator.rollout import wanted
-    from collab.coordinator.rollout_folder import RolloutFolder
+    from collab.coordinator.rollout_folder import RolloutFolder, event_of
     from collab.updates.rollout.state import FINAL
 
     folder, by = RolloutFolder(path), _me()
@@ -152,14 +152,13 @@ def _do(path: Path, what: What, trust: Trust | None, json_: bool) -> None:
         except Conflict:
             _say_after(folder, folder.ask(what, by), json_)
             return
-        after = wanted(folder, what, by)
-        if trust is None:
-            _say_after(folder, after, json_)
+        if what in ("pause", "abort"):
+            _say_after(folder, wanted(folder, what, by), json_)
         else:
-            _end(folder, _run(folder, trust), json_)
+            _end(folder, _run(folder, trust, event_of(what, by)), json_)
 
 
-def _run(folder: RolloutFolder, trust: Trust) -> RolloutState:
+def _run(folder: RolloutFolder, trust: Trust, wish: Pause | Resume | Abort | None = None) -> RolloutState:
     from collab.assembly import load_identity
     from collab.cli.rollout_tables import shown
     from collab.cli.settings import identity_directory
@@ -170,7 +169,7 @@ def _run(folder: RolloutFolder, trust: Trust) -> RolloutState:
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await at_it.run()
+        return await at_it.run(wish=wish)
 
     with shown(folder.read()) as tell:
         try:

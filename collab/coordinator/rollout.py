@@ -10,11 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from collab.coordinator.rollout_folder import RolloutFolder, What, event_of
+from collab.coordinator.rollout_folder import RolloutFolder, event_of
 from collab.errors import CollabError, Conflict, LinkLost, NodeLost, PeerUnreachable
 from collab.transport.aio import timeout
 from collab.updates.rollout.decide import step
@@ -22,11 +22,14 @@ from collab.updates.rollout.definition import Rollout
 from collab.updates.rollout.report import changes
 from collab.updates.rollout.state import (
     ENDED,
+    Abort,
     Away,
     Event,
     Gone,
     Order,
+    Pause,
     Restarted,
+    Resume,
     RolloutState,
     Spoiled,
     Step,
@@ -61,14 +64,11 @@ class Site(Protocol):
         """Put back what it ran before."""
 
 
-def wanted(folder: RolloutFolder, what: What, by: str) -> RolloutState:
-    """Do what somebody wants where no process is at the rollout; the caller has the lock.  Blocks.
-
-    What is to be done then begins with the next process, if any.
-    """
+def wanted(folder: RolloutFolder, what: Literal["pause", "abort"], by: str) -> RolloutState:
+    """Pause or abort a rollout that no process is at; the caller has the lock.  Blocks."""
     before = folder.read()
     now_s = time.time()
-    after = step(folder.about().rollout, before, event_of(what, by), now_s).state
+    after = step(folder.about().rollout, before, Restarted(event_of(what, by)), now_s).state
     folder.write(after)
     folder.add_events(_told(before, after, now_s))
     return after
@@ -102,13 +102,15 @@ class Rolling:
         self._work: dict[str, asyncio.Task[Event]] = {}
         self._watched_s = 0.0
 
-    async def run(self, *, stay: bool = False) -> RolloutState:
+    async def run(self, *, stay: bool = False, wish: Pause | Resume | Abort | None = None) -> RolloutState:
         """Be at it until it has ended; with ``stay`` until cancelled, whatever others want of it.
+
+        ``wish`` is what somebody wants before anything else happens.
 
         What is under way when it is cancelled, the next process finds out.
         """
         try:
-            await self._see(Restarted())
+            await self._see(Restarted(wish))
             while stay or self._work or self._state.phase not in ENDED:
                 await self._wait()
                 for name, task in list(self._work.items()):

@@ -23,7 +23,7 @@ from collab.errors import Conflict, InputError, StoreError, UsageError
 from collab.federated.disk import Folder, replace_file
 from collab.updates.release import Release
 from collab.updates.rollout.definition import Rollout
-from collab.updates.rollout.state import Abort, Event, Pause, Resume, RolloutState
+from collab.updates.rollout.state import Abort, Pause, Resume, RolloutState
 
 BUNDLE: Final = "release.collab"
 _ABOUT, _STATE, _EVENTS, _WISH = "rollout.json", "state.json", "events.jsonl", "wish.json"
@@ -56,7 +56,7 @@ class Wish(Frozen, frozen=True, kw_only=True):
     by: str
 
 
-def event_of(what: What, by: str) -> Event:
+def event_of(what: What, by: str) -> Pause | Resume | Abort:
     """What happens when somebody wants it."""
     if what == "pause":
         return Pause(by)

@@ -115,7 +115,7 @@ class Rollout:
         assert self.process.stderr is not None
         lines = []
         for line in self.process.stderr:
-            lines.append(line)
+            lines.append(line)  # what was said is gone for the next one who waits
             if text in line:
                 return
         raise AssertionError(lines)
@@ -143,6 +143,10 @@ def rollout(*words: object) -> Iterator[Rollout]:
 
 def statuses(document: Any) -> dict[str, str]:
     return {one["name"]: one["status"] for one in document["targets"]}
+
+
+def journal(out: Path) -> Any:
+    return command("release", "rollout", "status", out, "--no-ask", "--json").json
 
 
 def until(holds: Callable[[], bool], within_s: float = 20.0) -> None:
@@ -206,15 +210,8 @@ def test_a_rollout_outlives_its_process_a_pause_and_a_node_that_is_away(site: Si
         second = command("release", "rollout", "resume", out)
         assert second.code == 0, second
         assert command("release", "rollout", "pause", out).code == 0
-        until(
-            lambda: (
-                "updating"
-                not in statuses(
-                    command("release", "rollout", "status", out, "--no-ask", "--json").json
-                ).values()
-            )
-        )
-        held = command("release", "rollout", "status", out, "--no-ask", "--json").json
+        until(lambda: "updating" not in statuses(journal(out)).values())
+        held = journal(out)
         assert (held["at_it"], bool(held["paused_by"])) == (True, True)
         assert command("release", "rollout", "resume", out).code == 0
         process.said("good-d: offline")
@@ -223,9 +220,8 @@ def test_a_rollout_outlives_its_process_a_pause_and_a_node_that_is_away(site: Si
     assert (code, document["phase"]) == (0, "done"), document
     assert set(statuses(document).values()) == {"healthy"}
     assert site.epochs("good") == {name: {epoch + 1 for epoch in epochs} for name, epochs in before.items()}
-    shown = command(
-        "release", "status", *(site.folder / "good" / f"{name}.yaml" for name in order), "--json"
-    ).json
+    files = [site.folder / "good" / f"{name}.yaml" for name in order]
+    shown = command("release", "status", *files, "--json").json
     assert {(plan["agreement"], *plan["versions"]) for plan in shown["plans"]} == {("same", "digits:2")}
     asked = command("release", "status", out, "--json").json
     assert {one["difference"] for one in asked["targets"]} == {""}
@@ -239,7 +235,7 @@ def _last(site: Site, file: Path, seed: int) -> str:
 
 def test_what_was_done_is_taken_back_on_an_abort(site: Site):
     site.plans("back")
-    file, order = site.rollout("back", sharper(), 2, targets=[{"plans": "back/back-a*.yaml"}], **UNTRIED)
+    file, _ = site.rollout("back", sharper(), 2, targets=[{"plans": "back/back-a*.yaml"}], **UNTRIED)
     out = site.folder / "back-out"
     done = command("release", "rollout", "start", file, "--out", out, "--json")
     assert (done.code, done.json["phase"]) == (0, "done"), done

@@ -149,7 +149,7 @@ def _restarted(state: RolloutState, event: Restarted, now_s: float) -> RolloutSt
             if one.status == "updating":
                 again = "offline" if one.tries else "waiting"
             state = _change(state, one.name, now_s, status=again, due_s=0.0)
-    return state
+    return state if event.wish is None else HANDLERS[type(event.wish)](state, event.wish, now_s)
 
 
 def _pause(state: RolloutState, event: Pause, now_s: float) -> RolloutState:

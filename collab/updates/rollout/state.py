@@ -174,10 +174,6 @@ class WentBack(msgspec.Struct, frozen=True):
     epoch: int = 0
 
 
-class Restarted(msgspec.Struct, frozen=True):
-    """The process that was at it is another one now: what was under way is not."""
-
-
 class Pause(msgspec.Struct, frozen=True):
     """Somebody wants nothing new to begin."""
 
@@ -196,6 +192,12 @@ class Abort(msgspec.Struct, frozen=True):
 
     by: str
     back: bool = False
+
+
+class Restarted(msgspec.Struct, frozen=True):
+    """Another process takes over: what was under way is so no longer; and what somebody wants of it first."""
+
+    wish: Union[Pause, Resume, Abort, None] = None
 
 
 class Gone(msgspec.Struct, frozen=True):

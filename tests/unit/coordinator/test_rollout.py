@@ -16,7 +16,17 @@ from collab.coordinator.rollout_folder import About, RolloutFolder
 from collab.errors import Conflict, InputError, ModelError, PeerUnreachable, UsageError
 from collab.updates.release import Release, ReleaseInfo
 from collab.updates.rollout.definition import rollout_of
-from collab.updates.rollout.state import Event, RolloutState, Spoiled, Target, Updated, WentBack, begin
+from collab.updates.rollout.state import (
+    Abort,
+    Event,
+    Resume,
+    RolloutState,
+    Spoiled,
+    Target,
+    Updated,
+    WentBack,
+    begin,
+)
 from collab.updates.rollout.waves import in_waves
 
 DEFINITION: dict[str, Any] = {
@@ -74,7 +84,12 @@ def events(folder: RolloutFolder) -> list[dict[str, Any]]:
 
 
 async def run(
-    folder: RolloutFolder, site: Fields, *, stay: bool = False, **options: Any
+    folder: RolloutFolder,
+    site: Fields,
+    *,
+    stay: bool = False,
+    wish: Abort | Resume | None = None,
+    **options: Any,
 ) -> tuple[RolloutState, list[dict[str, Any]]]:
     """As a process would that takes over."""
     told: list[dict[str, Any]] = []
@@ -83,7 +98,7 @@ async def run(
         state = await read(folder)
         about = await asyncio.to_thread(folder.about)
         rolling = Rolling(folder, about.rollout, state, site, lambda event, _: told.append(event), **options)
-        return await rolling.run(stay=stay), told
+        return await rolling.run(stay=stay, wish=wish), told
 
 
 async def read(folder: RolloutFolder) -> RolloutState:
@@ -162,8 +177,10 @@ async def test_a_process_that_takes_over_does_no_target_twice(tmp_path):
     with suppress(asyncio.CancelledError):
         await first
     assert (await read(folder)).target(third).status == "updating"
+    paused = await asyncio.to_thread(wanted, folder, "pause", "ann")
+    assert (paused.paused_by, paused.target(third).status) == ("ann", "waiting")
     site.meet = {}
-    state, _ = await run(folder, site)
+    state, _ = await run(folder, site, wish=Resume("ann"))
     assert state.phase == "done"
     assert site.begun == [*names()[:3], *names()[2:]]
 
@@ -193,9 +210,7 @@ async def test_another_process_pauses_resumes_and_aborts(tmp_path):
         "paused",
         "resumed",
     ]
-    aborted = await asyncio.to_thread(wanted, folder, "go back", "bob")
-    assert aborted.phase == "going back"
-    state, _ = await run(folder, site)
+    state, _ = await run(folder, site, wish=Abort("bob", back=True))
     assert (state.phase, state.reason) == ("aborted", "aborted by bob")
     assert site.back == list(reversed(names()))
 
