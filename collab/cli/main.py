@@ -74,6 +74,7 @@ def _register() -> None:
         release_rollout,
         release_status,
         release_store,
+        release_update,
         reports,
         running,
         simulate,
@@ -96,6 +97,7 @@ def _register() -> None:
     release_status.register(release.app)
     release_store.register(release.app)
     release_rollout.register(release.app)
+    release_update.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
     for module in (controller, doctor, release):
