@@ -64,7 +64,7 @@ def policies() -> dict[str, MakePolicy]:
 
 
 def _policy_later(point: EntryPoint) -> MakePolicy:
-    return lambda path: point.load()(path)  # type: ignore[no-any-return]
+    return lambda path: point.load()(path)
 
 
 def _litert_trainer(model: Path, config: TrainingConfig) -> Enrolled:

@@ -50,6 +50,7 @@ def _register() -> None:
         check,
         cluster,
         compress,
+        condition,
         controller,
         convert,
         data,
@@ -100,7 +101,7 @@ def _register() -> None:
     release_update.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
-    for module in (controller, doctor, release):
+    for module in (controller, doctor, release, condition):
         module.register(app)
     for module in (simulate, emulate):
         module.register(app)

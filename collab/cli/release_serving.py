@@ -14,7 +14,6 @@ from collab.errors import ConfigError
 
 if TYPE_CHECKING:
     from collab.coordinator.cluster import Cluster
-    from collab.coordinator.plan_versions import PlanVersions
     from collab.coordinator.release_agent import ReleaseAgent
     from collab.link.links import Links
     from collab.node.service import NodeService
@@ -28,10 +27,10 @@ def read_releases(path: Path) -> ReleaseSettings:
     """The table ``[releases]`` of a TOML file; raises `ConfigError`."""
     import msgspec
 
-    from collab.cli.settings import convert, read_file
+    from collab.cli.settings import convert, read_toml
     from collab.updates.settings import ReleaseSettings
 
-    table = read_file(path).get("releases")
+    table = read_toml(path, "--releases").get("releases")
     if not isinstance(table, dict):
         raise ConfigError(f"--releases {path}: has no table [releases]; see docs/releases/devices.md")
     settings = convert(table, ReleaseSettings, "releases")
@@ -87,6 +86,7 @@ async def open_agent(
     """
     import asyncio
 
+    from collab.cli.replanning import plan_versions
     from collab.client.releases import LinkReads
     from collab.coordinator.plan_update import Progress, Rules
     from collab.coordinator.release_agent import ReleaseAgent
@@ -94,7 +94,9 @@ async def open_agent(
     from collab.coordinator.release_rounds import run_round
 
     policy = await asyncio.to_thread(_policy, settings)
-    plans = [await asyncio.to_thread(_versions, path) for path in settings.plans]
+    for path in settings.plans:
+        await asyncio.to_thread(_plan, path)  # what is wrong with it is said before anything begins
+    plans = [plan_versions(path) for path in settings.plans]
 
     def watch(path: Path, progress: Progress) -> None:
         if progress.counts is None:
@@ -144,15 +146,6 @@ def _plan(path: Path) -> Any:
     from collab.cli.files import read_plan
 
     return read_plan(path)
-
-
-def _versions(path: Path) -> PlanVersions:
-    from collab.cli.files import read_plan
-    from collab.cli.replanning import keep_successor, successor_path
-    from collab.coordinator.plan_versions import PlanVersions
-
-    read_plan(path)  # what is wrong with it is said before anything begins
-    return PlanVersions(path, successor_path(path), read_plan, functools.partial(keep_successor, path))
 
 
 def _supply(settings: ReleaseSettings, folder: Path, reads: Any) -> Any:

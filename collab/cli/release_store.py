@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collab.updates.release import Release
     from collab.updates.store.state import State
     from collab.updates.store.store import Store
+
+_SHOWN: Final = 5
+"""Of the reports of an agent."""
 
 Folder = Annotated[
     Path, typer.Argument(help="A device's store of releases of one family.", show_default=False)
@@ -36,11 +39,18 @@ def register(to: typer.Typer) -> None:
 
 
 def status(folder: Folder, json_: AsJson = False) -> None:
-    """What runs, what is judged beside it, and what can be gone back to."""
+    """What runs, what is judged beside it, what can be gone back to, and what came of the last ones."""
+    from collab.updates.agenda import builtins
+    from collab.updates.agenda_file import AgendaFile
+
     state = open_store(folder).state()
+    reports = AgendaFile(folder).read().reports
     if json_:
-        emit(_document(state))
+        emit({**_document(state), "reports": [builtins(report) for report in reports]})
     _say(state)
+    for report in reports[-_SHOWN:]:
+        version = f" {report.version}" if report.version else ""
+        say(f"{_when(report.at)}{version}: {report.result}" + (f": {report.reason}" if report.reason else ""))
 
 
 def activate(folder: Folder, json_: AsJson = False) -> None:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collab.core.token import Priority
 
 MAX_ATTEMPTS = 16
+MAX_IDS = 256
+"""Requests that the output of ``--json`` names."""
 
 EXAMPLE = """
 Examples:
@@ -210,19 +212,24 @@ class _Tally:
         self.reports = Reports(plan)
         self.retries = 0
         self.hedged = 0
+        self.ids: list[str] = []
+        """Names of the first requests that were answered, as they were."""
 
     async def run(self, inputs: Request, deadline_s: float) -> Result:
         """One inference."""
         result = await self._client.run(inputs, deadline_s, self._priority)
         self.hedged += result.hedged
         self.retries += result.attempts - 1 - result.hedged
+        if len(self.ids) < MAX_IDS:
+            self.ids.append(result.request.hex())
         if result.absent is None:
             self.reports.add(result.outputs)
         return result
 
     def to_json(self) -> dict[str, Any]:
         """As ``collab run --json`` prints it."""
-        return {"retries": self.retries, "hedged": self.hedged} | self.reports.to_json()
+        own = {"retries": self.retries, "hedged": self.hedged, "ids": self.ids}
+        return own | self.reports.to_json()
 
 
 def _retry_policy(attempts: int, hedge: bool) -> RetryPolicy:

@@ -80,6 +80,8 @@ class Result:
     via: str = PRIMARY
     """Who answered: ``primary``, ``alternative:NAME`` for another plan, ``local``, or ``candidate:NAME``
     for the plan of a new model in a trial."""
+    request: RequestId = RequestId(b"")
+    """Names the answer for who says later whether it was right; empty for ``local`` ones."""
 
     @property
     def wire_ms(self) -> float:
@@ -309,6 +311,7 @@ class PlanClient:
             self.epoch,
             answer.attempts,
             answer.hedged,
+            request=request,
         )
 
     # --- events ----------------------------------------------------------------------

@@ -7,6 +7,7 @@ what requesters count (`collab.updates.health.trial`); this carries its orders o
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from collab.coordinator.takeover import take_over
 from collab.coordinator.trial_board import TrialBoard
 from collab.coordinator.update_source import Example, Offer, Update, check_fits, read_update
 from collab.coordinator.version_folder import locked
-from collab.core.ids import Epoch
+from collab.core.ids import Digest, Epoch
 from collab.core.plan import Plan, ReleaseRef
 from collab.errors import CollabError, Conflict, PeerError
 from collab.graph import Graph
@@ -387,7 +388,11 @@ class _Way:
 
 def _retargeted(running: Plan, old: Graph, update: Update) -> tuple[Plan, Blobs]:
     plan, blobs = retarget(running, old, update.graph, "")
-    model = msgspec.structs.replace(plan.models[0], release=update.release)
+    reference = None
+    if update.reference is not None:
+        reference = Digest(hashlib.sha256(update.reference).hexdigest())
+        blobs[reference] = update.reference
+    model = msgspec.structs.replace(plan.models[0], release=update.release, reference=reference)
 
     def named(one: Plan) -> Plan:
         return one.replace(models=(model,), alternatives=tuple(map(named, one.alternatives)))

@@ -63,8 +63,11 @@ class Seen:
 class Plans(Protocol):
     """The plans of one family, as their nodes run them."""
 
-    async def look(self, time_s: float) -> Seen:
-        """Ask the nodes; one that cannot be reached is named, not raised."""
+    async def look(self, time_s: float, baseline: float | None) -> Seen:
+        """Ask the nodes; one that cannot be reached is named, not raised.
+
+        ``baseline`` is the accuracy that labelled answers are compared with.
+        """
 
     async def update(self, release: Release, file: Path, committed: Callable[[], Awaitable[None]]) -> Came:
         """Let a release prove itself on every plan, and put it in; on all of them or on none.
@@ -230,7 +233,7 @@ class ReleaseAgent:
         if self._work is None:
             self._take_up(store)
         now = self._clock()
-        seen = await self._plans.look(now)
+        seen = await self._plans.look(now, rules.promised(store))
         obstacles = rules.obstacles(
             self._agenda,
             store,

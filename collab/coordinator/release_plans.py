@@ -59,9 +59,10 @@ class ReleasePlans:
 
     # --- seeing --------------------------------------------------------------------
 
-    async def look(self, time_s: float) -> Seen:
+    async def look(self, time_s: float, baseline: float | None) -> Seen:
         """As `collab.coordinator.release_agent.Plans` says."""
         states: list[DeviceState] = []
+        known = Known(device=self._name, baseline=baseline)
         away: list[str] = []
         for versions in self._plans:
             plan = (await asyncio.to_thread(versions.candidates))[0]
@@ -69,7 +70,7 @@ class ReleasePlans:
             away += lost
             if told:
                 try:
-                    states.append(state_of_plan(told, plan.name, Known(device=self._name)))
+                    states.append(state_of_plan(told, plan.name, known))
                 except InputError as error:
                     log.warning("plan %r: %s", plan.name, error)
         return Seen(worst_of(states, self._name, time_s), away[0] if away else "")

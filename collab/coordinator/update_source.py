@@ -51,6 +51,8 @@ class Update:
     runtime_class: str
     """Within which the examples' answers are bit-identical."""
     release: ReleaseRef | None = None
+    reference: bytes | None = None
+    """What its inputs and answers were like when it was made; None where nobody says."""
 
     @property
     def digest(self) -> Digest:
@@ -84,7 +86,7 @@ def read_update(offer: Offer, running: Graph, signature: str | None) -> Update:
         golden = bundle.manifest.golden
         # Another variant answers differently in the last digits.
         its_class = golden.runtime_class if golden is not None and entry is main else ""
-        return Update(graph, _examples(bundle, graph), its_class, release)
+        return Update(graph, _examples(bundle, graph), its_class, release, bundle.reference())
     assert refused is not None
     raise refused
 

@@ -178,7 +178,7 @@ class NodeFeedback:
                 newest[name] = (epoch, one)
         busiest = sorted(newest.values(), key=lambda found: -found[1].seen.sampled)
         return [
-            one.seen.feedback(one.plan.name, epoch, {"model": _model(one.plan), "accuracy": one.accuracy})
+            one.seen.feedback(one.plan.name, epoch, {**_running(one.plan), "accuracy": one.accuracy})
             for epoch, one in busiest[:MAX_MODELS]
         ]
 
@@ -198,7 +198,7 @@ class NodeFeedback:
             raise InputError("Feedback: correct and label are given; give one of them")
         self._drain()
         name = PlanName(request.plan)
-        answer = self._answer(name, RequestId(request.request))
+        answer = self._answer(RequestId(request.request))
         if answer is None:
             return pb.FeedbackReply(reason=f"node does not remember such an answer of plan {name[:80]!r}")
         one, found = answer
@@ -208,9 +208,10 @@ class NodeFeedback:
             )
         return _judged(one.seen, found, request, judges)
 
-    def _answer(self, plan: PlanName, request: RequestId) -> tuple[_Epoch, _Answer] | None:
-        for (name, _), one in self._epochs.items():
-            if name == plan and request in one.answers:
+    def _answer(self, request: RequestId) -> tuple[_Epoch, _Answer] | None:
+        """By the request alone: an alternative, or a plan on trial, may have answered in a plan's place."""
+        for one in self._epochs.values():
+            if request in one.answers:
                 return one, one.answers[request]
         return None
 
@@ -241,5 +242,11 @@ def _promise(plan: Plan, observers: Mapping[int, Observer]) -> ReferenceFile | N
     return next(found, None) if len(plan.models) == 1 else None
 
 
-def _model(plan: Plan) -> str:
-    return plan.models[0].sha256 if len(plan.models) == 1 else ""
+def _running(plan: Plan) -> dict[str, Any]:
+    """Which model answers, where it is one."""
+    if len(plan.models) != 1:
+        return {}
+    (model,) = plan.models
+    release = model.release
+    named = {} if release is None else {"family": release.family, "release": release.version}
+    return {"model": model.sha256, **named}

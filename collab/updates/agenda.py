@@ -152,8 +152,21 @@ def facing(state: DeviceState, store: State, agenda: Agenda) -> DeviceState:
         previous=store.previous[0].version if store.previous else None,
         offered=running if offered is None and agenda.offered is not None else _version(offered),
         offered_bytes=None if offered is None else offered.size,
+        benefit=_benefit(offered, store.active),
         checked_s=agenda.checked_s,
     )
+
+
+def promised(store: State) -> float | None:
+    """The accuracy that what runs was signed with."""
+    return None if store.active is None else store.active.custom.accuracy
+
+
+def _benefit(offered: Release | None, active: Release | None) -> float | None:
+    """Gain of accuracy that the publisher states; a loss is no gain."""
+    if offered is None or active is None or offered.custom.accuracy is None or active.custom.accuracy is None:
+        return None
+    return max(0.0, offered.custom.accuracy - active.custom.accuracy)
 
 
 def _version(release: Release | None) -> int | None:

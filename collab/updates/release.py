@@ -52,6 +52,7 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
         plan_sha256: digest of the plan that it is for; empty for a whole model.
         cuts: cuts of that plan.
         deltas: ways to make it of an older release, smallest first.
+        accuracy: on examples held out, as its publisher measured it; None where nobody said.
         content_of: version whose content it repeats, 0 if it is new.
         parts: SHA-256 of each part of the file, so that a node nearby that lies is found at once; see
             `collab.updates.fetch.parts`.
@@ -68,6 +69,7 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
     provenance: Provenance = Provenance()
     golden_inputs_sha256: str = ""
     golden_outputs_sha256: str = ""
+    accuracy: float | None = None
     deltas: tuple[Delta, ...] = ()
     content_of: int = 0
     parts: tuple[str, ...] = ()
@@ -99,6 +101,8 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
         ):
             if digest:
                 check_digest(digest, f"{field}:")
+        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
+            raise InputError(f"accuracy: {self.accuracy} is not within 0 to 1")
         for digest in self.parts:
             check_digest(digest, "parts:")
         for delta in self.deltas:

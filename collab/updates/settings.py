@@ -9,6 +9,7 @@ import msgspec
 
 from collab.core.ids import check_name
 from collab.errors import ConfigError
+from collab.updates.health.bounds import read_bounds
 from collab.updates.health.gate import Bounds
 
 MAX_PLANS: Final = 64
@@ -67,4 +68,5 @@ class ReleaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             if found > most:
                 raise ConfigError(f"settings: releases.{name}: {found} are over {most}")
         check_name(self.family, "settings: releases.family:")
+        read_bounds(msgspec.to_builtins(self.bounds), "settings: releases.bounds")
         return self

@@ -41,6 +41,7 @@ PURE = (
     "collab.updates.store.state",
     "collab.updates.policies",
     "collab.updates.rollout",
+    "collab.updates.agenda",
     "collab.updates.release",
     *(f"collab.updates.fetch.{name}" for name in ("clock", "deltas", "pace")),
 )

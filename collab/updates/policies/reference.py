@@ -144,8 +144,10 @@ def looked_at(array: Array) -> Array:
         return array.astype(np.float32)
     last = array.shape[-1] if array.shape[-1] <= MAX_CHANNELS else 1
     rows = array.reshape(-1, last)
-    # An odd step goes through all columns of an image whose width is even.
-    step = -(-len(rows) * last // MAX_VALUES) | 1
+    step = -(-len(rows) * last // MAX_VALUES)
+    width = array.shape[-2] if array.ndim > 2 else 1
+    while math.gcd(step, width) > 1:  # it would look at some columns of an image only
+        step += 1
     return rows[::step].astype(np.float32)
 
 

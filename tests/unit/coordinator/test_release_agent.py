@@ -89,7 +89,7 @@ class World:
 
     # --- its plans
 
-    async def look(self, time_s: float) -> Seen:
+    async def look(self, time_s: float, baseline: float | None) -> Seen:
         return Seen(DeviceState(time_s=time_s, device="site", **self.reported), self.away)
 
     async def update(self, wanted: Release, file: Path, committed: Callable[[], Awaitable[None]]) -> Came:
