@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -64,7 +65,7 @@ def _show_plans(paths: list[Path], trust: Trust, json_: bool) -> None:
     plans = [read_plan(path) for path in paths]
 
     async def ask(cluster: Cluster) -> list[PlanRuns]:
-        return [await ask_plan(cluster, plan) for plan in plans]
+        return await asyncio.gather(*(ask_plan(cluster, plan) for plan in plans))
 
     found = with_cluster(ask, trust=trust)
     if json_:

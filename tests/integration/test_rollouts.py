@@ -141,6 +141,24 @@ def rollout(*words: object) -> Iterator[Rollout]:
             made.kill()
 
 
+@contextmanager
+def controller(out: Path) -> Iterator[None]:
+    """One that is at a rollout."""
+    words = [sys.executable, "-m", "collab", "controller", "--insecure", "--rollout", str(out), "--json"]
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment(), text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"event": "ready"}
+        yield
+    finally:
+        process.terminate()
+        out_, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "gone back" in out_
+
+
 def statuses(document: Any) -> dict[str, str]:
     return {one["name"]: one["status"] for one in document["targets"]}
 
@@ -241,9 +259,13 @@ def test_what_was_done_is_taken_back_on_an_abort(site: Site):
     assert (done.code, done.json["phase"]) == (0, "done"), done
     again = command("release", "rollout", "start", file, "--out", out)
     assert (again.code, "resume goes on" in again.errors[0]) == (2, True)
-    back = command("release", "rollout", "abort", out, "--rollback", "--json")
-    assert (back.code, back.json["phase"]) == (1, "aborted"), back
-    assert set(statuses(back.json).values()) == {"gone back"}
+    with controller(out):
+        taken = command("release", "rollout", "start", file, "--out", out)
+        assert taken.code == 2, taken
+        back = command("release", "rollout", "abort", out, "--rollback", "--json")
+        assert (back.code, back.json["phase"]) == (0, "going back"), back
+        until(lambda: journal(out)["phase"] == "aborted")
+    assert set(statuses(journal(out)).values()) == {"gone back"}
     files = [site.folder / "back" / f"{name}.yaml" for name in ("back-a", "back-ab")]
     shown = command("release", "status", *files, "--json").json
     model = f"model {site.reference.graph.sha256[:12]}"

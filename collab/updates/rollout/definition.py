@@ -12,6 +12,7 @@ import msgspec
 from collab.core.ids import check_name
 from collab.core.plan import Frozen
 from collab.errors import ConfigError, InputError
+from collab.updates.health.bounds import read_bounds
 from collab.updates.health.gate import Bounds
 from collab.updates.policies.clauses import Day
 from collab.updates.policies.windows import minutes_of, zone
@@ -171,6 +172,7 @@ def rollout_of(tree: Any) -> Rollout:
     _within(made.parallel, 1, MAX_PARALLEL, "parallel")
     for field, least in (("soak_s", 0.0), ("deadline_s", 1.0), ("close_after_s", 0.0)):
         _within(getattr(made, field), least, MAX_S, field)
+    read_bounds(msgspec.to_builtins(made.bounds), "bounds")
     if made.patience_s is not None:
         _within(made.patience_s, 0, MAX_S, "patience_s")
     _check_windows(made.windows)

@@ -379,7 +379,7 @@ def outer(life: Life, move: str) -> tuple[Event, float]:
     return events.get(move, Tick()), wait_s
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(lives(), st.lists(st.tuples(MOVES, OUTCOMES, st.integers(0, 3)), max_size=60))
 def test_whatever_happens_the_rules_hold(life, moves):
     runs: dict[str, bool] = {}

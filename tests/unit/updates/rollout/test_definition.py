@@ -64,6 +64,7 @@ def test_a_rollout_of_three_lines_has_safe_defaults():
         ({"windows": [{"from": "01:00", "to": "01:00", "zone": "Mars/Olympus"}]}, "windows.0.zone"),
         ({"windows": [{"from": "01:00", "to": "02:00"}] * 17}, "windows: 17"),
         ({"bounds": {"canary": 3}}, "bounds"),
+        ({"bounds": {"touched": 3}}, "bounds: touched"),
     ],
 )
 def test_what_is_wrong_is_named(fields, said):
