@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,17 +13,20 @@ import pytest
 
 from collab.assembly import build_cluster
 from collab.cli.files import read_plan, write_plan
+from collab.client import participant
 from collab.client.follow import Follower
 from collab.errors import CollabError
 from collab.runtime.litert import LiteRT
 from tests.integration.deployments import endpoints
-from tests.integration.edited_models import sharper, shuffled
+from tests.integration.edited_models import DIGITS, not_finite, sharper, shuffled
 from tests.integration.models import Reference
 from tests.integration.processes import (
     Finished,
     NodeProcess,
     collab,
     command,
+    deployed,
+    environment,
     running,
 )
 
@@ -51,6 +56,11 @@ class Site(NamedTuple):
         write_plan(file, plan)
         assert command("deploy", file).code == 0
         return file
+
+    @property
+    def requests(self) -> int:
+        """Requests that there are."""
+        return len(self.reference.requests)
 
     def model(self, name: str, data: bytes) -> Path:
         file = self.folder / f"{name}.tflite"
@@ -118,7 +128,23 @@ def said_by(model: Path, reference: Reference) -> list[bytes]:
     return found
 
 
-async def test_a_good_model_takes_over_and_a_worse_one_never_does(site: Site):
+@pytest.fixture(autouse=True)
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requesters here look for trials more often than they have to."""
+    monkeypatch.setattr(participant, "LOOK_S", 0.3)
+
+
+def loaded(site: Site, plan: str) -> set[tuple[str, str]]:
+    """Names and states of a plan and of what stands beside it, on all nodes."""
+    return {
+        (name, state)
+        for plans in deployed(site.nodes).values()
+        for name, _, _, state in plans
+        if name.startswith(plan) and state in ("prepared", "serving")
+    }
+
+
+async def test_a_good_model_takes_over_and_a_worse_one_never_answers_alone(site: Site):
     plan = await asyncio.to_thread(site.plan, "digits")
     good, bad = site.model("good", sharper()), site.model("bad", shuffled())
     asked = Asked(site)
@@ -129,4 +155,64 @@ async def test_a_good_model_takes_over_and_a_worse_one_never_does(site: Site):
         ]
 
     updated, dropped = await asked.meanwhile(plan, both)
-    assert updated.code == 0
+    assert (updated.code, updated.json["result"], updated.json["epoch"]) == (0, "healthy", 2), updated
+    counts = updated.json["counts"]
+    assert set(counts) == {"shadow", "canary", "probation"}
+    assert counts["canary"]["touched"] <= 0.5 * counts["canary"]["requests"]
+    assert (dropped.code, dropped.json["result"], dropped.json["epoch"]) == (1, "dropped", 2), dropped
+    assert "differ from the old release's" in dropped.json["reason"]
+
+    assert asked.errors == []
+    answers = {1: said_by(DIGITS, site.reference), 2: said_by(good, site.reference)}
+    by_canary = [entry for entry in asked.answers if entry[2] != answers[entry[0]][entry[1]]]
+    assert all(entry[2] == answers[2][entry[1]] for entry in by_canary), "no answer is of two models"
+    assert len(by_canary) <= counts["canary"]["touched"] + WORKERS
+    assert {epoch for epoch, _, _ in asked.answers[-site.requests :]} == {2}
+    assert loaded(site, "digits") == {("digits", "serving")}
+
+    back = await asyncio.to_thread(command, "release", "undo", plan, "--json")
+    assert (back.code, back.json["result"], back.json["epoch"]) == (0, "rolled back", 3), back
+    again = Asked(site)
+    await again.meanwhile(plan.with_name("digits.current.yaml"), lambda: asyncio.sleep(0))
+    assert again.errors == []
+    assert all((epoch, said) == (3, answers[1][index]) for epoch, index, said in again.answers)
+
+
+async def test_what_fails_after_the_commit_is_taken_back(site: Site):
+    plan = await asyncio.to_thread(site.plan, "untried")
+    asked = Asked(site)
+    words = site.update(plan, site.model("nan", not_finite()), "--no-trial")
+    done = await asked.meanwhile(plan, lambda: asyncio.to_thread(collab, *words, code=None))
+    assert (done.code, done.json["result"], done.json["epoch"]) == (1, "rolled back", 3), done
+    assert "not finite" in done.json["reason"]
+    assert asked.errors == []
+    wanted = said_by(DIGITS, site.reference)
+    last = asked.answers[-site.requests :]
+    assert all((epoch, said) == (3, wanted[index]) for epoch, index, said in last)
+
+
+def test_a_killed_update_leaves_nothing_that_the_next_does_not_clear(site: Site):
+    plan, good = site.plan("killed"), site.model("fine", sharper(1.02))
+    words = site.update(plan, good)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "collab", *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env=environment(),
+        text=True,
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        assert any(line.startswith("shadow") for line in iter(process.stderr.readline, ""))
+        second = command(*words)
+        assert (second.code, "another process" in second.errors[0]) == (1, True), second
+        process.kill()
+        process.wait()
+    assert loaded(site, "killed") == {("killed", "serving"), ("killed-trial", "serving")}
+
+    last = command(*site.update(plan, good, "--no-trial", "--patience", "0"))
+    assert (last.code, last.json["result"], last.json["epoch"]) == (0, "committed", 2), last
+    assert loaded(site, "killed") == {("killed", "serving")}
+    same = command(*site.update(plan, good, "--patience", "0"))
+    assert (same.code, same.json["result"], same.json["epoch"]) == (0, "committed", 2), "it was not proven"
