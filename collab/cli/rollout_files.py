@@ -34,6 +34,7 @@ def begin_rollout(definition: Path, folder: RolloutFolder, now_s: float) -> None
     rollout = read_rollout(definition)
     base = definition.absolute().parent
     found = find_targets(rollout, base)
+    _check_labels(rollout, [labels for _, labels in found.values()])
     source = _placed(rollout.release, base)
     release, data = _release(source)
     about = About(rollout=msgspec.structs.replace(rollout, release=source), release=release)
@@ -78,6 +79,15 @@ def find_targets(rollout: Rollout, base: Path) -> dict[str, tuple[str, Labels]]:
             raise ConfigError(f"targets: {path}: is of {len(plan.models)} models; one can be updated")
         found[plan.name] = (str(path), own)
     return found
+
+
+def _check_labels(rollout: Rollout, known: list[Labels]) -> None:
+    """A wave that a typing error leaves empty would let the next one begin unseen."""
+    for number, wave in enumerate(rollout.selections):
+        if not any(wave.where.items() <= labels.items() for labels in known):
+            raise ConfigError(
+                f"waves.{number}.where: no target has the labels {wave.where}; name those of targets"
+            )
 
 
 def _matching(base: Path, pattern: str) -> list[Path]:

@@ -247,11 +247,20 @@ def _after_wave(rollout: Rollout, state: RolloutState, now_s: float) -> RolloutS
         return _closed_if_late(rollout, opened, now_s)
     if not is_healthy(rollout, state, state.wave):
         return state  # too many are offline: they are waited for
+    if all(one.wave != state.wave or one.status == "excluded" for one in state.targets):
+        return _stood_in_for(rollout, state, later[0], now_s)
     rests_until_s = state.rests_until_s or now_s + rollout.soak_s
-    empty = all(one.wave != state.wave or one.status == "excluded" for one in state.targets)
-    if now_s < rests_until_s and not empty:
+    if now_s < rests_until_s:
         return _replaced(state, rests_until_s=rests_until_s)
     return _judged(rollout, _replaced(state, wave=later[0], rests_until_s=0.0), now_s)
+
+
+def _stood_in_for(rollout: Rollout, state: RolloutState, later: int, now_s: float) -> RolloutState:
+    """The release was for nobody in the wave and has shown nothing: one of the next takes its turn."""
+    stand_in = next((one for one in state.targets if one.wave == later and one.status == "waiting"), None)
+    if stand_in is not None:
+        return _change(state, stand_in.name, now_s, wave=state.wave)
+    return _judged(rollout, _replaced(state, wave=later, rests_until_s=0.0), now_s)
 
 
 def _closed_if_late(rollout: Rollout, state: RolloutState, now_s: float) -> RolloutState:

@@ -77,6 +77,7 @@ def test_targets_are_found_beside_the_file_and_labels_add_up(site):
             2,
             "is a node's; fetch it first",
         ),
+        ({"waves": [{"to": 1, "where": {"site": "lba"}}, "100%"]}, 2, "waves.0.where: no target has"),
         ({"waves": ["half"]}, 2, "waves.0: 'half' is no share"),
     ],
 )
