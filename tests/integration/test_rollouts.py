@@ -46,7 +46,7 @@ class Site(NamedTuple):
         """A plan on each node and one on two, deployed; their files by their names."""
         made = {f"{name}-{node}": self.reference.chain([], [node], self._at(node)) for node in NODES}
         made[f"{name}-ab"] = self.reference.chain([20], ["a", "b"], self._at("a", "b"))
-        (self.folder / name).mkdir()
+        (self.folder / name).mkdir(exist_ok=True)
         files = {}
         named = [(plan.replace(name=key), blobs) for key, (plan, blobs) in made.items()]
         for plan, _ in named:
@@ -208,9 +208,9 @@ def test_a_bad_release_is_stopped_by_the_canary_and_the_others_are_untouched(sit
 
 def test_a_rollout_outlives_its_process_a_pause_and_a_node_that_is_away(site: Site):
     site.plans("good")
-    file, order = site.rollout("good", sharper(), 2, success="50%", soak_s=0.5, **UNTRIED)
+    file, order = site.rollout("good", sharper(), 2, success="50%", soak_s=1, **UNTRIED)
     seed = next(seed for seed in range(99) if _last(site, file, seed) == "good-d")
-    file, order = site.rollout("good", sharper(), 2, success="50%", soak_s=0.5, seed=seed, **UNTRIED)
+    file, order = site.rollout("good", sharper(), 2, success="50%", soak_s=1, seed=seed, **UNTRIED)
     out = site.folder / "good-out"
     before = site.epochs("good")
     away = site.nodes[NODES.index("d")]
@@ -220,11 +220,12 @@ def test_a_rollout_outlives_its_process_a_pause_and_a_node_that_is_away(site: Si
         process.kill()
     killed = command("release", "rollout", "status", out, "--json").json
     assert (killed["at_it"], statuses(killed)[order[0]]) == (False, "healthy")
+    left = [name for name in order if statuses(killed)[name] != "healthy"]
     assert {one["name"]: one["difference"] for one in killed["targets"]}[order[0]] == ""
     paused = command("release", "rollout", "pause", out, "--json")
     assert (paused.code, bool(paused.json["paused_by"])) == (0, True)
     with rollout("resume", out) as process:
-        process.said(f"{order[1]}: updating")
+        process.said(f"{left[0]}: updating")
         second = command("release", "rollout", "resume", out)
         assert second.code == 0, second
         assert command("release", "rollout", "pause", out).code == 0

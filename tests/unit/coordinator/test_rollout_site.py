@@ -67,7 +67,7 @@ async def test_an_outcome_is_told_as_what_it_means(asked):
         ("dropped", Spoiled("p", "dropped", "", "digits:7", 5)),
         ("rolled back", Spoiled("p", "rolled back", "", "digits:7", 5)),
     ):
-        asked.outcome = Outcome(result, "", Epoch(5), "digits:7")  # type: ignore[arg-type]
+        asked.outcome = Outcome(result, "", Epoch(5), "digits:7")
         assert await site().update(TARGET) == event
 
 
