@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collab.coordinator.replan import Decision
     from collab.core.identity import Principal
     from collab.security.authority import Authority
+    from collab.updates.rollout.state import RolloutState
     from collab.updates.settings import ReleaseSettings
 
 _REPORTS_S: Final = 2.0
@@ -95,6 +96,9 @@ def controller(
         list[Path] | None,
         typer.Option(help="TOML file with a table [releases]: plans to keep at a family's releases."),
     ] = None,
+    rollout: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a rollout to go on with; give it for each.")
+    ] = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
@@ -115,7 +119,7 @@ def controller(
             *(plan, profile, replan_when, replan_every, replan_margin, replan_pause),
             *(objective, requester_here),
         )
-    elif profile is not None or (trust.insecure and reports is None and not releases):
+    elif profile is not None or (trust.insecure and reports is None and not releases and not rollout):
         raise UsageError("--plan: missing; --profile and --insecure are for watching one")
     if reports is not None and not read_peers(peers):
         raise UsageError("--reports: give --peers HOST:PORT,… to fetch them from")
@@ -135,6 +139,7 @@ def controller(
         trust,
         reports,
         [read_releases(path) for path in releases or ()],
+        rollout or (),
     )
     asyncio.run(serving.run())
 
@@ -154,6 +159,7 @@ class _Serving:
         trust: Trust,
         reports: Path | None,
         releases: Sequence[ReleaseSettings],
+        rollouts: Sequence[Path],
     ) -> None:
         self._authority = authority
         self._listen = listen
@@ -165,7 +171,8 @@ class _Serving:
         self._trust = trust
         self._reports = reports
         self._releases = releases
-        self._tasks: list[asyncio.Task[None]] = []
+        self._rollouts = rollouts
+        self._tasks: list[asyncio.Task[Any]] = []
 
     def _tell(self, event: dict[str, Any], text: str) -> None:
         if self._as_json:
@@ -182,6 +189,8 @@ class _Serving:
             ready, text = await self._serve_enrolment(stack)
             if self._peers or self._watched is not None or self._releases:
                 await self._serve_cluster(stack)
+            for path in self._rollouts:
+                await self._serve_rollout(stack, path)
             if self._directory is not None:
                 await _serve_directory(stack, *split_host_port(self._directory))
             self._tell(ready, text)
@@ -239,6 +248,21 @@ class _Serving:
             agent = await stack.enter_async_context(opened)
             self._tasks.append(loop.create_task(agent.run()))
 
+    async def _serve_rollout(self, stack: AsyncExitStack, path: Path) -> None:
+        from collab.assembly import load_identity
+        from collab.cli.release_rollout import as_told, rolling
+        from collab.coordinator.rollout_folder import RolloutFolder
+
+        folder = RolloutFolder(path)
+        await asyncio.to_thread(stack.enter_context, folder.locked())
+        security = await asyncio.to_thread(load_identity, self._identity)
+
+        def tell(event: dict[str, Any], _: RolloutState) -> None:
+            self._tell({**event, "rollout": str(path), "event": f"rollout {event['event']}"}, as_told(event))
+
+        at_it = await asyncio.to_thread(rolling, folder, self._trust, security, tell)
+        self._tasks.append(asyncio.get_running_loop().create_task(at_it.run(stay=True)))
+
     def _decided(self, decision: Decision) -> None:
         self._tell(decision.to_json(), str(decision))
 
@@ -252,7 +276,7 @@ async def _serve_directory(stack: AsyncExitStack, host: str, port: int) -> None:
     await server.start()
 
 
-async def _first(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+async def _first(stop: asyncio.Event, tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Wait to be stopped, or for a task to fail; one that has done its work is none the worse."""
     waiting = asyncio.get_running_loop().create_task(stop.wait())
     left = {waiting, *tasks}

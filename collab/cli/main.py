@@ -72,6 +72,8 @@ def _register() -> None:
         release,
         release_fetch,
         release_policy,
+        release_rollout,
+        release_status,
         release_store,
         release_update,
         reports,
@@ -93,7 +95,9 @@ def _register() -> None:
     fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")
     release_fetch.register(release.app)
+    release_status.register(release.app)
     release_store.register(release.app)
+    release_rollout.register(release.app)
     release_update.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)

@@ -1,4 +1,4 @@
-"""``collab release status|activate|rollback|pin|history``: what a device runs, tries and goes back to."""
+"""``collab release activate|rollback|pin|history``: what a device runs, tries and goes back to."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ Folder = Annotated[
 
 def register(to: typer.Typer) -> None:
     """Add the commands."""
-    to.command(epilog="Example:\n\n    collab release status dev/digits --json")(status)
     to.command(epilog="Example:\n\n    collab release activate dev/digits")(activate)
     to.command(epilog="Example:\n\n    collab release rollback dev/digits --reason 'misreads sevens'")(
         rollback

@@ -40,6 +40,7 @@ PURE = (
     *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential", "trial")),
     "collab.updates.store.state",
     "collab.updates.policies",
+    "collab.updates.rollout",
     "collab.updates.agenda",
     "collab.updates.release",
     *(f"collab.updates.fetch.{name}" for name in ("clock", "deltas", "pace")),
