@@ -245,7 +245,7 @@ def _priority(name: str) -> Priority:
 
 
 def _tell(ran: _Ran, as_json: bool, answers: Sequence[Mapping[str, Any]]) -> None:
-    from collab.client.runner import PRIMARY
+    from collab.client.runner import CANDIDATE, PRIMARY
     from collab.coordinator.calibration import calibration
 
     report = ran.report
@@ -261,7 +261,12 @@ def _tell(ran: _Ran, as_json: bool, answers: Sequence[Mapping[str, Any]]) -> Non
         show(*describe_reports(ran.tally.reports.to_json()))
     if ran.tally.retries or ran.tally.hedged:
         say(f"answers took {ran.tally.retries} retries and {ran.tally.hedged} hedged attempts")
-    others = {via: count for via, count in report.via.items() if via != PRIMARY}
+    tried = sum(count for via, count in report.via.items() if via.startswith(CANDIDATE))
+    if tried:
+        say(f"a new model is on trial: {tried} requests were answered by it")
+    others = {
+        via: count for via, count in report.via.items() if via != PRIMARY and not via.startswith(CANDIDATE)
+    }
     if others:
         paths = ", ".join(f"{count} by {via}" for via, count in others.items())
         say(f"nodes of the plan were lost: {paths}, {report.via[PRIMARY]} by the plan itself")

@@ -17,6 +17,8 @@ from collab.core.profile import CodecSpeed
 from collab.errors import ProtocolError
 from collab.link.link import Link
 from collab.link.mux import Channel
+from collab.updates.health.trial import Counts, Trial
+from collab.updates.health.trial_messages import counts_message, counts_of, trial_message, trial_of
 
 _PART_BYTES: Final = 1 << 20
 _LOAD_TIMEOUT_S: Final = 120.0
@@ -113,6 +115,31 @@ class Control:
         request = pb.PutRevocationsRequest(crl=crl)
         reply = await self.call("PutRevocations", request, timeout_s=_LEASE_TIMEOUT_S)
         return int(reply.number)
+
+    async def put_trial(self, trial: Trial) -> None:
+        """Announce a trial of a plan, its next phase or its end; raises `Conflict` for an older one."""
+        await self.call("PutTrial", pb.PutTrialRequest(trial=trial_message(trial)))
+
+    async def observe(self, plan: PlanName, known: Trial | None, counts: Counts | None) -> Trial | None:
+        """Say what was seen of a plan's trial, and ask for it; None where there is none.
+
+        Of one that is known, candidate and bounds are not said again.
+        """
+        request = pb.ObserveRequest(
+            plan=plan,
+            known_number=known.number if known is not None else 0,
+            known_phase=known.phase if known is not None else "",
+            counts=counts_message(counts) if counts is not None else None,
+        )
+        return trial_of((await self.call("Observe", request, timeout_s=_LEASE_TIMEOUT_S)).trial)
+
+    async def get_trial(self, plan: PlanName) -> tuple[Trial | None, dict[str, Counts]]:
+        """A plan's trial, without candidate and bounds, and what its requesters have seen, by name.
+
+        An operator or a controller that asks keeps the trial alive on the node.
+        """
+        reply = await self.call("GetTrial", pb.GetTrialRequest(plan=plan), timeout_s=_LEASE_TIMEOUT_S)
+        return trial_of(reply.trial), {one.requester: counts_of(one.counts) for one in reply.counts}
 
     async def missing(self, digests: list[Digest]) -> dict[Digest, int]:
         """Blobs that the node lacks, with the bytes of each that it holds already."""

@@ -39,6 +39,8 @@ from collab.transport.aio import timeout
 DEFAULT_DEADLINE_S = 30.0
 PRIMARY: Final = "primary"
 LOCAL_PATH: Final = "local"
+CANDIDATE: Final = "candidate:"
+"""What `Result.via` begins with where the plan of a new model answered."""
 _RETRY_LEASE_US = 300_000
 _RENEW_PAUSE_S = 0.05
 """At least, between two leases."""
@@ -76,7 +78,8 @@ class Result:
     hedged: bool = False
     """Whether one was started because an earlier one took long."""
     via: str = PRIMARY
-    """Who answered: ``primary``, ``alternative:NAME`` for another plan, or ``local``."""
+    """Who answered: ``primary``, ``alternative:NAME`` for another plan, ``local``, or ``candidate:NAME``
+    for the plan of a new model in a trial."""
 
     @property
     def wire_ms(self) -> float:

@@ -12,7 +12,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import CODECS
 from collab.core.ids import Digest, Epoch, PlanName, check_digest
 from collab.core.plan import from_json, to_json
-from collab.errors import LimitExceeded, NotLoaded, Refused
+from collab.errors import LimitExceeded, NotLoaded, ProtocolError, Refused
 from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
 from collab.node.training_verbs import TrainingVerbs
@@ -54,7 +54,10 @@ class NodeControl:
             "Drain": self.drain,
             "PutRevocations": self.put_revocations,
             "TakeReports": self.take_reports,
+            "Condition": self.condition,
+            "GetReleaseFile": self.get_release_file,
             **TrainingVerbs(self._node.training, self._node.stages).implementations(),
+            **self._node.trials.implementations(),
         }
         return table
 
@@ -99,6 +102,7 @@ class NodeControl:
                 stages=[stage.id for stage in info.stages],
                 in_flight=info.in_flight,
                 primary=info.primary or "",
+                release=info.release,
             )
             for info in node.session.plans()
         ]
@@ -272,6 +276,14 @@ class NodeControl:
             for record in taken
         ]
         return pb.TakeReportsReply(reports=reports, state=self._reports())
+
+    async def condition(self, _: Caller, __: pb.ConditionRequest) -> pb.ConditionReply:
+        """How the device is."""
+        raise ProtocolError("Condition: this node does not measure it")
+
+    async def get_release_file(self, _: Caller, request: pb.GetReleaseFileRequest) -> pb.GetReleaseFileReply:
+        """A part of a file of a repository."""
+        raise ProtocolError("GetReleaseFile: this node serves no releases")
 
     async def profile(self, _: Caller, request: pb.ProfileRequest) -> pb.ProfileReply:
         """Time a blob of the store as a stage on this device."""

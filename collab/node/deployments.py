@@ -97,6 +97,8 @@ class PlanInfo:
     in_flight: int
     primary: PlanName | None = None
     """The plan that it stands in for."""
+    release: str = ""
+    """The release that its model came in."""
 
 
 @dataclass(slots=True)
@@ -142,7 +144,7 @@ class Deployments:
         return gone + [
             PlanInfo(
                 *(name, epoch, loaded.digest, loaded.state),
-                *(loaded.plan.stages_on(self._node), loaded.live, loaded.plan.primary),
+                *(loaded.plan.stages_on(self._node), loaded.live, loaded.plan.primary, loaded.plan.release),
             )
             for (name, epoch), loaded in self._loaded.items()
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -41,6 +42,7 @@ from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.training import NodeTraining
 from collab.node.training_work import MakeTrainer
+from collab.node.trials import Trials
 from collab.node.verbs import Caller, Dispatcher
 from collab.runtime.base import Backend
 from collab.transport.aio import timeout
@@ -102,6 +104,7 @@ class NodeService(Handler):
         settings = (config.training, store, self.stages.off_loop, trainers)
         self.training = NodeTraining(self.name, *settings, gateway=gateway, credentials=security)
         self.membership = Membership(self.links, security, make_discoveries)
+        self.trials = Trials(lambda name: self.session.current(name) is not None, time.monotonic)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)
         self._timer: asyncio.TimerHandle | None = None
@@ -308,6 +311,8 @@ class NodeService(Handler):
     async def unload(self, name: PlanName, epoch: Epoch) -> None:
         """Free an epoch."""
         self._perform(self.session.unload(name, epoch, monotonic_us()))
+        if self.session.current(name) is None:
+            self.trials.forget(name)
 
     async def _retire_later(self, name: PlanName, epoch: Epoch) -> None:
         """The previous epoch stays for requests that were admitted to it."""

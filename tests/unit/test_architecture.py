@@ -37,7 +37,7 @@ PURE = (
     "collab.runtime.quarantine",
     *(f"collab.runtime.preprocessing.{name}" for name in ("quantised", "scaling", "windows")),
     "collab.updates.bundle.manifest",
-    *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential")),
+    *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential", "trial")),
     "collab.updates.store.state",
     "collab.updates.policies",
     "collab.updates.release",

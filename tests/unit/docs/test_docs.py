@@ -20,7 +20,7 @@ from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
 from collab.codec.wire import MAX_HEADER_BYTES
 from collab.coordinator.federated_secure import GRACE_S, MAX_PHASE_S
-from collab.coordinator.swap_folder import KEPT_VERSIONS
+from collab.coordinator.version_folder import KEPT_VERSIONS
 from collab.core import preprocessing as steps
 from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
