@@ -138,9 +138,10 @@ class Witness:
         return candidate is not None and _models(plan) == _models(candidate)
 
     def saw(self, ask: Ask, seen: Seen) -> None:
-        """What came of a request that `route` gave a way; what is of an earlier phase is not counted."""
-        if ask.way in ("open", "copy", "first"):
-            self._busy = False
+        """What came of a request that was part of the trial; of an earlier phase nothing is counted."""
+        if ask.way == "old":
+            return
+        self._busy = self._busy and ask.way == "alone"
         trial = self.trial
         if trial is None or (ask.number, ask.phase) != (trial.number, trial.phase) or seen is None:
             return
