@@ -1,0 +1,292 @@
+"""Releases into a plan that runs: fifty in a row under load, and those that must not get through.
+
+Real node processes on loopback, a stage on each of three, a closed loop of four requests at a time.
+Every answer is compared bit by bit with the whole model of the version that gave it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from benchmarks.figures import Figure
+from collab.assembly import build_cluster
+from collab.cli.files import read_plan, write_plan
+from collab.cli.replanning import keep_successor, successor_path
+from collab.client.follow import Follower
+from collab.coordinator.cluster import Cluster
+from collab.coordinator.deploy import deploy
+from collab.coordinator.plan_update import Outcome, Rules, update_plan
+from collab.coordinator.plan_versions import PlanVersions
+from collab.coordinator.retarget import retarget
+from collab.coordinator.update_source import Offer
+from collab.core.plan import Plan
+from collab.errors import CollabError
+from collab.graph import parse_model
+from collab.runtime.litert import LiteRT
+from collab.updates.health.gate import Bounds
+from collab.updates.health.sequential import Rates
+from tests.integration.deployments import endpoints
+from tests.integration.edited_models import DIGITS, sharper, shuffled
+from tests.integration.models import Reference
+from tests.integration.moody_backend import NAME, install
+from tests.integration.processes import NodeProcess, running
+
+NODES = ("a", "b", "c")
+CUTS = (17, 24)
+CONCURRENCY = 4
+UPDATES, QUICK_UPDATES = 50, 2
+STRETCH = 8
+"""Stages are that many times slower than this machine, so that their time is most of an answer's."""
+RATES = Rates(fine=0.05, worse=0.5, error=0.01)
+BOUNDS = Bounds(disagreement=RATES, slowness=RATES, copies=1.0, canaries=5, probation=100)
+"""As they are by default, but that bad ones have to be worse to be told apart, by fewer comparisons."""
+ALONE = 400
+"""Answers without any update, for comparison."""
+
+
+@dataclass
+class Answers:
+    """What requesters got."""
+
+    asked: int = 0
+    errors: list[str] = field(default_factory=list)
+    got: Counter[tuple[str, int, str]] = field(default_factory=Counter)
+    """By what answered (candidate or plan, and epoch), the request, and the answer's digest."""
+    took_ms: array[float] = field(default_factory=lambda: array("d"))
+
+    def p95_ms(self, since: int = 0) -> float:
+        """Of the answers from one on."""
+        return float(np.quantile(self.took_ms[since:], 0.95))
+
+    @property
+    def lost(self) -> int:
+        """Neither answered nor failed."""
+        return self.asked - len(self.took_ms) - len(self.errors)
+
+
+class Load:
+    """A closed loop of workers."""
+
+    def __init__(self, client: Follower, requests: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self.answers = Answers()
+        self.stopping = False
+        self._client, self._requests = client, requests
+
+    async def worker(self) -> None:
+        """One request after the other."""
+        now, answers = asyncio.get_running_loop().time, self.answers
+        while not self.stopping:
+            index, begun = answers.asked % len(self._requests), now()
+            answers.asked += 1
+            try:
+                result = await self._client.run(self._requests[index], 30.0)
+            except CollabError as error:
+                answers.errors.append(f"{error.code}: {error}")
+                await asyncio.sleep(0.001)
+                continue
+            answers.took_ms.append(1000 * (now() - begun))
+            (output,) = result.outputs.values()
+            who = f"{result.via.partition(':')[0]} {result.epoch}"
+            answers.got[who, index, _digest(output)] += 1
+
+    async def more(self, count: int) -> None:
+        """Wait for so many answers more."""
+        wanted = len(self.answers.took_ms) + count
+        while len(self.answers.took_ms) < wanted:  # noqa: ASYNC110 - counted by others
+            await asyncio.sleep(0.01)
+
+
+def _digest(output: np.ndarray) -> str:
+    return hashlib.sha256(output.tobytes()).hexdigest()
+
+
+@dataclass
+class Site:
+    """Three nodes, a plan on them, and a requester that follows it."""
+
+    folder: Path
+    cluster: Cluster
+    versions: PlanVersions
+    plan: Plan
+    reference: Reference
+    moods: Path
+    load: Load
+    said: dict[str, list[str]] = field(default_factory=dict)
+    """What the whole model of a version answers to each request, by what answered."""
+
+    def knows(self, who: str, model: bytes) -> None:
+        """That answers of one are a model's."""
+        stage = LiteRT().load(model)
+        self.said[who] = [_digest(stage.run(list(given.values()))[0]) for given in self.reference.requests]
+        stage.close()
+
+    def mixed(self) -> int:
+        """Answers that are not those of the version that they are said to be of."""
+        found = self.load.answers.got
+        return sum(n for (who, at, digest), n in found.items() if self.said[who][at] != digest)
+
+    async def update(self, model: bytes, bounds: Bounds, mood: str = "", stage: int = 1) -> Outcome:
+        """Offer a model, one of whose stages may be in a mood."""
+        if mood:
+            state = await asyncio.to_thread(self.versions.candidates)
+            plan, _ = retarget(state[0], self.reference.graph, parse_model(model), "")
+            self.moods.write_text(json.dumps({plan.stages[stage].sha256: mood}))
+        path = self.folder / "offered.tflite"
+        path.write_bytes(model)
+        before = Counter(self.load.answers.got)
+        outcome = await update_plan(self.cluster, self.versions, Offer(path), Rules(bounds))
+        self.knows(f"primary {outcome.epoch}", model) if outcome.result in ("healthy", "committed") else None
+        for who, _, _ in self.load.answers.got - before:
+            if who not in self.said:
+                self.knows(who, model)
+        return outcome
+
+
+@asynccontextmanager
+async def site(stretch: float) -> AsyncIterator[Site]:
+    """Nodes with the digits model, under load."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        env = install(folder / "moody")
+        nodes = [NodeProcess(each, folder, "--stretch", str(stretch), env=env) for each in NODES]
+        with running(nodes):
+            reference = Reference.of("digits")
+            plan, blobs = reference.chain(CUTS, NODES, endpoints(nodes))
+            stages = tuple(msgspec.structs.replace(each, backend=NAME) for each in plan.stages)
+            plan = plan.replace(stages=stages)
+            path = folder / "digits.yaml"
+            write_plan(path, plan)
+            versions = PlanVersions(
+                path, successor_path(path), read_plan, lambda newer: keep_successor(path, newer)
+            )
+            async with build_cluster() as operator, build_cluster(role="client") as asking:
+                deployed = await deploy(operator, plan, blobs)
+                client = await asking.follow(plan, credits=CONCURRENCY)
+                load = Load(client, reference.requests)
+                workers = [asyncio.ensure_future(load.worker()) for _ in range(CONCURRENCY)]
+                found = Site(folder, operator, versions, plan, reference, Path(env["MOODS"]), load)
+                found.knows(f"primary {deployed.epoch}", DIGITS.read_bytes())
+                try:
+                    await load.more(50)
+                    yield found
+                finally:
+                    load.stopping = True
+                    await asyncio.gather(*workers)
+                    await asking.unfollow(client)
+
+
+async def rollouts(count: int) -> list[Figure]:
+    """One release after the other into a plan under load."""
+    async with site(1) as there:
+        load = there.load
+        before = len(load.answers.took_ms)
+        await load.more(ALONE)
+        alone_ms = load.answers.p95_ms(before)
+        since, times, results = len(load.answers.took_ms), [], Counter[str]()
+        for number in range(count):
+            outcome = await there.update(sharper(1 + (number + 1) / 1000), BOUNDS)
+            results[outcome.result] += 1
+            times.append(outcome.seconds)
+            _say(f"update {number + 1} of {count}", outcome)
+        during_ms = load.answers.p95_ms(since)
+        await load.more(100)
+    answers = load.answers
+    how = f"{count} updates, {answers.asked} requests, {CONCURRENCY} at a time; {_bounds()}"
+    touched = sum(n for (who, _, _), n in answers.got.items() if who.startswith("candidate"))
+    return [
+        Figure("updates in a row: not healthy", count - results["healthy"], "", "<= 0", None, how),
+        Figure(
+            "updates in a row: requests that failed", len(answers.errors), "", "<= 0", None, _first(answers)
+        ),
+        Figure("updates in a row: requests that were lost", answers.lost, "", "<= 0", None, how),
+        Figure(
+            "updates in a row: answers of no version alone", there.mixed(), "", "<= 0", None, "bit by bit"
+        ),
+        Figure(
+            "updates in a row: answered by a candidate",
+            touched / answers.asked,
+            "",
+            "<= 0.01",
+            None,
+            "share of all requests, before the commit",
+        ),
+        Figure(
+            "updates in a row: p95 of requests", during_ms, "ms", "", alone_ms, "yardstick: without updates"
+        ),
+        Figure(
+            "updates in a row: from the offer to healthy",
+            float(np.median(times)),
+            "s",
+            "",
+            None,
+            f"median; {min(times):.3g} to {max(times):.3g} s",
+        ),
+    ]
+
+
+CASES = (
+    ("labels shuffled", shuffled, "", BOUNDS),
+    ("twice as slow", lambda: sharper(1.003), "slow", BOUNDS),
+    ("native crash at the first run", lambda: sharper(1.004), "abort", BOUNDS),
+    ("raises after its examples", lambda: sharper(1.005), "raise:8", BOUNDS),
+    ("NaN after its examples", lambda: sharper(1.006), "nan:8", BOUNDS),
+)
+
+
+async def refused() -> list[Figure]:
+    """Releases that have to be stopped."""
+    figures = []
+    async with site(STRETCH) as there:
+        answers = there.load.answers
+        for name, make, mood, bounds in CASES:
+            asked, failed, got = answers.asked, len(answers.errors), Counter(answers.got)
+            outcome = await there.update(make(), bounds, mood)
+            await there.load.more(50)
+            _say(name, outcome)
+            asked, failed = answers.asked - asked, len(answers.errors) - failed
+            touched = sum(n for (who, _, _), n in (answers.got - got).items() if who.startswith("candidate"))
+            how = f"{outcome.result}: {outcome.reason}; {outcome.seconds:.3g} s, {asked} requests"
+            stopped = outcome.result in ("dropped", "rolled back")
+            figures += [
+                Figure(f"{name}: stopped", int(stopped), "", ">= 1", None, how),
+                Figure(f"{name}: share of requests touched", touched / asked, "", "<= 0.01", None, how),
+                Figure(f"{name}: requests that failed", failed, "", "<= 0", None, _first(answers)),
+            ]
+    figures.append(
+        Figure("stopped releases: answers of no version alone", there.mixed(), "", "<= 0", None, "")
+    )
+    return figures
+
+
+def _bounds() -> str:
+    return ", ".join(
+        f"{name} {getattr(BOUNDS, name)}" for name in ("copies", "touched", "canaries", "probation")
+    )
+
+
+def _first(answers: Answers) -> str:
+    return answers.errors[0][:200] if answers.errors else "none"
+
+
+def _say(what: str, outcome: Outcome) -> None:
+    counts = {phase: each.requests for phase, each in outcome.counts.items()}
+    text = f"{what}: {outcome.result} after {outcome.seconds:.3g} s, {counts} {outcome.reason}"
+    print(text, file=sys.stderr, flush=True)
+
+
+async def measure_rollouts(quick: bool) -> list[Figure]:
+    """Both."""
+    return [*await rollouts(QUICK_UPDATES if quick else UPDATES), *await refused()]
