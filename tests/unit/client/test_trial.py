@@ -97,7 +97,7 @@ def test_a_candidate_that_cannot_be_opened_by_no_fault_of_its_own_is_tried_again
     assert counts(made).failed == 0
 
 
-@given(st.floats(0.001, 0.5), st.lists(st.booleans(), min_size=1, max_size=250))
+@given(st.floats(0.001, 0.5), st.lists(st.booleans(), min_size=1, max_size=150))
 def test_the_share_of_touched_requests_is_never_above_the_bound(touched, answered):
     made, under_way = witness("canary", touched=touched), list[Ask]()
     for number, done in enumerate(answered, 1):
@@ -118,7 +118,7 @@ def test_the_bound_is_reached_where_answers_come():
     assert counts(made) == Counts(number=1, phase="canary", requests=1000, touched=10, compared=10)
 
 
-@given(st.floats(0.0, 1.0), st.integers(1, 300))
+@given(st.floats(0.0, 1.0), st.integers(1, 100))
 def test_no_more_than_the_share_is_copied(copies, requests):
     made, made_copies = witness(copies=copies), 0
     for _ in range(requests):
@@ -212,7 +212,7 @@ events = st.one_of(
 )
 
 
-@given(st.lists(events, max_size=60))
+@given(st.lists(events, max_size=30))
 def test_counts_only_grow(seen):
     made, before = witness("canary", touched=1.0), Counts(number=1, phase="canary")
     for event in seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collab.core.ids import PlanName
@@ -26,6 +26,7 @@ def history(parts: list[dict[str, int]]) -> list[Counts]:
     return reports
 
 
+@settings(max_examples=40)
 @given(st.lists(steps, min_size=1, max_size=4), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_reports_that_are_lost_repeated_or_overtaken_add_up_to_the_last_of_each(parts, count, random):
     nodes: list[dict[str, Counts]] = [{} for _ in range(count)]
@@ -63,6 +64,7 @@ def test_a_trial_ranks_by_number_then_by_phase():
     assert sorted(trials, key=lambda trial: trial.rank) == trials
 
 
+@settings(max_examples=40)
 @given(figures, st.sampled_from(PHASES), st.text(max_size=20))
 def test_counts_and_trials_travel_whole(seen, phase, reason):
     counts = Counts(number=1 << 50, phase=phase, reason=reason, **seen)
