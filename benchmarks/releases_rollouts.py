@@ -138,12 +138,11 @@ class Site:
         found = self.load.answers.got
         return sum(n for (who, at, digest), n in found.items() if self.said[who][at] != digest)
 
-    async def update(self, model: bytes, bounds: Bounds, mood: str = "", stage: int = 1) -> Outcome:
-        """Offer a model, one of whose stages may be in a mood."""
+    async def update(self, model: bytes, bounds: Bounds, mood: str = "") -> Outcome:
+        """Offer a model, whose stages may be in a mood."""
         if mood:
-            state = await asyncio.to_thread(self.versions.candidates)
-            plan, _ = retarget(state[0], self.reference.graph, parse_model(model), "")
-            self.moods.write_text(json.dumps({plan.stages[stage].sha256: mood}))
+            plan, _ = retarget(self.plan, self.reference.graph, parse_model(model), "")
+            self.moods.write_text(json.dumps({stage.sha256: mood for stage in plan.stages}))
         path = self.folder / "offered.tflite"
         path.write_bytes(model)
         before = Counter(self.load.answers.got)
