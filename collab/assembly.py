@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -289,6 +290,7 @@ def build_node(
             security=security,
             make_discoveries=(lambda: discoveries(ways, settings)) if ways else None,
             trainers=trainers() if config.training.data else {},
+            first_run=(sys.executable, "-m", "collab.cli.first_run"),
         )
     except BaseException:
         store.close()

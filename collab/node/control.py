@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from collab import __version__
 from collab.client.measuring import MAX_PROBE_BYTES
@@ -21,6 +21,9 @@ from collab.runtime.cpu import resident_bytes
 
 if TYPE_CHECKING:
     from collab.node.service import NodeService
+
+MAX_FAULT: Final = 300
+"""Characters of what is said of an epoch."""
 
 
 class NodeControl:
@@ -102,6 +105,7 @@ class NodeControl:
                 stages=[stage.id for stage in info.stages],
                 in_flight=info.in_flight,
                 primary=info.primary or "",
+                fault=node.proving.fault(info.plan, info.epoch)[:MAX_FAULT],
                 release=info.release,
             )
             for info in node.session.plans()

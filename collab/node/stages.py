@@ -13,10 +13,11 @@ from collab.core.tensor import TensorSpec
 from collab.core.token import Priority
 from collab.core.validate import flow
 from collab.errors import BackendError, PlanError
+from collab.node.first_run import FirstRuns, StageTry
 from collab.node.program import Program, monotonic_us
 from collab.node.store import Store
 from collab.node.worker import Done, Worker
-from collab.runtime.base import Backend, LoadedStage
+from collab.runtime.base import Backend, LoadedStage, RuntimeClass
 
 T = TypeVar("T")
 Specs = tuple[TensorSpec, ...]
@@ -36,8 +37,16 @@ class _LoadedEpoch:
 class Stages:
     """Workers by plan, epoch and stage; the disk and the loading stay off the event loop."""
 
-    def __init__(self, node: NodeName, store: Store, backends: Mapping[str, Backend], done: Done) -> None:
+    def __init__(
+        self,
+        node: NodeName,
+        store: Store,
+        backends: Mapping[str, Backend],
+        done: Done,
+        first_runs: FirstRuns | None = None,
+    ) -> None:
         self.store = store
+        self._first_runs = first_runs
         self._node = node
         self._backends = backends
         self._done = done
@@ -108,6 +117,7 @@ class Stages:
         self._loading[key] = plan
         programs: list[Program] = []
         try:
+            await self._run_first(plan)
             for stage in plan.stages_on(self._node):
                 program = await self.off_loop(self._program, plan, stage)
                 programs.append(program)
@@ -121,16 +131,36 @@ class Stages:
         workers = {plan.stage_index(p.stage.id): Worker(p, loop, self._done) for p in programs}
         self._loaded[key] = _LoadedEpoch(plan, workers)
 
-    def _program(self, plan: Plan, stage: StageSpec) -> Program:
-        if stage.sha256 is None:
-            return Program(plan, stage, self._node, None)
+    async def _run_first(self, plan: Plan) -> None:
+        """Run stages in a process of their own where they have not run here before."""
+        if self._first_runs is None or not self._first_runs.concerns(plan):
+            return
+        tries = [
+            await self.off_loop(self._stage_try, stage)
+            for stage in plan.stages_on(self._node)
+            if stage.sha256 is not None
+        ]
+        await self._first_runs.run(tries)
+
+    def _stage_try(self, stage: StageSpec) -> tuple[StageTry, RuntimeClass]:
+        assert stage.sha256 is not None
+        path = self.store.path(stage.sha256)
+        one = StageTry(stage.id, str(path.absolute()), stage.sha256, stage.backend, stage.threads)
+        return one, self._backend(stage).runtime_class()
+
+    def _backend(self, stage: StageSpec) -> Backend:
         backend = self._backends.get(stage.backend)
         if backend is None:
             known = ", ".join(sorted(self._backends))
             raise BackendError(
                 f"stage {stage.id!r}: back end {stage.backend!r} is not here; this node has {known}"
             )
-        loaded = backend.load(self.store.path(stage.sha256), stage.threads)
+        return backend
+
+    def _program(self, plan: Plan, stage: StageSpec) -> Program:
+        if stage.sha256 is None:
+            return Program(plan, stage, self._node, None)
+        loaded = self._backend(stage).load(self.store.path(stage.sha256), stage.threads)
         _check_signature(stage, loaded)
         return Program(plan, stage, self._node, loaded)
 
@@ -141,10 +171,14 @@ class Stages:
             await asyncio.gather(*(worker.close() for worker in loaded.workers.values()))
             self._unloaded_fallbacks += sum(worker.codec_fallbacks for worker in loaded.workers.values())
 
-    async def close(self) -> None:
-        """Unload everything and let go of the store."""
+    async def unload_all(self) -> None:
+        """Unload every epoch."""
         for name, epoch in tuple(self._loaded):
             await self.unload(name, epoch)
+
+    async def close(self) -> None:
+        """Unload everything and let go of the store."""
+        await self.unload_all()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._disk.shutdown)
         self.store.close()
