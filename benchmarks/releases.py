@@ -1,4 +1,7 @@
-"""What an update costs on the link: deltas of packaged models, and a download that breaks thirty times.
+"""What an update costs on the link, and what requests see of it.
+
+``bytes``: deltas of packaged models, and a download that breaks thirty times.  ``rollouts``: releases
+into a plan that runs (`benchmarks.releases_rollouts`).
 
 Packaged models: the digits model with another head, and a Fashion-MNIST model in int8, its head or
 all of it trained on with images that it had not seen (`benchmarks.releases_models` makes them).  The
@@ -24,6 +27,7 @@ import numpy as np
 import zstandard
 
 from benchmarks.figures import Figure, run
+from benchmarks.releases_rollouts import measure_rollouts
 from collab.assets import path as asset
 from collab.errors import PeerError
 from collab.updates.bundle.manifest import About, Port
@@ -33,6 +37,7 @@ from collab.updates.fetch.download import Counted, Downloads
 from collab.updates.fetch.http import HttpSource
 
 ASSETS = Path(__file__).parent / "assets" / "releases"
+PARTS = ("bytes", "rollouts")
 SIZE = 50_000_000
 BREAKS = 30
 PAIRS = (
@@ -178,10 +183,17 @@ def deltas() -> Iterator[Figure]:
 
 
 async def measure(options: argparse.Namespace) -> list[Figure]:
+    chosen = options.parts or PARTS
+    figures = bytes_figures(options.quick) if "bytes" in chosen else []
+    return figures + (await measure_rollouts(options.quick) if "rollouts" in chosen else [])
+
+
+def bytes_figures(quick: bool) -> list[Figure]:
+    """Of deltas, and of a download that breaks."""
     figures = list(deltas())
     rng = random.Random(11)
     data = rng.randbytes(SIZE)
-    runs = 1 if options.quick else 5
+    runs = 1 if quick else 5
     over = []
     for _ in range(runs):
         breaks = sorted(rng.sample(range(1, SIZE), BREAKS))
@@ -197,4 +209,4 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    run(measure, __doc__)
+    run(measure, __doc__, PARTS)
