@@ -52,9 +52,11 @@ CONCURRENCY = 4
 UPDATES, QUICK_UPDATES = 50, 2
 STRETCH = 20
 """Stages are that many times slower than this machine, so that their time is most of an answer's."""
-RATES = Rates(fine=0.05, worse=0.5, error=0.02)
-BOUNDS = Bounds(disagreement=RATES, slowness=RATES, copies=1.0, canaries=5, probation=100)
+ANSWERS, TIMES = Rates(fine=0.02, worse=0.5, error=0.02), Rates(fine=0.2, worse=0.7, error=0.02)
+BOUNDS = Bounds(disagreement=ANSWERS, slowness=TIMES, copies=1.0, canaries=5, probation=100)
 """As they are by default, but that bad ones have to be worse to be told apart, by fewer comparisons."""
+TOUCHED = 0.05
+"""Share of requests for canaries of good releases, in place of 0.01: trials end sooner."""
 LOOK_S = 0.5
 """How often requesters look for a trial here, in place of every 2 s."""
 ALONE, QUICK_ALONE = 1500, 400
@@ -138,7 +140,7 @@ class Site:
         found = self.load.answers.got
         return sum(n for (who, at, digest), n in found.items() if self.said[who][at] != digest)
 
-    async def update(self, model: bytes, mood: str = "") -> tuple[Outcome, float]:
+    async def update(self, model: bytes, bounds: Bounds, mood: str = "") -> tuple[Outcome, float]:
         """Offer a model, whose stages may be in a mood; with the seconds until it was committed."""
         if mood:
             plan, _ = retarget(self.plan, self.reference.graph, parse_model(model), "")
@@ -152,7 +154,7 @@ class Site:
             if progress.phase == "probation":
                 committed.append(time.monotonic())
 
-        outcome = await update_plan(self.cluster, self.versions, Offer(path), Rules(BOUNDS), tell)
+        outcome = await update_plan(self.cluster, self.versions, Offer(path), Rules(bounds), tell)
         for who in {who for who, _, _ in self.load.answers.got - before} - set(self.said):
             self.knows(who, model)
         return outcome, (committed or [begun])[0] - begun
@@ -163,12 +165,12 @@ class Site:
 
 
 @asynccontextmanager
-async def site(stretch: float) -> AsyncIterator[Site]:
+async def site() -> AsyncIterator[Site]:
     """Nodes with the digits model, under load."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         env = install(folder / "moody")
-        nodes = [NodeProcess(each, folder, "--stretch", str(stretch), env=env) for each in NODES]
+        nodes = [NodeProcess(each, folder, "--stretch", str(STRETCH), env=env) for each in NODES]
         with running(nodes):
             reference = Reference.of("digits")
             plan, blobs = reference.chain(CUTS, NODES, endpoints(nodes))
@@ -197,13 +199,14 @@ async def site(stretch: float) -> AsyncIterator[Site]:
 
 async def rollouts(count: int, alone: int) -> list[Figure]:
     """One release after the other into a plan under load."""
-    async with site(1) as there:
+    bounds = msgspec.structs.replace(BOUNDS, touched=TOUCHED)
+    async with site() as there:
         load, answers = there.load, there.load.answers
         before = len(answers.took_ms)
         await load.more(alone)
         first, times, committed, healthy = len(answers.took_ms), list[float](), list[float](), 0
         for number in range(count):
-            outcome, until_s = await there.update(sharper(1 + (number + 1) / 1000))
+            outcome, until_s = await there.update(sharper(1 + (number + 1) / 1000), bounds)
             healthy += outcome.result == "healthy"
             times.append(outcome.seconds)
             committed.append(until_s)
@@ -212,7 +215,7 @@ async def rollouts(count: int, alone: int) -> list[Figure]:
         await load.more(alone)
     without_ms = np.quantile([*answers.took_ms[before:first], *answers.took_ms[last:]], 0.95)
     touched = sum(n for (who, _, _), n in answers.got.items() if who.startswith("candidate"))
-    how = f"{count} updates, {answers.asked} requests, {CONCURRENCY} at a time; {_bounds()}"
+    how = f"{count} updates, {answers.asked} requests, {CONCURRENCY} at a time; {_said(bounds)}"
     name = "updates in a row"
     return [
         Figure(f"{name}: not healthy in the end", count - healthy, "", "<= 0", None, how),
@@ -223,7 +226,7 @@ async def rollouts(count: int, alone: int) -> list[Figure]:
             f"{name}: share of requests touched before a commit",
             touched / answers.asked,
             "",
-            "<= 0.01",
+            f"<= {TOUCHED}",
             None,
             f"{touched} answered by a candidate",
         ),
@@ -253,11 +256,11 @@ LATE = ("fails once it is committed", lambda: sharper(1.007), "raise:150")
 async def refused() -> list[Figure]:
     """Releases that have to be stopped."""
     figures = []
-    async with site(STRETCH) as there:
+    async with site() as there:
         answers = there.load.answers
         for name, make, mood in (*CASES, LATE):
             asked, failed, got = answers.asked, len(answers.errors), Counter(answers.got)
-            outcome, _ = await there.update(make(), mood)
+            outcome, _ = await there.update(make(), BOUNDS, mood)
             there.back_to(DIGITS.read_bytes(), outcome)
             await there.load.more(50)
             _say(name, outcome)
@@ -277,14 +280,16 @@ async def refused() -> list[Figure]:
                     "until it was gone back from" if is_late else _first(answers),
                 ),
             ]
+    how = _said(BOUNDS)
     name = "stopped releases: answers of no version alone"
-    return [*figures, Figure(name, there.mixed(), "", "<= 0", None, "bit by bit")]
+    return [*figures, Figure(name, there.mixed(), "", "<= 0", None, f"bit by bit; {how}")]
 
 
-def _bounds() -> str:
+def _said(bounds: Bounds) -> str:
     names = ("copies", "touched", "canaries", "probation")
-    said = ", ".join(f"{name} {getattr(BOUNDS, name)}" for name in names)
-    return f"{said}, rates {RATES.fine} to {RATES.worse}, looks every {LOOK_S} s"
+    figures = ", ".join(f"{name} {getattr(bounds, name)}" for name in names)
+    rates = f"wrong {ANSWERS.fine} to {ANSWERS.worse}, slow {TIMES.fine} to {TIMES.worse}"
+    return f"{figures}, {rates}, looks every {LOOK_S} s"
 
 
 def _range(times: Sequence[float]) -> str:
