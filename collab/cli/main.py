@@ -71,6 +71,7 @@ def _register() -> None:
         release,
         release_policy,
         release_store,
+        release_update,
         reports,
         running,
         simulate,
@@ -90,6 +91,7 @@ def _register() -> None:
     fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")
     release_store.register(release.app)
+    release_update.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
     for module in (controller, doctor, release):

@@ -87,7 +87,7 @@ def run(
         bool,
         typer.Option(
             "--follow/--no-follow",
-            help="Go along when a controller deploys the plan anew, as the file beside it says.",
+            help="Go along when a controller deploys the plan anew, and take part in trials of new models.",
         ),
     ] = True,
     local: Annotated[
@@ -134,7 +134,8 @@ def run(
             return found
 
         opened = await refresh(cluster, parsed, read_peers(peers))
-        exact = expected is not None  # answers of other weights are not those that are expected
+        # Answers of other weights are not those that are expected; who stays takes no part in trials.
+        exact = expected is not None or not follow
         try:
             client = await cluster.follow(opened, successor, concurrency, retry, fallback, same_model=exact)
         except NotLoaded:

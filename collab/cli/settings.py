@@ -27,6 +27,11 @@ def read_file(path: Path | None) -> dict[str, Any]:
         if not named:
             return {}
         path = Path(named)
+    return read_toml(path, "--config")
+
+
+def read_toml(path: Path, option: str) -> dict[str, Any]:
+    """A TOML file that an option names; raises `ConfigError`."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -34,9 +39,9 @@ def read_file(path: Path | None) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
+        raise ConfigError(f"{option} {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"--config {path}: not TOML: {error}") from error
+        raise ConfigError(f"{option} {path}: not TOML: {error}") from error
 
 
 def gather(kind: type[T], flags: Mapping[str, Any], file: Path | None, section: str) -> T:

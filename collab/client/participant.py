@@ -49,6 +49,8 @@ _TIMES: Final = 20.0
 _AT_LEAST_S: Final = 1.0
 _AT_MOST_S: Final = 30.0
 """A candidate's answer is waited for that many times as long as the old one's, within these bounds."""
+_KEPT_S: Final = 0.5
+"""An answer of the candidate waits so long for the plan's own, which is under way still."""
 _HERE_BYTES: Final = 64 * 1024
 """Answers over this are compared in another thread."""
 
@@ -259,6 +261,9 @@ class Participant:
                 left_s = begun_s + ask.bounds.slow_factor * kept.result().total_ms / 1000 - now()
                 if left_s > 0 and not new.done():
                     await asyncio.wait({new}, timeout=left_s)
+            elif not kept.done():
+                # It holds a credit that the user's next request counts on.
+                await asyncio.wait({kept}, timeout=_KEPT_S)
         except asyncio.CancelledError:
             new.cancel()
             kept.cancel()
