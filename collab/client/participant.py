@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -22,7 +21,6 @@ from collab.errors import (
     BackendError,
     CollabError,
     DeadlineExceeded,
-    Overloaded,
     ProtocolError,
     Refused,
     StageFailed,
@@ -104,8 +102,6 @@ class Participant:
         self._asked = False
         self._watching: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kept: asyncio.Future[Result] | None = None
-        """What the running plan was asked beside the candidate last; it may outlast the request."""
         self._reported: object = None
         self._not_before_s: dict[NodeName, float] = {}
 
@@ -187,7 +183,6 @@ class Participant:
 
     async def run(self, inputs: Inputs, deadline_s: float, priority: Priority, old: Old) -> Result:
         """One request while there is a trial; raises what ``old`` raises."""
-        old = functools.partial(self._with_room, old)
         ask = self._witness.route(asyncio.get_running_loop().time())
         if ask is not None and ask.way == "alone":
             return await self._alone(ask, inputs, deadline_s, priority, old)
@@ -209,20 +204,6 @@ class Participant:
         else:
             self._spawn(self._copy(ask, given, result, priority))
         return result
-
-    async def _with_room(
-        self, old: Old, inputs: Inputs, deadline_s: float, priority: Priority, went: list[Plan]
-    ) -> Result:
-        """Ask ``old``; once more where what is asked beside a candidate still has the room of a request."""
-        now = asyncio.get_running_loop().time
-        until_s = now() + deadline_s
-        try:
-            return await old(inputs, deadline_s, priority, went)
-        except Overloaded:
-            if self._kept is None:
-                raise
-            await asyncio.wait({self._kept}, timeout=until_s - now())
-            return await old(inputs, max(until_s - now(), 0.0), priority, went)
 
     async def _alone(
         self, ask: Ask, inputs: Inputs, deadline_s: float, priority: Priority, old: Old
@@ -252,7 +233,7 @@ class Participant:
         now = asyncio.get_running_loop().time
         begun_s = now()
         new = asyncio.ensure_future(candidate.run(inputs, deadline_s, priority))
-        kept = self._kept = asyncio.ensure_future(old(inputs, deadline_s, priority, []))
+        kept = asyncio.ensure_future(old(inputs, deadline_s, priority, []))
         try:
             await asyncio.wait({new, kept}, return_when=asyncio.FIRST_COMPLETED)
             if not _usable(new):
