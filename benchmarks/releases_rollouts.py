@@ -47,10 +47,10 @@ from tests.integration.moody_backend import NAME, install
 from tests.integration.processes import NodeProcess, running
 
 NODES = ("a", "b", "c")
-CUTS = (17, 24)
+CUTS = (10, 20)
 CONCURRENCY = 4
 UPDATES, QUICK_UPDATES = 50, 2
-STRETCH = 20
+STRETCH = 2
 """Stages are that many times slower than this machine, so that their time is most of an answer's."""
 ANSWERS, TIMES = Rates(fine=0.02, worse=0.5, error=0.02), Rates(fine=0.2, worse=0.7, error=0.02)
 BOUNDS = Bounds(disagreement=ANSWERS, slowness=TIMES, copies=1.0, canaries=5, probation=100)
