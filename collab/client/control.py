@@ -131,7 +131,8 @@ class Control:
             known_phase=known.phase if known is not None else "",
             counts=counts_message(counts) if counts is not None else None,
         )
-        return trial_of((await self.call("Observe", request, timeout_s=_LEASE_TIMEOUT_S)).trial)
+        reply = await self.call("Observe", request, timeout_s=_LEASE_TIMEOUT_S, patient=True)
+        return trial_of(reply.trial)
 
     async def get_trial(self, plan: PlanName) -> tuple[Trial | None, dict[str, Counts]]:
         """A plan's trial, without candidate and bounds, and what its requesters have seen, by name.

@@ -149,10 +149,14 @@ class Site:
             while not until(counts := await self.counts(phase)):
                 assert time.monotonic() < deadline, counts
                 await asyncio.sleep(0.02)
-            enough.set()
             return counts
 
-        counts, *_ = await asyncio.gather(look(), *map(requester, self.requesters))
+        asking = [asyncio.ensure_future(requester(follower)) for follower in self.requesters]
+        try:
+            counts = await look()
+        finally:
+            enough.set()
+            await asyncio.gather(*asking)
         return counts, answers
 
     def check(self, index: int, result: Result) -> None:

@@ -277,7 +277,7 @@ async def test_opening_fails_by_the_candidates_fault_or_is_tried_later(site: Sit
 
 
 async def test_a_candidate_with_other_tensors_is_not_asked(site: Site):
-    site.follower.client.plan = RUNNING.replace(outputs=())
+    site.old.plan = RUNNING.replace(outputs=())
     await site.announce("shadow", copies=1.0)
     counts = await site.reported(lambda counts: counts.failed > 0)
     assert "inputs or outputs" in counts.reason

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -116,7 +115,7 @@ def test_a_model_that_is_not_the_plans_is_named(journal: PlanVersions):
 # --- offers ------------------------------------------------------------------------
 
 
-def bundle(path: Path, model: bytes, answers_of: bytes | None = None, **parts: Any) -> Path:
+def bundle(path: Path, model: bytes, answers_of: bytes | None = None, variant: bytes | None = None) -> Path:
     graph = parse_model(model)
     golden = None
     if answers_of is not None:
@@ -125,11 +124,12 @@ def bundle(path: Path, model: bytes, answers_of: bytes | None = None, **parts: A
         made = [stage.run([row])[0] for row in rows]
         stage.close()
         golden = ({"image": rows}, {"probabilities": made}, str(LiteRT().runtime_class()))
-    ports = [
+    variants = {} if variant is None else {"cpu": (variant, "fp32.tflite", "")}
+    given, made_of = (
         [Port(name=spec.name, shape=spec.shape, dtype=spec.dtype) for spec in specs]
         for specs in (graph.inputs, graph.outputs)
-    ]
-    write_bundle(path, Parts(About(name="digits"), model, *ports, golden=golden, **parts))
+    )
+    write_bundle(path, Parts(About(name="digits"), model, given, made_of, golden=golden, variants=variants))
     return path
 
 
@@ -144,7 +144,7 @@ def test_a_bundle_brings_its_examples_and_a_bare_model_one_of_ours(tmp_path: Pat
 
 def test_of_several_models_the_one_that_fits_is_taken(tmp_path: Path):
     int8 = (DATA / "digits_int8.tflite").read_bytes()
-    path = bundle(tmp_path / "m.collab", int8, variants={"cpu": (sharper(), "fp32.tflite", "")})
+    path = bundle(tmp_path / "m.collab", int8, variant=sharper())
     assert read_update(Offer(path), REFERENCE.graph, None).digest == parse_model(sharper()).sha256
     with pytest.raises(ModelError, match=r"does not fit the plan: .*collab plan"):
         read_update(Offer(bundle(tmp_path / "n.collab", int8)), REFERENCE.graph, None)
