@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from collab.backends import backends
 from collab.coordinator.cluster import Cluster
 from collab.core.ids import NodeName, check_name
 from collab.discovery.base import Discovery
@@ -21,14 +22,12 @@ from collab.link.hello import Identity
 from collab.link.link import Handler, LinkConfig
 from collab.link.links import Links
 from collab.link.mux import MuxLimits
-from collab.node.config import NodeConfig, RuntimeConfig
+from collab.node.config import NodeConfig
 from collab.node.facade import Facade
 from collab.node.service import NodeService
 from collab.node.store import Store
 from collab.node.training_config import TrainingConfig
 from collab.node.training_work import Enrolled, MakeTrainer
-from collab.runtime.base import Backend
-from collab.runtime.litert import LiteRT
 from collab.transport.base import Security, Transport
 from collab.transport.grpc import GrpcTransport
 from collab.transport.lazy import LazyTransport
@@ -42,10 +41,6 @@ ENDPOINT_ROOM: Final = 64 * 1024
 """Bytes that an envelope takes beside its largest tensor."""
 SMALLEST_LIMIT: Final = 2 << 20
 """Bytes of a message that every node takes, however small its tensors: parts of models must fit."""
-
-BACKENDS: Final[dict[str, Callable[[RuntimeConfig], Backend]]] = {
-    "litert": lambda config: LiteRT(config.delegate)
-}
 
 
 def _litert_trainer(model: Path, config: TrainingConfig) -> Enrolled:
@@ -70,22 +65,6 @@ def _keras_trainer(model: Path, config: TrainingConfig) -> Enrolled:
 
 
 TRAINERS: Final[dict[str, MakeTrainer]] = {"litert": _litert_trainer, "keras": _keras_trainer}
-
-
-def backends(stretch: float = 1.0, runtime: RuntimeConfig | None = None) -> dict[str, Backend]:
-    """Back ends by name: ours, and those of the entry point group ``collab.backends``.
-
-    ``stretch`` makes all of them that many times slower.
-    """
-    config = runtime or RuntimeConfig()
-    found = {name: make(config) for name, make in BACKENDS.items()}
-    for point in entry_points(group="collab.backends"):
-        found.setdefault(point.name, point.load()())
-    if stretch == 1:
-        return found
-    from collab.runtime.stretched import Stretched
-
-    return {name: Stretched(backend, stretch) for name, backend in found.items()}
 
 
 def trainers() -> dict[str, MakeTrainer]:

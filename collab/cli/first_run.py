@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from collab.assembly import backends
+from collab.backends import backends
 from collab.node.first_run import Order, Said, run_stages
 
 _PR_SET_PDEATHSIG: Final = 1

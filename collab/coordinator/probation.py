@@ -15,6 +15,7 @@ from collab.transport.aio import timeout
 
 MOST_STARTS: Final = 2
 """A node that was started anew so often since the commit is brought down by what was committed."""
+_MAX_FAULT: Final = 300
 _CALL_S: Final = 3.0
 
 
@@ -32,10 +33,8 @@ class Standing:
             self._starts[node] += 1
         self._up_ms[node] = status.uptime_ms
         for loaded in status.plans:
-            # Nodes of older versions say nothing of faults.
-            fault = getattr(loaded, "fault", "")
-            if loaded.plan == self._name and fault:
-                return f"node {node!r}: {fault}"
+            if (loaded.plan, loaded.epoch) == (self._name, self._epoch) and loaded.fault:
+                return f"node {node!r}: {loaded.fault[:_MAX_FAULT]}"
         if self._starts[node] >= MOST_STARTS:
             return f"node {node!r} was started anew {self._starts[node]} times since epoch {self._epoch} came"
         return ""

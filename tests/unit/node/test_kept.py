@@ -45,7 +45,8 @@ def one(plans: KeptPlans) -> Kept:
 def seen(plans: KeptPlans) -> tuple[int, int | None, int | None]:
     """Epoch, lives, and the epoch before."""
     found = one(plans)
-    return found.current.epoch, found.current.lives, found.before and found.before.epoch
+    before = None if found.before is None else found.before.epoch
+    return found.current.epoch, found.current.lives, before
 
 
 def names(folder: Path) -> list[str]:
