@@ -155,7 +155,7 @@ class PlanVersions:
             release=plan.models[0].release,
         )
         self.files.put(made.name, plan, model)
-        self._write(state, pending=made, numbered=number)
+        self._write(state, pending=made, numbered=number, back="")
         return self.plan(made)
 
     def on_trial(self, number: int) -> None:
