@@ -47,8 +47,6 @@ _TIMES: Final = 20.0
 _AT_LEAST_S: Final = 1.0
 _AT_MOST_S: Final = 30.0
 """A candidate's answer is waited for that many times as long as the old one's, within these bounds."""
-_KEPT_S: Final = 0.5
-"""An answer of the candidate waits so long for the plan's own, which is under way still."""
 _HERE_BYTES: Final = 64 * 1024
 """Answers over this are compared in another thread."""
 
@@ -229,22 +227,17 @@ class Participant:
         priority: Priority,
         old: Old,
     ) -> Result:
-        """Both begin at once; the candidate's answer is taken if it is finite and in time."""
+        """Both begin at once; the candidate's answer is taken if it is finite and not much later."""
         now = asyncio.get_running_loop().time
         begun_s = now()
         new = asyncio.ensure_future(candidate.run(inputs, deadline_s, priority))
         kept = asyncio.ensure_future(old(inputs, deadline_s, priority, []))
         try:
-            await asyncio.wait({new, kept}, return_when=asyncio.FIRST_COMPLETED)
-            if not _usable(new):
-                await asyncio.wait({kept})
-            if not _usable(new) and _usable(kept):
+            # Even if the candidate is sooner: the user's next request counts on the plan's credit.
+            await asyncio.wait({kept})
+            if _usable(kept) and not new.done():
                 left_s = begun_s + ask.bounds.slow_factor * kept.result().total_ms / 1000 - now()
-                if left_s > 0 and not new.done():
-                    await asyncio.wait({new}, timeout=left_s)
-            elif not kept.done():
-                # It holds a credit that the user's next request counts on.
-                await asyncio.wait({kept}, timeout=_KEPT_S)
+                await asyncio.wait({new}, timeout=max(left_s, 0.0))
         except asyncio.CancelledError:
             new.cancel()
             kept.cancel()

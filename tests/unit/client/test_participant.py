@@ -223,13 +223,23 @@ async def test_a_copy_is_made_behind_the_answer_of_what_was_asked(site: Site):
     assert len(site.new.given) == 1, "what came meanwhile was dropped"
 
 
-async def test_the_candidate_answers_first_where_it_is_in_time(site: Site):
+async def test_the_candidates_answer_is_taken_and_waits_for_the_plans_credit(site: Site):
     await opened(site, "canary", touched=1.0)
     site.old.hold = asyncio.Event()
-    assert said(await run(site)) == BY_CANDIDATE
+    request = asyncio.ensure_future(run(site))
+    await turns()
+    assert site.new.given[-1] == 7
+    assert not request.done(), "the plan's own answer is under way, and holds a credit"
     site.old.hold.set()
+    assert said(await request) == BY_CANDIDATE
     counts = await site.reported(lambda counts: counts.compared >= 1)
     assert (counts.disagreed, counts.failed) == (0, 0)
+
+
+async def test_the_candidate_answers_where_the_plan_cannot(site: Site):
+    await opened(site, "canary", touched=1.0)
+    site.old.error = NodeLost("node a is gone")
+    assert said(await run(site)) == BY_CANDIDATE
 
 
 async def test_a_late_candidate_costs_its_users_no_more_than_the_factor(site: Site):
