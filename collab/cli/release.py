@@ -29,7 +29,7 @@ Roles = Annotated[
 Days = Annotated[list[str] | None, typer.Option(help="How long a role's versions hold, such as timestamp=7.")]
 Elsewhere = Annotated[
     list[str] | None,
-    typer.Option(help="A key that is no file: ROLE=URI,PUBLIC.pem, such as root=hsm:2,root.pem."),
+    typer.Option(help="A key that is no file: ROLE=URI,PUBLIC.pem, or root=hsm:2?label=TOKEN."),
 ]
 Family = Annotated[str, typer.Argument(help="Family of models.", show_default=False)]
 Version = Annotated[int, typer.Argument(help="Version of the release.", show_default=False)]

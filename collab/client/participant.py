@@ -17,7 +17,14 @@ from collab.codec.tensors import Array
 from collab.core.ids import NodeName
 from collab.core.plan import Plan
 from collab.core.token import Priority
-from collab.errors import BackendError, CollabError, DeadlineExceeded, ProtocolError, Refused, StageFailed
+from collab.errors import (
+    BackendError,
+    CollabError,
+    DeadlineExceeded,
+    ProtocolError,
+    Refused,
+    StageFailed,
+)
 from collab.link.links import Links
 from collab.link.suspicion import Health
 from collab.transport.aio import timeout
@@ -330,11 +337,16 @@ async def _compared(old: Result, new: Result | CollabError) -> Seen:
     """What one request says of the candidate; large answers are compared in another thread."""
     given = list(old.outputs.values())
     if isinstance(new, CollabError):
-        return judged(given, old.total_ms, new, 0.0)
+        return judged(given, _own_ms(old), new, 0.0)
     made = [new.outputs[name] for name in old.outputs if name in new.outputs]
     if sum(array.nbytes for array in given) > _HERE_BYTES:
-        return await asyncio.to_thread(judged, given, old.total_ms, made, new.total_ms)
-    return judged(given, old.total_ms, made, new.total_ms)
+        return await asyncio.to_thread(judged, given, _own_ms(old), made, _own_ms(new))
+    return judged(given, _own_ms(old), made, _own_ms(new))
+
+
+def _own_ms(result: Result) -> float:
+    """What an answer took without waiting for others: the candidate's requests come one by one."""
+    return result.total_ms - sum(hop.queue_us for hop in result.hops) / 1000
 
 
 def _finite(result: Result) -> bool:

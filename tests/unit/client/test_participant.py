@@ -19,13 +19,13 @@ from collab.codec.pb import control_pb2 as pb
 from collab.codec.verbs import VERBS
 from collab.core.ids import NodeName, PlanName
 from collab.core.plan import Plan
-from collab.core.token import Priority
+from collab.core.token import Hop, Priority
 from collab.core.validate import convert_plan
 from collab.errors import CollabError, NodeLost, NotLoaded, Overloaded, ProtocolError, StageFailed
 from collab.link.suspicion import Health
 from collab.node.trials import Trials
 from collab.node.verbs import Caller
-from collab.updates.health.gate import Bounds
+from collab.updates.health.gate import Bounds, Compared
 from collab.updates.health.trial import Counts, Trial, TrialPhase
 from collab.updates.health.trial_messages import counts_of, trial_message
 from tests.unit.core.trees import chain
@@ -343,3 +343,14 @@ async def test_the_candidate_is_let_go_when_the_trial_ends_and_when_the_client_c
     await site.follower.close()
     assert site.released == site.opened == 2
     await site.reported(lambda counts: counts.requests > 0)
+
+
+async def test_the_time_that_requests_wait_for_each_other_is_not_the_models():
+    waited = Hop(stage=0, node=NodeName("a"), queue_us=8_000, compute_us=1_500)
+    old, new = (
+        Result({"y": np.float32([1])}, total_ms, hops, ())
+        for total_ms, hops in ((10.0, (waited,)), (5.0, ()))
+    )
+    seen = await acting._compared(old, new)
+    assert isinstance(seen, Compared)
+    assert (seen.old_ms, seen.new_ms) == (2.0, 5.0)
