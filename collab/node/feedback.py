@@ -101,11 +101,12 @@ class NodeFeedback:
         self._task = asyncio.ensure_future(self._run())
 
     async def close(self) -> None:
-        """Write what was counted; to be called before the stages are closed."""
-        if self._task is None:
+        """Write what was counted; before stages are unloaded, which forgets it.  Safe to repeat."""
+        task, self._task = self._task, None
+        if task is None:
             return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         self._drain()
         await self._keep()
 

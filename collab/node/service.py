@@ -192,10 +192,10 @@ class NodeService(Handler):
         await self.links.__aexit__(None, None, None)
         await self.reporter.close()
         await self.training.close()
+        await self.feedback.close()
         await self.stages.unload_all()
         # Not before: one that cannot even be unloaded has not ended well.
         await self.proving.close()
-        await self.feedback.close()
         await self.stages.close()
 
     async def drain_and_wait(self) -> int:
