@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from collab.core.ids import Digest, Epoch, PlanName
 from collab.core.plan import Plan, from_json
-from collab.errors import CollabError, StoreError
+from collab.errors import CollabError
 from collab.node.lives import Kept, KeptPlan, Left
+from collab.node.store_errors import store_errors
 from collab.updates.store.disk import Disk
 
 _FOLDER: Final = ""
@@ -56,7 +57,7 @@ class KeptPlans:
         """Put an epoch on the disk, so that `keep` needs no room there; its first life has begun."""
         record = msgspec.json.encode(_Record(epoch, msgspec.Raw(msgspec.json.encode(plan)), unproven=True))
         path = _written(plan.name, epoch)
-        with _translated(f"keep plan {plan.name!r}"):
+        with store_errors(f"keep plan {plan.name!r}"):
             self._remove(path, *self._marks(plan.name, epoch).values())
             self._disk.write(path, record)
             self._disk.fsync(path)
@@ -65,7 +66,7 @@ class KeptPlans:
 
     def keep(self, name: PlanName, epoch: Epoch) -> None:
         """Load what `write` wrote at the next start; what was kept is gone back to if that fails."""
-        with _translated(f"keep plan {name!r}"):
+        with store_errors(f"keep plan {name!r}"):
             current = self._read(_kept(name), name)
             if current is not None and (current.lives is None or self._read(_before(name), name) is None):
                 self._disk.rename(_kept(name), _before(name))
@@ -78,12 +79,12 @@ class KeptPlans:
 
     def drop(self, name: PlanName, epoch: Epoch) -> None:
         """Take back a `write` that `keep` has not followed."""
-        with _translated(f"drop plan {name!r}"):
+        with store_errors(f"drop plan {name!r}"):
             self._remove(_written(name, epoch), *self._marks(name, epoch).values())
 
     def forget(self, name: PlanName, epoch: Epoch) -> None:
         """Do not load an epoch of a plan at the next start; one that may be gone back to stays."""
-        with _translated(f"forget plan {name!r}"):
+        with store_errors(f"forget plan {name!r}"):
             if self._epoch(_kept(name)) not in (None, epoch):
                 return
             if self._epoch(_before(name)) is not None:
@@ -106,7 +107,7 @@ class KeptPlans:
 
     def prove(self, name: PlanName, epoch: Epoch) -> None:
         """An epoch works; what it came from is not needed any more."""
-        with _translated(f"call plan {name!r} proven"):
+        with store_errors(f"call plan {name!r} proven"):
             if self._epoch(_kept(name)) != epoch:
                 return
             self._set(name, epoch, "proven")
@@ -118,7 +119,7 @@ class KeptPlans:
 
     def go_back(self, name: PlanName) -> None:
         """The epoch before is the current one again."""
-        with _translated(f"go back to the former epoch of plan {name!r}"):
+        with store_errors(f"go back to the former epoch of plan {name!r}"):
             current = self._read(_kept(name), name)
             if current is not None:
                 self._set(name, current.epoch, f"left-{current.lives or 0}")
@@ -127,7 +128,7 @@ class KeptPlans:
         self._shelter(name)
 
     def _count(self, name: PlanName, epoch: Epoch, change: int) -> int:
-        with _translated(f"count the starts of plan {name!r}"):
+        with store_errors(f"count the starts of plan {name!r}"):
             lives = _number(self._marks(name, epoch), "lives") + change
             lives = min(max(0, lives), _MAX_COUNT)
             self._set(name, epoch, f"lives-{lives}")
@@ -271,12 +272,3 @@ def _mark(name: PlanName, epoch: Epoch, mark: str) -> str:
 def _number(marks: dict[str, str], what: str) -> int:
     """The largest count among an epoch's marks; 0 without one."""
     return max((int(mark.partition("-")[2]) for mark in marks if mark.startswith(f"{what}-")), default=0)
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Let errors of the disk leave as `StoreError`."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"store: cannot {what}: {error.strerror or error}") from error

@@ -11,14 +11,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from collab.core.ids import Digest, check_digest
 from collab.errors import IntegrityError, LimitExceeded, ProtocolError, StoreError
 from collab.node.kept import KeptPlans
+from collab.node.store_errors import store_errors
 from collab.updates.store.disk import RealDisk
 
 _READ_BYTES: Final = 1 << 20
@@ -63,7 +64,7 @@ class Store:
 
     def digests(self) -> list[Digest]:
         """What is held completely."""
-        with _translated("list the blobs"):
+        with store_errors("list the blobs"):
             return [Digest(path.name) for path in sorted(self._blobs.iterdir())]
 
     def held(self, sha256: Digest) -> tuple[int, bool]:
@@ -78,7 +79,7 @@ class Store:
     def checked(self, sha256: Digest) -> tuple[int, bool]:
         """Like `held`, but a complete blob's bytes are checked, and a corrupted one is removed."""
         size, complete = self.held(sha256)
-        with _translated(f"check blob {sha256[:12]}"):
+        with store_errors(f"check blob {sha256[:12]}"):
             if complete and _sha256(self._blobs / sha256) != sha256:
                 (self._blobs / sha256).unlink(missing_ok=True)
                 return 0, False
@@ -100,7 +101,7 @@ class Store:
             return size
         path = self._partial / sha256
         if size > total:
-            with _translated(f"remove a part of blob {sha256[:12]}"):
+            with store_errors(f"remove a part of blob {sha256[:12]}"):
                 path.unlink(missing_ok=True)
             raise IntegrityError(f"blob {sha256[:12]}: {size} bytes were held of {total}; send it again")
         if offset > size or offset + len(data) > total:
@@ -108,7 +109,7 @@ class Store:
                 f"blob {sha256[:12]}: a part at {offset} of {total}, but {size} bytes are held"
             )
         data = memoryview(data)[size - offset :]
-        with _translated(f"write blob {sha256[:12]}"):
+        with store_errors(f"write blob {sha256[:12]}"):
             self._make_room(total, total - size, {*keep, sha256})
             with open(path, "ab") as file:
                 file.write(data)
@@ -135,14 +136,14 @@ class Store:
             raise StoreError(f"blob {sha256[:12]}: not in the store")
         if offset > size:
             raise ProtocolError(f"blob {sha256[:12]}: nothing is at {offset}, it has {size} bytes")
-        with _translated(f"read blob {sha256[:12]}"), open(self._blobs / sha256, "rb") as file:
+        with store_errors(f"read blob {sha256[:12]}"), open(self._blobs / sha256, "rb") as file:
             file.seek(offset)
             return size, file.read(limit)
 
     def drop(self, digests: Iterable[Digest]) -> int:
         """Remove blobs, whole or begun; how many were here."""
         found = 0
-        with _translated("remove blobs"):
+        with store_errors("remove blobs"):
             for sha256 in digests:
                 paths = [
                     path for folder in (self._blobs, self._partial) if (path := folder / sha256).exists()
@@ -187,7 +188,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"store: cannot read blob {sha256[:12]}: {error.strerror}") from error
         if found != sha256:
-            with _translated(f"remove corrupted blob {sha256[:12]}"):
+            with store_errors(f"remove corrupted blob {sha256[:12]}"):
                 path.unlink(missing_ok=True)
             raise IntegrityError(
                 f"blob {sha256[:12]}: corrupted in the store and removed; deploy the plan again"
@@ -195,15 +196,6 @@ class Store:
         with suppress(OSError):  # only the order of eviction depends on it
             os.utime(path)
         return path
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Let errors of the disk leave as `StoreError`."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"store: cannot {what}: {error.strerror or error}") from error
 
 
 def _sha256(path: Path) -> Digest:
