@@ -22,7 +22,7 @@ else:
 EXTRAS: dict[str, tuple[str, ...]] = {
     "core": (),
     "dev": ("dev", "emulation", "updates"),
-    "toolchain": ("dev", "emulation", "toolchain", "updates"),
+    "toolchain": ("dev", "emulation", "frontdoor", "toolchain", "updates"),
 }
 """Extras that each lock holds beside the core dependencies and the build backend."""
 
