@@ -28,7 +28,7 @@ from collab.node.training_config import TrainingConfig
 from collab.node.training_work import Enrolled, MakeTrainer
 from collab.runtime.base import Backend
 from collab.runtime.litert import LiteRT
-from collab.transport.base import Security, Transport
+from collab.transport.base import Security, Transport, split_host_port
 from collab.transport.grpc import GrpcTransport
 from collab.transport.lazy import LazyTransport
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collab.node.coap.oscore import ObjectSecurity
     from collab.node.coap.service import CoapService
     from collab.security.identity import Credentials
+    from collab.telemetry.scrape import MetricsServer
 
 ENDPOINT_ROOM: Final = 64 * 1024
 """Bytes that an envelope takes beside its largest tensor."""
@@ -293,6 +294,29 @@ def build_node(
     except BaseException:
         store.close()
         raise
+
+
+def metrics_server(service: NodeService) -> MetricsServer:
+    """What Prometheus scrapes at a node's ``metrics`` setting, not yet entered.
+
+    Raises `ConfigError` where the extra ``metrics`` is not installed, `UsageError` for a bad address.
+    """
+    from collab.node.metrics import NodeMetrics
+    from collab.telemetry.scrape import MetricsServer
+
+    assert service.config.metrics is not None
+    return MetricsServer(NodeMetrics(service).values, *metrics_place(service.config.metrics))
+
+
+def metrics_place(place: str) -> tuple[str, int]:
+    """Host and port of ``[HOST:]PORT``; raises `UsageError`, or `ConfigError` without the extra."""
+    from collab.telemetry.exposition import require
+
+    require()
+    try:
+        return split_host_port(place if ":" in place else f"127.0.0.1:{place}")
+    except UsageError as error:
+        raise UsageError(f"--metrics: {error}; a port alone is one of loopback") from error
 
 
 def coap_service(service: NodeService, security: Security | None) -> CoapService:

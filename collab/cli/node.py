@@ -56,6 +56,9 @@ def node(
         Path | None,
         typer.Option(help="Directory with this node's key and certificate [env: COLLAB_IDENTITY]."),
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="[HOST:]PORT at which Prometheus may scrape this node.")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="Directory for models; kept over restarts.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     max_tensor_bytes: Annotated[int | None, typer.Option(help="Largest tensor that is accepted.")] = None,
@@ -68,7 +71,7 @@ def node(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links and deployments.")] = False,
 ) -> None:
     """Run a node until SIGTERM or SIGINT: it stores models, runs stages, and answers control verbs."""
-    from collab.assembly import DISCOVERIES
+    from collab.assembly import DISCOVERIES, metrics_place
     from collab.cli.connect import confirmed
     from collab.cli.settings import gather, identity_directory
     from collab.node.config import NodeConfig
@@ -85,6 +88,7 @@ def node(
         "coap": coap,
         "coap_oscore": coap_oscore,
         "insecure": trust.insecure or None,
+        "metrics": metrics,
         "store": store,
         "max_tensor_bytes": max_tensor_bytes,
         "insecure_networks": trust.networks or None,
@@ -96,6 +100,8 @@ def node(
             raise UsageError(f"--discovery: {way!r} is not known; use {', '.join(DISCOVERIES)} or none")
     if settings.coap_oscore is not None and settings.coap is None:
         raise UsageError("--coap-oscore: give --coap HOST:PORT as well")
+    if settings.metrics is not None:
+        metrics_place(settings.metrics)  # said before anything starts
     chosen = None if settings.insecure else identity_directory(identity or settings.identity, config)
     _prepare_process(verbose)
     asyncio.run(_run(settings, chosen, json_))
@@ -111,7 +117,7 @@ def _prepare_process(verbose: bool) -> None:
 
 
 async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> None:
-    from collab.assembly import build_node, coap_service, load_identity
+    from collab.assembly import build_node, coap_service, load_identity, metrics_server
 
     security = await asyncio.to_thread(load_identity, identity)
     stop = asyncio.Event()
@@ -126,6 +132,8 @@ async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> No
         if settings.coap:
             clients = await asyncio.to_thread(coap_service, service, security)
             event["coap"] = (await stack.enter_async_context(clients)).endpoints
+        if settings.metrics:
+            event["metrics"] = (await stack.enter_async_context(metrics_server(service))).url
         if as_json:
             print(json.dumps(event), flush=True)
         else:

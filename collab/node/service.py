@@ -14,7 +14,7 @@ from collab.codec.verbs import DRAINING
 from collab.codec.wire import Buffer
 from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.core.token import Fault, Hop, Kind, Token
+from collab.core.token import Fault, Kind, Token
 from collab.core.validate import flow
 from collab.errors import (
     CollabError,
@@ -39,6 +39,7 @@ from collab.node.reporting import Reporter
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
 from collab.node.stages import Stages
 from collab.node.store import Store
+from collab.node.tally import Tally
 from collab.node.training import NodeTraining
 from collab.node.training_work import MakeTrainer
 from collab.node.verbs import Caller, Dispatcher
@@ -109,9 +110,7 @@ class NodeService(Handler):
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
-        self._counters: dict[str, int] = {}
-        self._stage_times: dict[tuple[PlanName, Epoch, int], tuple[int, int]] = {}
-        """Time in µs and runs of each loaded stage."""
+        self.tally = Tally(self.name)
         self._heard_us = -_QUIET_US
         self._preparing = asyncio.Lock()
 
@@ -336,7 +335,7 @@ class NodeService(Handler):
         now = monotonic_us()
         token = decode_envelope(message, now, link.rtt_us // 2, self._envelope_limits)
         if token.kind is Kind.VALUE and not self._fits(token):
-            self._count("payload_mismatch")
+            self.tally.count("payload_mismatch")
             raise ProtocolError(f"edge {token.edge} of plan {token.key.plan!r} does not carry these tensors")
         forged = self.session.forged
         actions = self.session.receive(link.peer.name, token, now)
@@ -355,9 +354,9 @@ class NodeService(Handler):
         return expected is None or expected == tuple(tensor.spec for tensor in token.payload)
 
     def _computed(self, work: Work, result: Computed | Fault) -> None:
-        if isinstance(result, Computed):
-            self._time(work, result.hop)
         plan = self.stages.plan(work.key.plan, work.key.epoch)
+        if plan is not None and self.session.loaded(work.key.plan, work.key.epoch):
+            self.tally.computed(work, result, plan)
         if plan is not None and plan.offline:
             self.reporter.computed(work, result, plan, self._alone())
         self._perform(self.session.computed(work, result, monotonic_us()))
@@ -378,7 +377,8 @@ class NodeService(Handler):
                 elif isinstance(action, Drop):
                     self._drop(action.work)
                 else:
-                    self._forget_times(action.plan, action.epoch)
+                    last = not self.session.epochs(action.plan)
+                    self.tally.unloaded(action.plan, action.epoch, last=last)
                     self._spawn(self.stages.unload(action.plan, action.epoch))
             actions = [more for token in failed for more in self.session.undeliverable(token, monotonic_us())]
             actions += [more for token in doubtful for more in self.session.doubtful(token)]
@@ -397,6 +397,7 @@ class NodeService(Handler):
         except CollabError as error:
             log.debug("token for %s not sent: %s", peer, error)
             return None
+        self.tally.sent(token, self.stages.plan(key.plan, key.epoch))
         return link
 
     def _compute(self, action: Compute) -> None:
@@ -440,6 +441,7 @@ class NodeService(Handler):
         """A link ended; its peer is lost unless another link to it lives."""
         broke_rules = isinstance(error, (ProtocolError, LimitExceeded))
         log.log(logging.WARNING if broke_rules else logging.INFO, "link down: %s: %s", link.peer.name, error)
+        self.tally.link_ended(link)
         if self.links.get(link.peer.name) is None:
             self._perform(self.session.peer_lost(link.peer.name, monotonic_us()))
 
@@ -455,19 +457,6 @@ class NodeService(Handler):
 
     # --- counters ----------------------------------------------------------------------
 
-    def _count(self, name: str) -> None:
-        self._counters[name] = self._counters.get(name, 0) + 1
-
-    def _time(self, work: Work, hop: Hop) -> None:
-        """Count a stage's time without its queue: others may wait in it."""
-        key = (work.key.plan, work.key.epoch, work.stage)
-        total_us, runs = self._stage_times.get(key, (0, 0))
-        if runs or self.session.loaded(*key[:2]):
-            self._stage_times[key] = (total_us + hop.total_us - hop.queue_us, runs + 1)
-
-    def _forget_times(self, plan: PlanName, epoch: Epoch) -> None:
-        self._stage_times = {key: t for key, t in self._stage_times.items() if key[:2] != (plan, epoch)}
-
     def counters(self) -> dict[str, int]:
         """Everything counted on this node, by name.
 
@@ -475,14 +464,14 @@ class NodeService(Handler):
         ``quarantined:PLAN/STAGE/MEMBER``, requests that a member was left out of.
         """
         stages: dict[str, int] = {}
-        for (name, epoch, index), (total_us, runs) in self._stage_times.items():
+        for (name, epoch, index), (total_us, runs) in self.tally.epoch_times.items():
             plan = self.stages.plan(name, epoch)
             if plan is not None:
                 where = f"{name}/{epoch}/{plan.stages[index].id}"
                 stages |= {f"stage_us:{where}": total_us, f"stage_runs:{where}": runs}
         codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
         quarantined = {f"quarantined:{where}": n for where, n in self.stages.left_out().items()}
-        return {**self.session.counters, **self._counters, **codecs, **stages, **quarantined}
+        return {**self.session.counters, **self.tally.counters, **codecs, **stages, **quarantined}
 
 
 def _is_refusal(action: Action) -> bool:

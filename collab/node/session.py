@@ -186,6 +186,10 @@ class Session:
         if loaded is not None and loaded.leases is not None:
             loaded.leases.release(requester)
 
+    def credits(self, now_us: int) -> dict[PlanName, tuple[int, int, int]]:
+        """Of plans that are entered here: credits, those leased, attempts in flight."""
+        return self._deployments.credits(now_us)
+
     def drain(self) -> None:
         """Admit no new attempts; what is in flight goes on."""
         self.draining = True
