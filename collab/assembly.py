@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collab.node.coap.oscore import ObjectSecurity
     from collab.node.coap.service import CoapService
     from collab.security.identity import Credentials
+    from collab.telemetry.export import Tracer
     from collab.telemetry.scrape import MetricsServer
 
 ENDPOINT_ROOM: Final = 64 * 1024
@@ -305,7 +306,19 @@ def metrics_server(service: NodeService) -> MetricsServer:
     from collab.telemetry.scrape import MetricsServer
 
     assert service.config.metrics is not None
-    return MetricsServer(NodeMetrics(service).values, *metrics_place(service.config.metrics))
+    tracer = service.tracer
+    dropped = None if tracer is None else lambda: tracer.dropped
+    return MetricsServer(NodeMetrics(service, dropped).values, *metrics_place(service.config.metrics))
+
+
+def make_tracer(url: str, about: Mapping[str, str], ratio: float = 1.0) -> Tracer:
+    """What sends spans to a collector, from now on; ``ratio`` of the traces that begin here are kept.
+
+    Raises `ConfigError` where the extra ``tracing`` is not installed, `UsageError` for a bad address.
+    """
+    from collab.telemetry.export import Tracer
+
+    return Tracer(url, about, ratio)
 
 
 def metrics_place(place: str) -> tuple[str, int]:

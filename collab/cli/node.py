@@ -59,6 +59,9 @@ def node(
     metrics: Annotated[
         str | None, typer.Option(help="[HOST:]PORT at which Prometheus may scrape this node.")
     ] = None,
+    otlp: Annotated[
+        str | None, typer.Option(help="Collector for spans of traced requests: http://HOST:4318.")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="Directory for models; kept over restarts.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     max_tensor_bytes: Annotated[int | None, typer.Option(help="Largest tensor that is accepted.")] = None,
@@ -89,6 +92,7 @@ def node(
         "coap_oscore": coap_oscore,
         "insecure": trust.insecure or None,
         "metrics": metrics,
+        "otlp": otlp,
         "store": store,
         "max_tensor_bytes": max_tensor_bytes,
         "insecure_networks": trust.networks or None,
@@ -117,7 +121,7 @@ def _prepare_process(verbose: bool) -> None:
 
 
 async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> None:
-    from collab.assembly import build_node, coap_service, load_identity, metrics_server
+    from collab.assembly import build_node, coap_service, load_identity, make_tracer, metrics_server
 
     security = await asyncio.to_thread(load_identity, identity)
     stop = asyncio.Event()
@@ -127,7 +131,13 @@ async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> No
     if settings.insecure_networks:
         print("warning: links are not encrypted; anybody on this network can read and forge", file=sys.stderr)
     async with AsyncExitStack() as stack:
+        if settings.otlp:
+            tracer = await asyncio.to_thread(
+                make_tracer, settings.otlp, {"service.instance.id": settings.name}
+            )
+            stack.push_async_callback(asyncio.to_thread, tracer.close)
         service = await stack.enter_async_context(build_node(settings, security=security))
+        service.tracer = tracer if settings.otlp else None
         event: dict[str, Any] = {"event": "ready", "name": service.name, "endpoints": service.endpoints}
         if settings.coap:
             clients = await asyncio.to_thread(coap_service, service, security)

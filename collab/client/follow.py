@@ -20,6 +20,7 @@ from collab.core.ids import Epoch
 from collab.core.plan import Plan
 from collab.core.token import Priority
 from collab.errors import CollabError, NodeLost, NotLoaded, Overloaded, PeerError, RequestError
+from collab.telemetry.context import TraceContext
 
 
 class Opened(Protocol):
@@ -45,6 +46,7 @@ class Opened(Protocol):
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        trace: TraceContext | None = None,
     ) -> Result:
         """One inference."""
         ...
@@ -146,6 +148,7 @@ class Follower:
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        trace: TraceContext | None = None,
     ) -> Result:
         """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""
         now = asyncio.get_running_loop().time
@@ -156,7 +159,7 @@ class Follower:
             self._under_way[client] += 1
             try:
                 left_s = deadline_s if tries == 1 else max(until_s - now(), 0.0)
-                result = await client.run(inputs, left_s, priority)
+                result = await client.run(inputs, left_s, priority, trace=trace)
                 if result.via != PRIMARY and self._looking is None:
                     self._looking = asyncio.ensure_future(self._look(client))
                 return result if tries == 1 else replace(result, total_ms=(now() - start_s) * 1000)

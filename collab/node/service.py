@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -40,6 +41,7 @@ from collab.node.session import Action, Compute, Computed, Drop, Send, Session, 
 from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.tally import Tally
+from collab.node.tracing import run_spans
 from collab.node.training import NodeTraining
 from collab.node.training_work import MakeTrainer
 from collab.node.verbs import Caller, Dispatcher
@@ -48,6 +50,7 @@ from collab.transport.aio import timeout
 
 if TYPE_CHECKING:
     from collab.security.identity import Credentials
+    from collab.telemetry.export import Tracer
 
 log = logging.getLogger("collab.node")
 
@@ -111,6 +114,8 @@ class NodeService(Handler):
         self._idle = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self.tally = Tally(self.name)
+        self.tracer: Tracer | None = None
+        """Takes the spans of what stages do, where they are wanted."""
         self._heard_us = -_QUIET_US
         self._preparing = asyncio.Lock()
 
@@ -357,6 +362,9 @@ class NodeService(Handler):
         plan = self.stages.plan(work.key.plan, work.key.epoch)
         if plan is not None and self.session.loaded(work.key.plan, work.key.epoch):
             self.tally.computed(work, result, plan)
+        if plan is not None and self.tracer is not None:
+            trace = self.session.trace(work.key)
+            self.tracer.record(run_spans(trace, work, result, plan, self.name, time.time_ns()))
         if plan is not None and plan.offline:
             self.reporter.computed(work, result, plan, self._alone())
         self._perform(self.session.computed(work, result, monotonic_us()))

@@ -16,7 +16,7 @@ from collab.client.wheel import earliest
 from collab.client.wiring import OUTSIDE, StageWiring
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.core.token import Fault, Kind, Token
+from collab.core.token import Fault, Key, Kind, Token
 from collab.errors import LinkLost, NodeLost, NotLoaded, Overloaded, ProtocolError, Refused
 from collab.node.actions import Action, Compute, Computed, Drop, Free, Work
 from collab.node.attempts import AttemptState, Shelf
@@ -245,6 +245,11 @@ class Session:
         else:
             self._take(peer, token, state, loaded, lanes, now_us, actions)
         return actions
+
+    def trace(self, key: Key) -> bytes:
+        """The trace that an attempt came with; empty where it is over here."""
+        state = self._attempts.get(key)
+        return state.trace if state is not None else b""
 
     def computed(self, work: Work, result: Computed | Fault, now_us: int) -> list[Action]:
         """Take the result of a `Compute`."""

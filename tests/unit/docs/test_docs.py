@@ -54,6 +54,7 @@ from collab.node.training_offer import MAX_SETTINGS_BYTES
 from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
 from collab.runtime.preprocessing import images
 from collab.runtime.preprocessing import tables as raw_tables
+from collab.telemetry import export as export_spans
 from collab.telemetry import scrape
 from collab.telemetry.catalogue import CATALOGUE
 from collab.toolchain.trainable import export
@@ -183,6 +184,8 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "a scrape of metrics: headers, at a time, time; stages and peers that a node counts apart": ""
         f"{scrape.MAX_HEAD_BYTES >> 10} KiB, {scrape.MAX_CONNECTIONS}, {scrape.SCRAPE_S:g} s; "
         f"{MAX_STAGES:,} and {MAX_PEERS}",
+        "spans that wait to be sent; in one batch; its time": f"{export_spans.MAX_QUEUED:,}; "
+        f"{export_spans.MAX_BATCH}; {export_spans.TIMEOUT_S:g} s",
         "answers that wait to be written to that queue; reports in a reply": f"{MAX_UNWRITTEN:,}; "
         f"{MAX_TAKEN:,}",
         "requests that wait for the whole model at a requester": f"{MAX_WAITING}",
