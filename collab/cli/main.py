@@ -74,6 +74,7 @@ def _register() -> None:
         reports,
         running,
         simulate,
+        top,
         trainable,
         training,
         validate,
@@ -90,7 +91,7 @@ def _register() -> None:
     fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")
     release_store.register(release.app)
-    for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
+    for module in (node, nodes, top, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
     for module in (controller, doctor, release):
         module.register(app)

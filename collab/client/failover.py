@@ -150,6 +150,7 @@ class LadderClient:
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        *,
         trace: TraceContext | None = None,
     ) -> Result:
         """One inference, as `PlanClient.run`; a rung is done with it before the next begins."""
@@ -212,7 +213,7 @@ class LadderClient:
         if rung == LOCAL:
             assert self._local is not None
             return await self._local.run(inputs, left_s)
-        return await self._clients[rung].run(inputs, left_s, priority, climb.attempts, trace)
+        return await self._clients[rung].run(inputs, left_s, priority, climb.attempts, trace=trace)
 
     def _told(self, rung: int, result: Result, climb: Climb, start_us: int) -> Result:
         """The answer with the path that it took, over all rungs."""

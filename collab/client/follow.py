@@ -46,6 +46,7 @@ class Opened(Protocol):
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        *,
         trace: TraceContext | None = None,
     ) -> Result:
         """One inference."""
@@ -148,6 +149,7 @@ class Follower:
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        *,
         trace: TraceContext | None = None,
     ) -> Result:
         """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""

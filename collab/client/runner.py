@@ -260,6 +260,7 @@ class PlanClient:
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
         before: int = 0,
+        *,
         trace: TraceContext | None = None,
     ) -> Result:
         """One inference; the arrays must stay unchanged until it returns.

@@ -131,7 +131,7 @@ class _Sender:
 
     def close(self) -> None:
         """Give connections back."""
-        self._exporter.shutdown()
+        cast(Any, self._exporter).shutdown()
 
     def _foreign(self, span: Span) -> ReadableSpan:
         from opentelemetry.sdk.trace import Event, ReadableSpan

@@ -23,7 +23,7 @@ class Counts:
     total_us: int
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """All durations."""
         return sum(self.buckets)
 

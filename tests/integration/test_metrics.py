@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from functools import partial
 from urllib.request import urlopen
 
 import pytest
@@ -9,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.deployments import assert_equal_answers, deployed_plan, endpoints
 from tests.integration.models import Reference
-from tests.integration.processes import NodeProcess, command, running
+from tests.integration.processes import NodeProcess, collab, command, peers, running
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +54,31 @@ def test_a_bad_address_is_one_line(tmp_path):
         "error: --metrics: address '127.0.0.1:nowhere': write it as HOST:PORT with a port of 0 to 65535; "
         "a port alone is one of loopback"
     ]
+
+
+async def test_top_and_status_tell_of_a_running_plan(digits, tmp_path):
+    nodes = [NodeProcess(name, tmp_path) for name in "ab"]
+    with running(nodes):
+        plan, blobs = digits.chain([10], ["a", "b"], endpoints(nodes))
+        async with deployed_plan(plan, blobs) as opened:
+            watching = asyncio.create_task(
+                asyncio.to_thread(
+                    *(collab, "top", "--peers", peers(nodes), "--json", "--count", 2, "--interval", 0.5)
+                )
+            )
+            while not watching.done():
+                await assert_equal_answers(opened.client, digits)
+            looks = [json.loads(line) for line in (await watching).out.splitlines()]
+            arguments = ("status", plan.name, "--peers", peers(nodes), "--json")
+            status = (await asyncio.to_thread(collab, *arguments)).json
+            missing = await asyncio.to_thread(partial(collab, "status", "nil", *arguments[2:], code=None))
+    assert len(looks) == 2
+    (row,) = looks[-1]["plans"]
+    assert (row["plan"], row["stages"]) == (plan.name, {plan.stages[0].id: ["a"], plan.stages[1].id: ["b"]})
+    assert row["answers_s"] > 0
+    assert 0 < row["p50_ms"] <= row["p95_ms"]
+    assert {node["state"] for node in looks[-1]["nodes"]} == {"serving"}
+    assert any(link["sent_s"] > 0 for link in looks[-1]["links"])
+    assert sum(answer["ok"] for node in status["nodes"] for answer in node["answers"]) >= len(digits.requests)
+    assert missing.code == 1
+    assert "none of these nodes has one of that name" in missing.err

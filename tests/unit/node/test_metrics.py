@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from collab.node import tally as tallies
 from collab.node.actions import Computed, Work
 from collab.node.limits import Counters
 from collab.node.metrics import REFUSALS, NodeMetrics
+from collab.node.service import NodeService
 from collab.node.tally import Tally
 from collab.telemetry import catalogue as metrics
 from collab.telemetry.catalogue import CLIENTS, OTHERS, Metric
@@ -130,8 +132,8 @@ async def test_bytes_of_a_link_that_has_ended_are_kept(hub, tmp_path):
     assert metrics.LINK_UP not in after
 
 
-def taken(service) -> dict[Metric, dict[tuple[str, ...], object]]:
-    found: dict[Metric, dict[tuple[str, ...], object]] = {}
+def taken(service: NodeService) -> dict[Metric, dict[tuple[str, ...], Any]]:
+    found: dict[Metric, dict[tuple[str, ...], Any]] = {}
     for metric, labels, value in NodeMetrics(service).values():
         assert labels not in found.setdefault(metric, {}), (metric.name, labels)
         found[metric][labels] = value

@@ -15,7 +15,7 @@ def test_a_bound_belongs_to_its_bucket_and_what_is_longer_to_the_last():
         histogram.observe(duration_us)
     buckets = histogram.counts.buckets
     assert (buckets[0], buckets[1], buckets[-2], buckets[-1]) == (2, 1, 1, 1)
-    assert histogram.counts.count == 5
+    assert histogram.counts.number == 5
     assert histogram.counts.total_us == 20_000_202
 
 
