@@ -61,8 +61,10 @@ def status(
         for p in reply.plans
     ]
     show(table("plans", ("node", "plan", "epoch", "state", "stages", "in flight", "alternative of"), rows))
-    rows = [(n, r.state, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()]
-    show(table("nodes", ("node", "state", "resident", "up s", "counted"), rows))
+    states = [
+        (n, r.state, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()
+    ]
+    show(table("nodes", ("node", "state", "resident", "up s", "counted"), states))
 
 
 def _keep(replies: dict[str, Any], plans: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collab.cli.logs import LogForm, LogFormat, log_to_stderr
 from collab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def node(
     insecure_network: Annotated[bool, typer.Option(help="Confirm --insecure off loopback.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print events as JSON lines on stdout.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links and deployments.")] = False,
+    log_format: LogFormat = LogForm.TEXT,
 ) -> None:
     """Run a node until SIGTERM or SIGINT: it stores models, runs stages, and answers control verbs."""
     from collab.assembly import DISCOVERIES, metrics_place
@@ -107,14 +109,12 @@ def node(
     if settings.metrics is not None:
         metrics_place(settings.metrics)  # said before anything starts
     chosen = None if settings.insecure else identity_directory(identity or settings.identity, config)
-    _prepare_process(verbose)
+    _prepare_process(verbose, log_format, settings.name)
     asyncio.run(_run(settings, chosen, json_))
 
 
-def _prepare_process(verbose: bool) -> None:
-    from collab.cli.logs import log_to_stderr
-
-    log_to_stderr(verbose)
+def _prepare_process(verbose: bool, form: LogForm, name: str) -> None:
+    log_to_stderr(verbose, form, name)
     from collab.node.memory import keep_large_buffers
 
     keep_large_buffers()

@@ -362,6 +362,10 @@ class NodeService(Handler):
         plan = self.stages.plan(work.key.plan, work.key.epoch)
         if plan is not None and self.session.loaded(work.key.plan, work.key.epoch):
             self.tally.computed(work, result, plan)
+        if isinstance(result, Fault) and plan is not None:
+            about = {"plan": plan.name, "epoch": work.key.epoch, "request": work.key.request.hex()}
+            stage = plan.stages[work.stage].id
+            log.info("stage %s failed: %s", stage, result.message, extra={**about, "stage": stage})
         if plan is not None and self.tracer is not None:
             trace = self.session.trace(work.key)
             self.tracer.record(run_spans(trace, work, result, plan, self.name, time.time_ns()))
@@ -441,7 +445,13 @@ class NodeService(Handler):
 
     def link_up(self, link: Link) -> None:
         """A peer can be found."""
-        log.info("link up: %s (%s) at %s", link.peer.name, link.peer.role, link.connection.address)
+        log.info(
+            "link up: %s (%s) at %s",
+            link.peer.name,
+            link.peer.role,
+            link.connection.address,
+            extra={"peer": link.peer.name},
+        )
         if self.draining:
             self._tell_drained(link)
 

@@ -61,17 +61,14 @@ async def test_top_and_status_tell_of_a_running_plan(digits, tmp_path):
     with running(nodes):
         plan, blobs = digits.chain([10], ["a", "b"], endpoints(nodes))
         async with deployed_plan(plan, blobs) as opened:
-            watching = asyncio.create_task(
-                asyncio.to_thread(
-                    *(collab, "top", "--peers", peers(nodes), "--json", "--count", 2, "--interval", 0.5)
-                )
-            )
+            arguments = ("--peers", peers(nodes), "--json")
+            work = partial(collab, "top", *arguments, "--count", 2, "--interval", 0.5)
+            watching = asyncio.create_task(asyncio.to_thread(work))
             while not watching.done():
                 await assert_equal_answers(opened.client, digits)
             looks = [json.loads(line) for line in (await watching).out.splitlines()]
-            arguments = ("status", plan.name, "--peers", peers(nodes), "--json")
-            status = (await asyncio.to_thread(collab, *arguments)).json
-            missing = await asyncio.to_thread(partial(collab, "status", "nil", *arguments[2:], code=None))
+            status = (await asyncio.to_thread(collab, "status", plan.name, *arguments)).json
+            missing = await asyncio.to_thread(partial(collab, "status", "nil", *arguments, code=None))
     assert len(looks) == 2
     (row,) = looks[-1]["plans"]
     assert (row["plan"], row["stages"]) == (plan.name, {plan.stages[0].id: ["a"], plan.stages[1].id: ["b"]})

@@ -41,4 +41,5 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(durations, share):
     index = next(i for i, bound in enumerate(BOUNDS_US) if true_us <= bound)
     lower = BOUNDS_US[index - 1] if index else 0
     estimate = quantile_us(histogram.counts.buckets, share)
+    assert estimate is not None
     assert estimate == pytest.approx(min(max(estimate, lower), BOUNDS_US[index]))
