@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -96,7 +97,9 @@ async def _live(watch: Watch, interval_s: float, looks: int | None) -> None:
     with _keys() as descriptor, Live(console=console(), screen=True, auto_refresh=False) as shown:
 
         def pressed() -> None:
-            screen.press(sys.stdin.read(1))
+            # Not through the buffer of standard input: what it holds back would wake nobody.
+            for key in os.read(sys.stdin.fileno(), 64).decode("utf-8", "replace"):
+                screen.press(key)
             stirred.set()
 
         if descriptor is not None:
@@ -152,7 +155,7 @@ class Screen:
 
     def press(self, key: str) -> None:
         """A key was pressed; one that says nothing is ignored."""
-        if key in ("q", "Q", "\x03", ""):
+        if key in ("q", "Q", "\x03"):
             self.over = True
         elif key in ("s", "S"):
             self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
