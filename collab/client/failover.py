@@ -22,7 +22,6 @@ from collab.core.token import Priority
 from collab.errors import CollabError, NodeLost, PeerError
 from collab.link.link import now_us
 from collab.telemetry.context import TraceContext
-from collab.telemetry.spans import Span
 
 if TYPE_CHECKING:
     from collab.telemetry.export import Tracer
@@ -156,6 +155,8 @@ class LadderClient:
         """One inference, as `PlanClient.run`; a rung is done with it before the next begins."""
         if self._tracer is None:
             return await self._climb(inputs, deadline_s, priority, trace)
+        from collab.telemetry.spans import Span
+
         # What every rung does belongs under one span.
         context, start_ns, error = self._tracer.begin(trace), time.time_ns(), None
         try:

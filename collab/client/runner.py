@@ -17,7 +17,6 @@ from collab.client.budget import RetryBudget
 from collab.client.control import Control
 from collab.client.policy import RetryPolicy
 from collab.client.requester import Requester
-from collab.client.tracing import Traced, request_spans
 from collab.client.wiring import entry
 from collab.codec.edges import Coded, EdgeEncoder
 from collab.codec.envelope import EnvelopeLimits, encode_envelope
@@ -41,6 +40,7 @@ from collab.telemetry.context import TraceContext
 from collab.transport.aio import timeout
 
 if TYPE_CHECKING:
+    from collab.client.tracing import Traced
     from collab.telemetry.export import Tracer
 
 DEFAULT_DEADLINE_S = 30.0
@@ -297,6 +297,8 @@ class PlanClient:
             self._links.attend(self._nodes)
         self._pending[request] = future
         if self._tracer is not None and context is not None and context.sampled:
+            from collab.client.tracing import Traced  # nodes need none of it, and count their memory
+
             ids = Traced(context, trace, self.plan, self.epoch, request, start_us, start_us, ())
             future.add_done_callback(partial(self._trace, ids))
         try:
@@ -391,6 +393,8 @@ class PlanClient:
 
     def _trace(self, begun: Traced, future: asyncio.Future[tuple[Answer, int]]) -> None:
         """Give the tracer the spans of a request that has ended, however it did."""
+        from collab.client.tracing import request_spans
+
         assert self._tracer is not None
         ended = replace(begun, end_us=now_us(), tried=self._tried.pop(begun.request, ()))
         error = None if future.cancelled() else future.exception()

@@ -41,7 +41,6 @@ from collab.node.session import Action, Compute, Computed, Drop, Send, Session, 
 from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.tally import Tally
-from collab.node.tracing import run_spans
 from collab.node.training import NodeTraining
 from collab.node.training_work import MakeTrainer
 from collab.node.verbs import Caller, Dispatcher
@@ -367,6 +366,8 @@ class NodeService(Handler):
             stage = plan.stages[work.stage].id
             log.info("stage %s failed: %s", stage, result.message, extra={**about, "stage": stage})
         if plan is not None and self.tracer is not None:
+            from collab.node.tracing import run_spans  # most nodes make no spans: it takes memory
+
             trace = self.session.trace(work.key)
             self.tracer.record(run_spans(trace, work, result, plan, self.name, time.time_ns()))
         if plan is not None and plan.offline:
