@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
+from collab.client.participant import Participant
 from collab.client.runner import DEFAULT_DEADLINE_S, PRIMARY, Result
 from collab.codec.tensors import Array
 from collab.core.ids import Epoch
@@ -78,7 +80,8 @@ class Follower:
     """Requests of one client to whatever epoch of a plan is current.
 
     ``start`` before use, ``close`` after; many `run` may be under way at a time.  With
-    ``same_model`` a plan of other weights is not gone to: the answers would be others.
+    ``same_model`` a plan of other weights is not gone to: the answers would be others.  The
+    ``participant`` takes part in trials of the plan.
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class Follower:
         fetch_plan: FetchPlan,
         *,
         same_model: bool = False,
+        participant: Participant | None = None,
     ) -> None:
         self._open_plan = open_plan
+        self._participant = participant
         self._release = release
         self._fetch_plan = fetch_plan
         self._same_model = same_model
@@ -112,6 +117,8 @@ class Follower:
 
     async def close(self) -> None:
         """Release every epoch's client; cancels what is under way."""
+        if self._participant is not None:
+            await self._participant.close()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -153,12 +160,28 @@ class Follower:
         trace: TraceContext | None = None,
     ) -> Result:
         """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""
+        participant, ask = self._participant, partial(self._ask, trace=trace)
+        if participant is None or not participant.heed(self.client.plan):
+            return await ask(inputs, deadline_s, priority, [])
+        return await participant.run(inputs, deadline_s, priority, ask)
+
+    async def _ask(
+        self,
+        inputs: Mapping[str, Array],
+        deadline_s: float,
+        priority: Priority,
+        went: list[Plan],
+        *,
+        trace: TraceContext | None = None,
+    ) -> Result:
+        """As `run` without trials; adds the plans that it was sent to to ``went``."""
         now = asyncio.get_running_loop().time
         start_s = now()
         until_s, tries = start_s + deadline_s, 0
         while True:
             client, tries = self.client, tries + 1
             self._under_way[client] += 1
+            went.append(client.plan)
             try:
                 left_s = deadline_s if tries == 1 else max(until_s - now(), 0.0)
                 result = await client.run(inputs, left_s, priority, trace=trace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from collab.codec.envelope import EnvelopeLimits, decode_envelope, encode_envelope
 from collab.codec.verbs import DRAINING
 from collab.codec.wire import Buffer
-from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
+from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
 from collab.core.token import Fault, Kind, Token
-from collab.core.validate import flow
 from collab.errors import (
     CollabError,
     LimitExceeded,
@@ -24,7 +23,6 @@ from collab.errors import (
     Overloaded,
     ProtocolError,
     StoreError,
-    UsageError,
 )
 from collab.link.link import Handler, Link
 from collab.link.links import Links
@@ -32,24 +30,31 @@ from collab.link.relay import relay_address
 from collab.link.suspicion import Health
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
+from collab.node.deployments import check_tensors
 from collab.node.device import Device, describe_device
+from collab.node.feedback import NodeFeedback
+from collab.node.first_run import FirstRuns
 from collab.node.flow import unknown
+from collab.node.lives import Kept
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
+from collab.node.proving import Proving
 from collab.node.reporting import Reporter
+from collab.node.serving import ReleaseFiles
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
+from collab.node.stage_times import StageTimes
 from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.tally import Tally
 from collab.node.training import NodeTraining
 from collab.node.training_work import MakeTrainer
+from collab.node.trials import Trials
 from collab.node.verbs import Caller, Dispatcher
 from collab.runtime.base import Backend
 from collab.transport.aio import timeout
 
 if TYPE_CHECKING:
     from collab.security.identity import Credentials
-    from collab.telemetry.export import Tracer
 
 log = logging.getLogger("collab.node")
 
@@ -77,6 +82,7 @@ class NodeService(Handler):
         security: Credentials | None = None,
         make_discoveries: MakeDiscoveries | None = None,
         trainers: Mapping[str, MakeTrainer] = MappingProxyType({}),
+        first_run: Sequence[str] = (),
     ) -> None:
         self.name = NodeName(config.name)
         self.security = security
@@ -88,9 +94,12 @@ class NodeService(Handler):
         self.on_serving: Callable[[bool], Awaitable[None]] | None = None
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
-        self.stages = Stages(self.name, store, backends, self._computed)
+        first_runs = FirstRuns(first_run, store.first_runs, config.runtime) if first_run else None
+        noted = config.condition.samples_s
+        self.stages = Stages(self.name, store, backends, self._computed, first_runs, noted)
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
+        self.proving = Proving(self.name, store.plans, self.stages.off_loop, self.session.plans)
         self.reporter = Reporter(self.stages.off_loop)
         self.backends = backends
         self.links = make_links(self)
@@ -104,7 +113,10 @@ class NodeService(Handler):
             )
         settings = (config.training, store, self.stages.off_loop, trainers)
         self.training = NodeTraining(self.name, *settings, gateway=gateway, credentials=security)
+        self.releases = ReleaseFiles(config.serve_releases)
         self.membership = Membership(self.links, security, make_discoveries)
+        self.feedback = NodeFeedback(self.name, config, self.stages, self.links.all)
+        self.trials = Trials(lambda name: self.session.current(name) is not None, time.monotonic)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)
         self._timer: asyncio.TimerHandle | None = None
@@ -113,8 +125,7 @@ class NodeService(Handler):
         self._idle = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self.tally = Tally(self.name)
-        self.tracer: Tracer | None = None
-        """Takes the spans of what stages do, where they are wanted."""
+        self._times = StageTimes()
         self._heard_us = -_QUIET_US
         self._preparing = asyncio.Lock()
 
@@ -154,7 +165,8 @@ class NodeService(Handler):
             await self.reporter.open(reports, config.max_reports, config.report_bytes)
             await self.training.start()
             await self._restore()
-            for address in self._addresses():
+            await self.feedback.open()
+            for address in self.config.addresses(secured=self.security is not None):
                 self.endpoints.append(await self.links.listen(address))
             self.endpoints += [relay_address(address, self.name) for address in self.config.join]
             self.links.set_endpoints(tuple(self.endpoints))
@@ -171,15 +183,6 @@ class NodeService(Handler):
     async def __aexit__(self, *error: object) -> None:
         await self._stop()
 
-    def _addresses(self) -> tuple[str, ...]:
-        """Where to listen."""
-        config = self.config
-        if config.no_listen and config.listen:
-            raise UsageError("--no-listen: --listen is given as well; choose one of them")
-        anywhere = "127.0.0.1:0" if self.security is None else "0.0.0.0:0"
-        listen = config.listen or (() if config.no_listen else (anywhere,))
-        return (*listen, config.broker) if config.broker else listen
-
     async def _stop(self) -> None:
         for task in self._background:
             task.cancel()
@@ -190,6 +193,10 @@ class NodeService(Handler):
         await self.links.__aexit__(None, None, None)
         await self.reporter.close()
         await self.training.close()
+        await self.feedback.close()
+        await self.stages.unload_all()
+        # Not before: one that cannot even be unloaded has not ended well.
+        await self.proving.close()
         await self.stages.close()
 
     async def drain_and_wait(self) -> int:
@@ -226,24 +233,35 @@ class NodeService(Handler):
 
     def used_digests(self) -> list[Digest]:
         """Blobs that must stay in the store."""
-        return [*self.stages.used_digests(), *self.training.used_digests()]
+        kept = self.stages.store.plans.sheltered
+        return [*self.stages.used_digests(), *self.training.used_digests(), *kept]
 
     def _in_flight(self) -> int:
         return sum(info.in_flight for info in self.session.plans())
 
     async def _restore(self) -> None:
         """Load what was current when the node last ran."""
-        kept, broken = await self.stages.off_loop(self.stages.store.kept_plans)
+        kept, broken = await self.stages.off_loop(self.stages.store.plans.all)
         for text in broken:
             log.warning("a kept plan cannot be read and is left out: %s", text)
-        for entry in kept:
-            try:
-                self.check_fits(entry.plan)
-                await self.stages.load(entry.plan, entry.epoch)
-                self.session.restore(entry.plan, entry.epoch, monotonic_us())
-                self._reach(entry.plan)
-            except CollabError as error:
-                log.warning("plan %r epoch %d is not loaded: %s", entry.plan.name, entry.epoch, error)
+        for one in kept:
+            await self._restore_one(one)
+
+    async def _restore_one(self, kept: Kept) -> None:
+        entry = await self.proving.choose(kept)
+        plan, epoch = (kept.current.plan, kept.current.epoch) if entry is None else (entry.plan, entry.epoch)
+        try:
+            if entry is not None:
+                self.check_fits(plan)
+                await self.stages.load(plan, epoch)
+                self.session.restore(plan, epoch, monotonic_us())
+                self._reach(plan)
+            self.session.remember(plan.name, kept.newest, monotonic_us())
+        except CollabError as error:
+            log.warning("plan %r epoch %d is not loaded: %s", plan.name, epoch, error)
+            return
+        if entry is not None and entry.lives is not None:
+            self._spawn(self.proving.begin(plan.name, epoch))
 
     def _join_failed(self, address: str, error: CollabError) -> None:
         log.warning("cannot join %s: %s", address, error)
@@ -252,16 +270,7 @@ class NodeService(Handler):
 
     def check_fits(self, plan: Plan) -> None:
         """Refuse a plan whose tensors are too large for this node; raises `LimitExceeded`."""
-        limit = self.config.max_tensor_bytes
-        on_edge = flow(plan)
-        for index, edge in enumerate(plan.edges):
-            target = () if edge.target == REQUESTER else plan.stage(edge.target).nodes
-            size = sum(spec.nbytes for spec in on_edge[EdgeId(index)].values())
-            if size > limit and self.name in (*target, *edge.via):
-                raise LimitExceeded(
-                    f"edges[{index}] ({edge.source} -> {edge.target}): its tensors have {size} bytes, "
-                    f"node {self.name!r} takes {limit}; raise its --max-tensor-bytes"
-                )
+        check_tensors(plan, self.name, self.config.max_tensor_bytes)
 
     async def prepare(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Load the stages of a reserved epoch; see `Session.reserve`."""
@@ -271,7 +280,7 @@ class NodeService(Handler):
             plan = self.session.reserved(name, epoch, digest, holder, monotonic_us())
             await self.stages.load(plan, epoch)
             try:
-                await self.stages.off_loop(self.stages.store.write_plan, plan, epoch)
+                await self.stages.off_loop(self.stages.store.plans.write, plan, epoch)
                 self._perform(self.session.prepare(name, epoch, digest, holder, monotonic_us()))
             except CollabError:
                 await self.stages.unload(name, epoch)
@@ -291,26 +300,32 @@ class NodeService(Handler):
             self._spawn(self._retire_later(name, previous[0]))
         for old in self.session.epochs(name)[: -self.config.max_epochs]:
             await self.unload(name, old)
+        self.proving.superseded(name, epoch)
         try:
-            await self.stages.off_loop(self.stages.store.keep_plan, name, epoch)
+            await self.stages.off_loop(self.stages.store.plans.keep, name, epoch)
         except StoreError as error:
             # The other nodes have it too, and it serves: too late to say no.
             log.warning("plan %r epoch %d serves, but not after a restart: %s", name, epoch, error)
+        else:
+            self._spawn(self.proving.begin(name, epoch))
 
     async def abort(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Give a reservation back; unload what was loaded under it."""
         self._perform(self.session.abort(name, epoch, digest, holder, monotonic_us()))
         if not self.session.loaded(name, epoch):
-            await self.stages.off_loop(self.stages.store.drop_plan, name, epoch)
+            await self.stages.off_loop(self.stages.store.plans.drop, name, epoch)
 
     async def retire(self, name: PlanName, epoch: Epoch) -> None:
         """Admit nothing more to an epoch, and do not load it at the next start."""
         self.session.retire(name, epoch)
-        await self.stages.off_loop(self.stages.store.forget_plan, name, epoch)
+        self.proving.gone(name, epoch)
+        await self.stages.off_loop(self.stages.store.plans.forget, name, epoch)
 
     async def unload(self, name: PlanName, epoch: Epoch) -> None:
         """Free an epoch."""
         self._perform(self.session.unload(name, epoch, monotonic_us()))
+        if self.session.current(name) is None:
+            self.trials.forget(name)
 
     async def _retire_later(self, name: PlanName, epoch: Epoch) -> None:
         """The previous epoch stays for requests that were admitted to it."""
@@ -358,18 +373,14 @@ class NodeService(Handler):
         return expected is None or expected == tuple(tensor.spec for tensor in token.payload)
 
     def _computed(self, work: Work, result: Computed | Fault) -> None:
+        if isinstance(result, Computed):
+            self._times.add(work, result.hop, self.session.loaded(work.key.plan, work.key.epoch))
+            proven = self.proving.computed(work.key.plan, work.key.epoch)
+            if proven is not None:
+                self._spawn(proven)
         plan = self.stages.plan(work.key.plan, work.key.epoch)
         if plan is not None and self.session.loaded(work.key.plan, work.key.epoch):
-            self.tally.computed(work, result, plan)
-        if isinstance(result, Fault) and plan is not None:
-            about = {"plan": plan.name, "epoch": work.key.epoch, "request": work.key.request.hex()}
-            stage = plan.stages[work.stage].id
-            log.info("stage %s failed: %s", stage, result.message, extra={**about, "stage": stage})
-        if plan is not None and self.tracer is not None:
-            from collab.node.tracing import run_spans  # most nodes make no spans: it takes memory
-
-            trace = self.session.trace(work.key)
-            self.tracer.record(run_spans(trace, work, result, plan, self.name, time.time_ns()))
+            self.tally.computed(work, result, plan, self.session.trace(work.key))
         if plan is not None and plan.offline:
             self.reporter.computed(work, result, plan, self._alone())
         self._perform(self.session.computed(work, result, monotonic_us()))
@@ -390,8 +401,10 @@ class NodeService(Handler):
                 elif isinstance(action, Drop):
                     self._drop(action.work)
                 else:
-                    last = not self.session.epochs(action.plan)
-                    self.tally.unloaded(action.plan, action.epoch, last=last)
+                    self._times.forget(action.plan, action.epoch)
+                    self.proving.gone(action.plan, action.epoch)
+                    if not self.session.epochs(action.plan):
+                        self.tally.unloaded(action.plan)
                     self._spawn(self.stages.unload(action.plan, action.epoch))
             actions = [more for token in failed for more in self.session.undeliverable(token, monotonic_us())]
             actions += [more for token in doubtful for more in self.session.doubtful(token)]
@@ -413,7 +426,14 @@ class NodeService(Handler):
         self.tally.sent(token, self.stages.plan(key.plan, key.epoch))
         return link
 
+    async def _wake(self, action: Compute) -> None:
+        await self.proving.wake(action.plan, action.epoch)
+        self._compute(action)
+
     def _compute(self, action: Compute) -> None:
+        if self.proving.rests(action.plan, action.epoch):
+            self._spawn(self._wake(action))
+            return
         worker = self.stages.worker(action.plan, action.epoch, action.stage)
         try:
             if worker is None:
@@ -482,12 +502,7 @@ class NodeService(Handler):
         ``stage_us:PLAN/EPOCH/STAGE`` and ``stage_runs:…`` of each loaded stage that has run;
         ``quarantined:PLAN/STAGE/MEMBER``, requests that a member was left out of.
         """
-        stages: dict[str, int] = {}
-        for (name, epoch, index), (total_us, runs) in self.tally.epoch_times.items():
-            plan = self.stages.plan(name, epoch)
-            if plan is not None:
-                where = f"{name}/{epoch}/{plan.stages[index].id}"
-                stages |= {f"stage_us:{where}": total_us, f"stage_runs:{where}": runs}
+        stages = self._times.counters(self.stages.plan)
         codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
         quarantined = {f"quarantined:{where}": n for where, n in self.stages.left_out().items()}
         return {**self.session.counters, **self.tally.counters, **codecs, **stages, **quarantined}

@@ -16,40 +16,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from collab.core.ids import Digest, Epoch, PlanName, check_digest
-from collab.core.plan import Plan, from_json
-from collab.errors import CollabError, IntegrityError, LimitExceeded, ProtocolError, StoreError
+from collab.core.ids import Digest, check_digest
+from collab.errors import IntegrityError, LimitExceeded, ProtocolError, StoreError
+from collab.node.kept import KeptPlans
+from collab.updates.store.disk import RealDisk
 
 _READ_BYTES: Final = 1 << 20
 DEFAULT_BYTES: Final = 4 << 30
-
-
-class KeptPlan(msgspec.Struct, frozen=True):
-    """A plan that a node goes back to when it starts again."""
-
-    plan: Plan
-    epoch: Epoch
-
-
-class _Record(msgspec.Struct, frozen=True):
-    epoch: int
-    plan: msgspec.Raw
 
 
 class Store:
     """Blobs and kept plans under one directory, used by one process at a time."""
 
     def __init__(self, root: Path, limit_bytes: int = DEFAULT_BYTES) -> None:
-        self._blobs, self._partial, self._plans = root / "blobs", root / "partial", root / "plans"
+        self._blobs, self._partial = root / "blobs", root / "partial"
+        self.plans = KeptPlans(RealDisk(root / "plans"))
+        """What this node loads when it starts."""
+        self.first_runs = root / "first-runs.json"
+        """Which stages have run here once; `collab.node.first_run` writes it."""
         self.reports = root / "reports.log"
         """What is queued to be reported; `collab.node.reports` writes it."""
+        self.feedback = root / "feedback.json"
+        """What was counted of plans; `collab.node.feedback` writes it."""
         self.training = root / "training"
         """What federated runs have left here; `collab.node.training_state` writes it."""
         self._limit = limit_bytes
         try:
-            for folder in (self._blobs, self._partial, self._plans):
+            for folder in (self._blobs, self._partial, root / "plans"):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(root / "lock", "w", encoding="ascii")  # noqa: SIM115 - held while the store is open
         except OSError as error:
@@ -202,56 +195,6 @@ class Store:
         with suppress(OSError):  # only the order of eviction depends on it
             os.utime(path)
         return path
-
-    # --- plans -----------------------------------------------------------------
-
-    def write_plan(self, plan: Plan, epoch: Epoch) -> None:
-        """Put an epoch of a plan on the disk, so that `keep_plan` needs no room there."""
-        record = msgspec.json.encode(_Record(epoch, msgspec.Raw(msgspec.json.encode(plan))))
-        with _translated(f"keep plan {plan.name!r}"), open(self._written(plan.name, epoch), "wb") as file:
-            file.write(record)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def keep_plan(self, name: PlanName, epoch: Epoch) -> None:
-        """Load what `write_plan` wrote at the next start, in place of the plan's former epoch."""
-        with _translated(f"keep plan {name!r}"):
-            os.replace(self._written(name, epoch), self._kept(name))
-            _sync_folder(self._plans)
-
-    def drop_plan(self, name: PlanName, epoch: Epoch) -> None:
-        """Take back a `write_plan` that `keep_plan` has not followed."""
-        with _translated(f"drop plan {name!r}"):
-            self._written(name, epoch).unlink(missing_ok=True)
-
-    def forget_plan(self, name: PlanName, epoch: Epoch) -> None:
-        """Do not load an epoch of a plan at the next start."""
-        path = self._kept(name)
-        with _translated(f"forget plan {name!r}"):
-            with suppress(FileNotFoundError, msgspec.DecodeError):
-                if msgspec.json.decode(path.read_bytes(), type=_Record).epoch != epoch:
-                    return
-            path.unlink(missing_ok=True)
-
-    def _kept(self, name: PlanName) -> Path:
-        return self._plans / f"{name}.json"
-
-    def _written(self, name: PlanName, epoch: Epoch) -> Path:
-        return self._plans / f"{name}.{epoch}.new"
-
-    def kept_plans(self) -> tuple[list[KeptPlan], list[str]]:
-        """Plans to load at start, and what is wrong with those that cannot be read."""
-        kept, broken = [], []
-        with suppress(OSError):
-            for path in self._plans.glob("*.new"):
-                path.unlink()
-        for path in sorted(self._plans.glob("*.json")):
-            try:
-                record = msgspec.json.decode(path.read_bytes(), type=_Record)
-                kept.append(KeptPlan(from_json(bytes(record.plan)), Epoch(record.epoch)))
-            except (OSError, msgspec.DecodeError, CollabError) as error:
-                broken.append(f"{path.name}: {error}")
-        return kept, broken
 
 
 @contextmanager

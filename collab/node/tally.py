@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+import logging
+import time
+from typing import TYPE_CHECKING, Final
 
-from collab.core.ids import REQUESTER, Epoch, NodeName, PlanName, StageId
+from collab.core.ids import REQUESTER, NodeName, PlanName, StageId
 from collab.core.plan import Plan
 from collab.core.token import Fault, Kind, Token
 from collab.errors import BY_CODE
@@ -12,6 +14,11 @@ from collab.link.link import Link
 from collab.node.actions import Computed, Work
 from collab.telemetry.catalogue import CLIENTS, OTHERS
 from collab.telemetry.histogram import Histogram
+
+if TYPE_CHECKING:
+    from collab.telemetry.export import Tracer
+
+log = logging.getLogger("collab.node")
 
 MAX_STAGES: Final = 1_024
 """Stages whose times are kept, those of plans that came and went included; the oldest go first."""
@@ -45,20 +52,24 @@ class Tally:
 
     def __init__(self, name: NodeName) -> None:
         self._name = name
+        self.tracer: Tracer | None = None
+        """Takes the spans of what stages do, where they are wanted."""
         self.counters: dict[str, int] = {}
         self.stages: dict[tuple[PlanName, StageId], StageTally] = {}
         self.plans: dict[PlanName, PlanTally] = {}
         self.ended_bytes: dict[tuple[str, str], tuple[int, int]] = {}
         """Sent and received over links that have ended, by peer and transport."""
-        self.epoch_times: dict[tuple[PlanName, Epoch, int], tuple[int, int]] = {}
-        """Time in µs without the queue, and runs, of each loaded stage by its index."""
 
     def count(self, name: str) -> None:
         """Count one of something rare."""
         self.counters[name] = self.counters.get(name, 0) + 1
 
-    def computed(self, work: Work, result: Computed | Fault, plan: Plan) -> None:
+    def computed(self, work: Work, result: Computed | Fault, plan: Plan, trace: bytes = b"") -> None:
         """A stage of a loaded plan has run."""
+        if self.tracer is not None:
+            from collab.node.tracing import run_spans  # most nodes make no spans: it takes memory
+
+            self.tracer.record(run_spans(trace, work, result, plan, self._name, time.time_ns()))
         name = (plan.name, plan.stages[work.stage].id)
         stage = self.stages.get(name)
         if stage is None:
@@ -67,6 +78,8 @@ class Tally:
             stage = self.stages[name] = StageTally()
         if isinstance(result, Fault):
             stage.failed += 1
+            about = {"plan": plan.name, "epoch": work.key.epoch, "request": work.key.request.hex()}
+            log.info("stage %s failed: %s", name[1], result.message, extra={**about, "stage": name[1]})
             return
         hop = result.hop
         queue, decode, compute, encode = stage.parts
@@ -76,10 +89,6 @@ class Tally:
         encode.observe(hop.encode_us)
         stage.raw_bytes += hop.raw_bytes
         stage.sent_bytes += hop.sent_bytes
-        # Others may wait in the queue, so that time is not the stage's.
-        key = (work.key.plan, work.key.epoch, work.stage)
-        total_us, runs = self.epoch_times.get(key, (0, 0))
-        self.epoch_times[key] = (total_us + hop.total_us - hop.queue_us, runs + 1)
 
     def sent(self, token: Token, plan: Plan | None) -> None:
         """A link took a token; counted where it answers a requester and was made here."""
@@ -109,12 +118,10 @@ class Tally:
         more_sent, more_received = link.carried_bytes
         self.ended_bytes[key] = (sent + more_sent, received + more_received)
 
-    def unloaded(self, plan: PlanName, epoch: Epoch, *, last: bool) -> None:
-        """An epoch is gone; after the last one of its plan nothing of it is kept."""
-        self.epoch_times = {key: t for key, t in self.epoch_times.items() if key[:2] != (plan, epoch)}
-        if last:
-            self.plans.pop(plan, None)
-            self.stages = {key: stage for key, stage in self.stages.items() if key[0] != plan}
+    def unloaded(self, plan: PlanName) -> None:
+        """The last epoch of a plan is gone, and with it what was counted of it."""
+        self.plans.pop(plan, None)
+        self.stages = {key: stage for key, stage in self.stages.items() if key[0] != plan}
 
 
 def peer_label(link: Link) -> str:

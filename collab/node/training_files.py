@@ -61,7 +61,7 @@ class TrainingFiles:
     def remember(self, standing: Standing, made: Made) -> None:
         """Keep what the last update was."""
         with _translated("keep the update"):
-            _write(self._root / _STANDING, msgspec.json.encode(_Standing(standing=standing, made=made)))
+            write_whole(self._root / _STANDING, msgspec.json.encode(_Standing(standing=standing, made=made)))
 
     def client(self, run: str) -> bytes:
         """The client's state; empty before its first update counted."""
@@ -72,7 +72,7 @@ class TrainingFiles:
     def stage(self, run: str, state: bytes) -> None:
         """Write what the client's state becomes when the latest update counts."""
         with _translated(f"stage the state of run {run!r}"):
-            _write(self._folder(run) / _STAGED, state)
+            write_whole(self._folder(run) / _STAGED, state)
 
     def settle(self, run: str, keep: bool) -> None:
         """Make the staged state the client's own, or forget it; harmless twice."""
@@ -93,7 +93,7 @@ class TrainingFiles:
     def keep_holds(self, run: str, holds: list[Digest]) -> None:
         """Remember which weights are in the store."""
         with _translated(f"keep the weights of run {run!r}"):
-            _write(self._folder(run) / _HOLDS, msgspec.json.encode(holds))
+            write_whole(self._folder(run) / _HOLDS, msgspec.json.encode(holds))
 
     def enter(self, run: str) -> list[Digest]:
         """Make room for a run; weights of runs that were forgotten for it, which nothing needs now."""
@@ -138,7 +138,8 @@ def _translated(what: str) -> Iterator[None]:
         raise StoreError(f"store: cannot {what}: {error.strerror or error}") from error
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, power cuts included; raises `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     with open(new, "wb") as file:

@@ -21,7 +21,9 @@ def test_other_plans_are_left_out():
     replies = {"a": reply(), "b": pb.StatusReply(state="serving")}
     _keep(replies, ["q"])
     kept = replies["a"]
-    assert [entry.plan for entry in (*kept.plans, *kept.stages, *kept.answers)] == ["q", "q", "q"]
+    assert [plan.plan for plan in kept.plans] == ["q"]
+    assert [stage.plan for stage in kept.stages] == ["q"]
+    assert [answer.plan for answer in kept.answers] == ["q"]
     assert replies["b"].state == "serving"
 
 

@@ -48,7 +48,6 @@ def test_runs_are_counted_by_part_and_stage():
     stage = tally.stages[PLAN, plan.stages[1].id]
     assert [part.counts.total_us for part in stage.parts] == [10, 20, 30, 40]
     assert (stage.raw_bytes, stage.sent_bytes, stage.failed) == (1000, 250, 1)
-    assert tally.epoch_times == {(PLAN, 1, 1): (90, 1)}
 
 
 def test_only_what_answers_a_requester_and_was_made_here_is_an_answer():
@@ -78,9 +77,7 @@ def test_what_is_kept_is_bounded_and_goes_with_its_plan(monkeypatch):
         plan, _ = chain("a", name=name)
         tally.computed(work(0, name), done, plan)
     assert [plan for plan, _ in tally.stages] == ["y", "z"]
-    tally.unloaded(PlanName("z"), Epoch(1), last=False)
-    assert [plan for plan, _ in tally.stages] == ["y", "z"]
-    tally.unloaded(PlanName("z"), Epoch(1), last=True)
+    tally.unloaded(PlanName("z"))
     assert [plan for plan, _ in tally.stages] == ["y"]
 
 
