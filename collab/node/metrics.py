@@ -62,7 +62,7 @@ class NodeMetrics:
             if plan is None:
                 continue
             for model in plan.models:
-                yield metrics.PLAN_INFO.at(info.plan, str(info.epoch), info.state, model.sha256)
+                yield metrics.PLAN_INFO.at(info.plan, str(info.epoch), info.state, model.sha256, info.release)
             in_flight[info.plan] = in_flight.get(info.plan, 0) + info.in_flight
         for name, live in in_flight.items():
             yield metrics.IN_FLIGHT.at(name, value=live)

@@ -59,8 +59,8 @@ UPTIME = Metric("collab_uptime_seconds", _GAUGE, (), "Time since the node starte
 PLAN_INFO = Metric(
     "collab_plan_info",
     _INFO,
-    ("plan", "epoch", "state", "model_sha256"),
-    "Loaded epochs of plans and the model that each was cut from; always 1",
+    ("plan", "epoch", "state", "model_sha256", "release"),
+    "Loaded epochs of plans, the model that each was cut from and its release, if it is one; always 1",
 )
 REQUESTS = Metric(
     "collab_requests_total",

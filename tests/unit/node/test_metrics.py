@@ -114,7 +114,7 @@ async def test_a_node_tells_of_its_plans_stages_links_and_credits(hub, tmp_path,
     assert first[metrics.LINK_UP]["b", "inproc"] == 1
     assert first[metrics.STATE] == {("serving",): 1, ("draining",): 0, ("offline",): 0}
     assert {labels[0] for labels in first[metrics.REFUSALS]} == set(REFUSALS)
-    assert ("p", "1", "serving", plan.models[0].sha256) in first[metrics.PLAN_INFO]
+    assert ("p", "1", "serving", plan.models[0].sha256, "") in first[metrics.PLAN_INFO]
     assert metrics.STAGE_SECONDS not in after
     assert metrics.QUEUE not in after
 
