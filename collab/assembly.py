@@ -322,6 +322,18 @@ def make_tracer(url: str, about: Mapping[str, str], ratio: float = 1.0) -> Trace
     return Tracer(url, about, ratio)
 
 
+def requester_metrics(cluster: Cluster, place: str) -> MetricsServer:
+    """What Prometheus scrapes of the requests of plans that the cluster will follow, not yet entered.
+
+    Raises as `metrics_server` does.
+    """
+    from collab.client.metrics import RequesterMetrics
+    from collab.telemetry.scrape import MetricsServer
+
+    cluster.metrics = RequesterMetrics()
+    return MetricsServer(cluster.metrics.values, *metrics_place(place))
+
+
 def metrics_place(place: str) -> tuple[str, int]:
     """Host and port of ``[HOST:]PORT``; raises `UsageError`, or `ConfigError` without the extra."""
     from collab.telemetry.exposition import require

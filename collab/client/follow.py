@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
+from collab.client.metrics import RequesterMetrics
 from collab.client.participant import Participant
 from collab.client.runner import DEFAULT_DEADLINE_S, PRIMARY, Result
 from collab.codec.tensors import Array
@@ -81,7 +82,7 @@ class Follower:
 
     ``start`` before use, ``close`` after; many `run` may be under way at a time.  With
     ``same_model`` a plan of other weights is not gone to: the answers would be others.  The
-    ``participant`` takes part in trials of the plan.
+    ``participant`` takes part in trials of the plan, ``metrics`` counts its requests.
     """
 
     def __init__(
@@ -92,9 +93,11 @@ class Follower:
         *,
         same_model: bool = False,
         participant: Participant | None = None,
+        metrics: RequesterMetrics | None = None,
     ) -> None:
         self._open_plan = open_plan
         self._participant = participant
+        self._metrics = metrics
         self._release = release
         self._fetch_plan = fetch_plan
         self._same_model = same_model
@@ -162,8 +165,10 @@ class Follower:
         """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""
         participant, ask = self._participant, partial(self._ask, trace=trace)
         if participant is None or not participant.heed(self.client.plan):
-            return await ask(inputs, deadline_s, priority, [])
-        return await participant.run(inputs, deadline_s, priority, ask)
+            work = ask(inputs, deadline_s, priority, [])
+        else:
+            work = participant.run(inputs, deadline_s, priority, ask)
+        return await (work if self._metrics is None else self._metrics.counted(self.plan.name, work))
 
     async def _ask(
         self,

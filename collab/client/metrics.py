@@ -1,7 +1,8 @@
-"""What requesters of one process count of their requests, for `serve` and other long-lived clients."""
+"""What requesters of one process count of their requests, for long-lived clients."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from collab.client.runner import Result
@@ -30,6 +31,16 @@ class RequesterMetrics:
 
     def __init__(self) -> None:
         self._plans: dict[str, _PlanCounts] = {}
+
+    async def counted(self, plan: str, work: Awaitable[Result]) -> Result:
+        """The result of a request, counted however it ends."""
+        try:
+            result = await work
+        except CollabError as error:
+            self.failed(plan, error)
+            raise
+        self.answered(plan, result)
+        return result
 
     def answered(self, plan: str, result: Result) -> None:
         """A request was answered."""

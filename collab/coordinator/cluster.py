@@ -15,6 +15,7 @@ from collab.client.failover import LadderClient
 from collab.client.follow import FetchPlan, Follower, Opened
 from collab.client.hub import ClientHub
 from collab.client.local import LocalModel
+from collab.client.metrics import RequesterMetrics
 from collab.client.participant import Participant
 from collab.client.policy import RetryPolicy
 from collab.client.runner import PlanClient
@@ -94,6 +95,8 @@ class Cluster:
     def __init__(self, make_links: MakeLinks) -> None:
         self.tracer: Tracer | None = None
         """Takes the spans of requests; set it before opening plans."""
+        self.metrics: RequesterMetrics | None = None
+        """Counts the requests of what `follow` makes; set it before."""
         self._hub = ClientHub()
         self.links = make_links(self._hub)
         self._hub.links = self.links
@@ -292,6 +295,7 @@ class Cluster:
             fetch_plan,
             same_model=same_model,
             participant=participant,
+            metrics=self.metrics,
         )
         self._followers.append(await follower.start(plan))
         return follower

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from collab.client import metrics as counting
 from collab.client.metrics import RequesterMetrics
 from collab.client.runner import Result
 from collab.core.ids import NodeName
 from collab.core.token import Hop
-from collab.errors import DeadlineExceeded
+from collab.errors import CollabError, DeadlineExceeded
 from collab.telemetry import catalogue as metrics
 from collab.telemetry.catalogue import OTHERS
 
@@ -33,6 +35,20 @@ def test_requests_are_counted_by_outcome_path_and_cause():
     assert found[metrics.CLIENT_SECONDS, ("p",)].total_us == 36_000
     parts = {labels[1]: v.total_us for (m, labels), v in found.items() if m is metrics.CLIENT_PARTS}
     assert parts == {"nodes": 24_000, "encode": 3_000, "decode": 6_000, "wire": 3_000}
+
+
+async def test_a_request_is_counted_however_it_ends():
+    async def ends(error: CollabError | None) -> Result:
+        if error is not None:
+            raise error
+        return result()
+
+    counts = RequesterMetrics()
+    assert (await counts.counted("p", ends(None))).attempts == 2
+    with pytest.raises(DeadlineExceeded):
+        await counts.counted("p", ends(DeadlineExceeded("late")))
+    found = {v.labels: v.value for v in counts.values() if v.metric is metrics.CLIENT_REQUESTS}
+    assert found == {("p", "ok", "primary"): 1, ("p", "failed", ""): 1}
 
 
 def test_plans_beyond_the_bound_are_counted_together(monkeypatch):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from collab.assembly import requester_metrics
 from collab.client.control import Control
 from collab.coordinator.deploy import deploy, undeploy
 from collab.core.ids import REQUESTER, Attempt, EdgeId, Epoch, NodeName, PlanName, RequestId
@@ -96,11 +97,17 @@ async def test_a_node_tells_of_its_plans_stages_links_and_credits(hub, tmp_path,
     async with node("a", hub, tmp_path) as a, node("b", hub, tmp_path) as b, coordinator(hub) as cluster:
         await cluster.reach(["inproc://a", "inproc://b"])
         await deploy(cluster, plan, blobs)
-        client = await cluster.open(plan, 2)
+        served = await asyncio.to_thread(requester_metrics, cluster, "0")
+        client = await cluster.follow(plan, credits=2)
         await asyncio.gather(*(client.run({plan.inputs[0].name: X}) for _ in range(2)))
+        assert cluster.metrics is not None
+        asked = {(metric, labels): value for metric, labels, value in cluster.metrics.values()}
+        async with served:
+            assert served.url.startswith("http://127.0.0.1:")
         first, second = taken(a), taken(b)
         await undeploy(cluster, plan)
         after = taken(b)
+    assert asked[metrics.CLIENT_REQUESTS, ("p", "ok", "primary")] == 2
     stages = [stage.id for stage in plan.stages]
     assert first[metrics.CREDITS]["p", "leased"] == 2
     assert metrics.CREDITS not in second, "attempts enter on a alone"
