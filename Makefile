@@ -11,7 +11,8 @@ BENCH ?= chain
 export PYTHON
 BIN := .venv/bin
 SOURCES := collab scripts tests benchmarks simulations
-SETUP = scripts/setup $(if $(filter all toolchain,$(subst $(comma), ,$(HEAVY))),toolchain,dev)
+SETUP = scripts/setup $(or $(firstword $(foreach part,$(if $(filter all frontdoor,$(HEAVIES)),frontdoor) $(if $(filter toolchain,$(HEAVIES)),toolchain),$(part))),dev)
+HEAVIES = $(subst $(comma), ,$(HEAVY))
 comma := ,
 
 .DEFAULT_GOAL := help

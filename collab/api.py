@@ -43,6 +43,7 @@ from collab.errors import CollabError, NotLoaded, PeerError
 from collab.graph import Graph
 from collab.planner.chains import Wants
 from collab.runtime.litert import LiteRT
+from collab.telemetry.context import parse_traceparent
 
 log = logging.getLogger("collab.api")
 
@@ -177,6 +178,7 @@ class Cluster:
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
         local: str | Path | None = None,
+        trace: str | None = None,
     ) -> dict[str, Array]:
         """One inference: outputs by tensor name, in the model's shapes and dtypes.
 
@@ -184,10 +186,13 @@ class Cluster:
         could not be answered within the deadline, raise `Overloaded`.  ``priority`` says who goes
         first in the nodes' queues.  The plan is deployed first if it is not.  When nodes are lost,
         the plan's alternatives answer, and then the whole model of the file ``local`` in this
-        process, if it is given.  Raises `TensorError` for inputs of the wrong name, dtype or
+        process, if it is given.  ``trace`` is a W3C ``traceparent`` under which nodes file their
+        spans; one that is none is ignored.  Raises `TensorError` for inputs of the wrong name, dtype or
         shape, `DeadlineExceeded`, `NodeLost` or another `RequestError`.
         """
-        answer = await self.request(plan, inputs, deadline_s=deadline_s, priority=priority, local=local)
+        answer = await self.request(
+            plan, inputs, deadline_s=deadline_s, priority=priority, local=local, trace=trace
+        )
         return dict(answer.outputs)
 
     async def request(
@@ -198,10 +203,12 @@ class Cluster:
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
         local: str | Path | None = None,
+        trace: str | None = None,
     ) -> Result:
         """Like `run`, with the time in each hop and the path taken."""
         client = await self._client(plan, local)
-        return await client.run(inputs, deadline_s, priority)
+        parent = None if trace is None else parse_traceparent(trace)
+        return await client.run(inputs, deadline_s, priority, trace=parent)
 
     async def feedback(
         self,
@@ -341,9 +348,12 @@ class BlockingCluster:
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
         local: str | Path | None = None,
+        trace: str | None = None,
     ) -> dict[str, Array]:
         """See `Cluster.run`."""
-        work = self._cluster.run(plan, inputs, deadline_s=deadline_s, priority=priority, local=local)
+        work = self._cluster.run(
+            plan, inputs, deadline_s=deadline_s, priority=priority, local=local, trace=trace
+        )
         return self._call(work)
 
     def feedback(self, plan: Plan, answer: Result, **said: Any) -> bool | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -30,7 +30,7 @@ from collab.node.service import NodeService
 from collab.node.store import Store
 from collab.node.training_config import TrainingConfig
 from collab.node.training_work import Enrolled, MakeTrainer
-from collab.transport.base import Security, Transport
+from collab.transport.base import Security, Transport, split_host_port
 from collab.transport.grpc import GrpcTransport
 from collab.transport.inproc import Ends, InprocTransport
 from collab.transport.lazy import LazyTransport
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from collab.node.coap.oscore import ObjectSecurity
     from collab.node.coap.service import CoapService
     from collab.security.identity import Credentials
+    from collab.telemetry.export import Tracer
+    from collab.telemetry.scrape import MetricsServer
 
 ENDPOINT_ROOM: Final = 64 * 1024
 """Bytes that an envelope takes beside its largest tensor."""
@@ -294,6 +296,53 @@ def build_node(
     except BaseException:
         store.close()
         raise
+
+
+def metrics_server(service: NodeService) -> MetricsServer:
+    """What Prometheus scrapes at a node's ``metrics`` setting, not yet entered.
+
+    Raises `ConfigError` where the extra ``metrics`` is not installed, `UsageError` for a bad address.
+    """
+    from collab.node.metrics import NodeMetrics
+    from collab.telemetry.scrape import MetricsServer
+
+    assert service.config.metrics is not None
+    tracer = service.tally.tracer
+    dropped = None if tracer is None else lambda: tracer.dropped
+    return MetricsServer(NodeMetrics(service, dropped).values, *metrics_place(service.config.metrics))
+
+
+def make_tracer(url: str, about: Mapping[str, str], ratio: float = 1.0) -> Tracer:
+    """What sends spans to a collector, from now on; ``ratio`` of the traces that begin here are kept.
+
+    Raises `ConfigError` where the extra ``tracing`` is not installed, `UsageError` for a bad address.
+    """
+    from collab.telemetry.export import Tracer
+
+    return Tracer(url, about, ratio)
+
+
+def requester_metrics(cluster: Cluster, place: str) -> MetricsServer:
+    """What Prometheus scrapes of the requests of plans that the cluster will follow, not yet entered.
+
+    Raises as `metrics_server` does.
+    """
+    from collab.client.metrics import RequesterMetrics
+    from collab.telemetry.scrape import MetricsServer
+
+    cluster.metrics = RequesterMetrics()
+    return MetricsServer(cluster.metrics.values, *metrics_place(place))
+
+
+def metrics_place(place: str) -> tuple[str, int]:
+    """Host and port of ``[HOST:]PORT``; raises `UsageError`, or `ConfigError` without the extra."""
+    from collab.telemetry.exposition import require
+
+    require()
+    try:
+        return split_host_port(place if ":" in place else f"127.0.0.1:{place}")
+    except UsageError as error:
+        raise UsageError(f"--metrics: {error}; a port alone is one of loopback") from error
 
 
 def coap_service(service: NodeService, security: Security | None) -> CoapService:

@@ -22,12 +22,12 @@ else:
 EXTRAS: dict[str, tuple[str, ...]] = {
     "core": (),
     "dev": ("dev", "emulation", "updates"),
-    "toolchain": ("dev", "emulation", "toolchain", "updates"),
+    "toolchain": ("dev", "emulation", "frontdoor", "toolchain", "updates"),
 }
 """Extras that each lock holds beside the core dependencies and the build backend."""
 
-FILES = {name: Path(f"requirements/{name}.in") for name in ("models", "onnx2tf")}
-"""Locks of their own, which are installed without dependencies."""
+FILES = {name: Path(f"requirements/{name}.in") for name in ("clients", "models", "onnx2tf")}
+"""Locks of their own: ``clients`` for an environment of its own, the others without dependencies."""
 
 
 def requirements(lock: str) -> list[str]:

@@ -19,6 +19,7 @@ from collab.cli.cluster import (
     open_authority,
 )
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, Trust, confirmed
+from collab.cli.logs import LogForm, LogFormat, log_to_stderr
 from collab.cli.output import emit, say
 from collab.cli.release_serving import open_agent, read_releases
 from collab.cli.replanning import Watched, read_watched
@@ -103,12 +104,12 @@ def controller(
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log who enrols and who is told.")] = False,
+    log_format: LogFormat = LogForm.TEXT,
 ) -> None:
     """Serve enrolment and renewal, tell nodes what was revoked, keep plans at their best, until SIGTERM.
 
     With --insecure there is no authority: plans are looked after and nothing is served.
     """
-    from collab.cli.logs import log_to_stderr
     from collab.cli.settings import identity_directory
     from collab.cli.settings import peers as read_peers
 
@@ -123,7 +124,7 @@ def controller(
         raise UsageError("--plan: missing; --profile and --insecure are for watching one")
     if reports is not None and not read_peers(peers):
         raise UsageError("--reports: give --peers HOST:PORT,… to fetch them from")
-    log_to_stderr(verbose)
+    log_to_stderr(verbose, log_format)
     opened = None
     if not trust.insecure:
         opened = open_authority(authority, passphrase_file)

@@ -18,6 +18,7 @@ from collab.cli.connect import (
 )
 from collab.cli.files import read_plan
 from collab.cli.output import emit, progress, say, show, table
+from collab.errors import NotLoaded
 from collab.planner.wording import size
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
+    plans: Annotated[
+        list[str] | None, typer.Argument(metavar="[PLAN]...", help="Names of plans; all without any.")
+    ] = None,
     peers: Peers = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
@@ -46,10 +50,12 @@ def status(
         return {name: await cluster.control(name).status() for name in names}
 
     replies = with_cluster(look, trust=confirmed(insecure, insecure_network))
+    if plans:
+        _keep(replies, plans)
     if json_:
         emit({"nodes": [_status(name, reply) for name, reply in replies.items()]})
         return
-    plans = [
+    rows = [
         (
             *(name, p.plan, p.epoch, p.state, ", ".join(p.stages), p.in_flight),
             *(p.primary or "-", p.release or "-"),
@@ -58,13 +64,27 @@ def status(
         for p in reply.plans
     ]
     columns = ("node", "plan", "epoch", "state", "stages", "in flight", "alternative of", "release")
-    show(table("plans", columns, plans))
+    show(table("plans", columns, rows))
     for name, reply in replies.items():
         for p in reply.plans:
             if p.fault:
                 say(f"node {name!r}, plan {p.plan!r} epoch {p.epoch}: {p.fault}")
-    rows = [(n, r.state, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()]
-    show(table("nodes", ("node", "state", "resident", "up s", "counted"), rows))
+    states = [
+        (n, r.state, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()
+    ]
+    show(table("nodes", ("node", "state", "resident", "up s", "counted"), states))
+
+
+def _keep(replies: dict[str, Any], plans: list[str]) -> None:
+    """Leave out other plans; raises `NotLoaded` for one that no node has."""
+    for plan in plans:
+        if all(p.plan != plan for reply in replies.values() for p in reply.plans):
+            raise NotLoaded(f"plan {plan!r}: none of these nodes has one of that name; see collab status")
+    for reply in replies.values():
+        for entries in (reply.plans, reply.stages, reply.answers):
+            kept = [entry for entry in entries if entry.plan in plans]
+            del entries[:]
+            entries.extend(kept)
 
 
 def _counted(reply: Any) -> str:
@@ -92,6 +112,13 @@ def _status(name: str, reply: Any) -> dict[str, Any]:
                 "release": p.release or None,
             }
             for p in reply.plans
+        ],
+        "stages": [
+            {"plan": s.plan, "stage": s.stage, "queued": s.queued, "runs": s.runs, "failed": s.failed}
+            for s in reply.stages
+        ],
+        "answers": [
+            {"plan": a.plan, "ok": a.ok, "absent": a.absent, "failed": a.failed} for a in reply.answers
         ],
         "state": reply.state,
         "reports": {"waiting": reply.reports.waiting, "dropped": reply.reports.dropped},

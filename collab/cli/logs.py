@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Final
+from enum import Enum
+from typing import Annotated, Final
+
+import typer
 
 BURST: Final = 20
 """Records of one kind that are written within `WINDOW_S`; the rest are counted."""
@@ -15,15 +19,49 @@ MAX_KINDS: Final = 256
 _MAX_TEXT: Final = 120
 
 
-def log_to_stderr(verbose: bool) -> None:
+class LogForm(str, Enum):
+    """How records are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+LogFormat = Annotated[LogForm, typer.Option(help="How log records are written: text, or one JSON a line.")]
+
+FIELDS: Final = ("plan", "epoch", "request", "attempt", "stage", "peer")
+"""What a record may say beside its text, as ``extra``."""
+
+
+def log_to_stderr(verbose: bool, form: LogForm = LogForm.TEXT, node: str = "") -> None:
     """Log warnings, and everything else that matters if asked to; strangers cannot flood it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Throttle())
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        handlers=[handler],
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonLines(node) if form is LogForm.JSON else text)
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+
+
+class JsonLines(logging.Formatter):
+    """A record as one JSON object on one line."""
+
+    def __init__(self, node: str = "") -> None:
+        super().__init__()
+        self._node = {"node": node} if node else {}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Time (RFC 3339, UTC), level, logger, node, text, what it is about, and where it was raised."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        said = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **self._node,
+            "message": record.getMessage(),
+            **{name: getattr(record, name) for name in FIELDS if hasattr(record, name)},
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return json.dumps(said, ensure_ascii=False, default=str)
 
 
 class Throttle(logging.Filter):

@@ -79,6 +79,7 @@ def _register() -> None:
         reports,
         running,
         simulate,
+        top,
         trainable,
         training,
         validate,
@@ -99,7 +100,7 @@ def _register() -> None:
     release_store.register(release.app)
     release_rollout.register(release.app)
     release_update.register(release.app)
-    for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
+    for module in (node, nodes, top, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
     for module in (controller, doctor, release, condition):
         module.register(app)

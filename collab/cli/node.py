@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collab.cli.logs import LogForm, LogFormat, log_to_stderr
 from collab.errors import CollabError, UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ def node(
         Path | None,
         typer.Option(help="Directory with this node's key and certificate [env: COLLAB_IDENTITY]."),
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="[HOST:]PORT at which Prometheus may scrape this node.")
+    ] = None,
+    otlp: Annotated[
+        str | None, typer.Option(help="Collector for spans of traced requests: http://HOST:4318.")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="Directory for models; kept over restarts.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     max_tensor_bytes: Annotated[int | None, typer.Option(help="Largest tensor that is accepted.")] = None,
@@ -68,9 +75,10 @@ def node(
     insecure_network: Annotated[bool, typer.Option(help="Confirm --insecure off loopback.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print events as JSON lines on stdout.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log links and deployments.")] = False,
+    log_format: LogFormat = LogForm.TEXT,
 ) -> None:
     """Run a node until SIGTERM or SIGINT: it stores models, runs stages, and answers control verbs."""
-    from collab.assembly import DISCOVERIES
+    from collab.assembly import DISCOVERIES, metrics_place
     from collab.cli.connect import confirmed
     from collab.cli.settings import gather, identity_directory
     from collab.node.config import NodeConfig
@@ -87,6 +95,8 @@ def node(
         "coap": coap,
         "coap_oscore": coap_oscore,
         "insecure": trust.insecure or None,
+        "metrics": metrics,
+        "otlp": otlp,
         "store": store,
         "max_tensor_bytes": max_tensor_bytes,
         "insecure_networks": trust.networks or None,
@@ -98,22 +108,22 @@ def node(
             raise UsageError(f"--discovery: {way!r} is not known; use {', '.join(DISCOVERIES)} or none")
     if settings.coap_oscore is not None and settings.coap is None:
         raise UsageError("--coap-oscore: give --coap HOST:PORT as well")
+    if settings.metrics is not None:
+        metrics_place(settings.metrics)  # said before anything starts
     chosen = None if settings.insecure else identity_directory(identity or settings.identity, config)
-    _prepare_process(verbose)
+    _prepare_process(verbose, log_format, settings.name)
     asyncio.run(_run(settings, chosen, json_))
 
 
-def _prepare_process(verbose: bool) -> None:
-    from collab.cli.logs import log_to_stderr
-
-    log_to_stderr(verbose)
+def _prepare_process(verbose: bool, form: LogForm, name: str) -> None:
+    log_to_stderr(verbose, form, name)
     from collab.node.memory import keep_large_buffers
 
     keep_large_buffers()
 
 
 async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> None:
-    from collab.assembly import build_node, coap_service, load_identity
+    from collab.assembly import build_node, coap_service, load_identity, make_tracer, metrics_server
 
     security = await asyncio.to_thread(load_identity, identity)
     stop = asyncio.Event()
@@ -123,11 +133,19 @@ async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> No
     if settings.insecure_networks:
         print("warning: links are not encrypted; anybody on this network can read and forge", file=sys.stderr)
     async with AsyncExitStack() as stack:
+        if settings.otlp:
+            tracer = await asyncio.to_thread(
+                make_tracer, settings.otlp, {"service.instance.id": settings.name}
+            )
+            stack.push_async_callback(asyncio.to_thread, tracer.close)
         service = await stack.enter_async_context(build_node(settings, security=security))
+        service.tally.tracer = tracer if settings.otlp else None
         event: dict[str, Any] = {"event": "ready", "name": service.name, "endpoints": service.endpoints}
         if settings.coap:
             clients = await asyncio.to_thread(coap_service, service, security)
             event["coap"] = (await stack.enter_async_context(clients)).endpoints
+        if settings.metrics:
+            event["metrics"] = (await stack.enter_async_context(metrics_server(service))).url
         keep_releases = await _releases(stack, service, as_json)
         if as_json:
             print(json.dumps(event), flush=True)

@@ -99,12 +99,15 @@ def run(
         Path | None, typer.Option(help="Packaged model, for raw input, where the plan does not name it.")
     ] = None,
     top: Annotated[int, typer.Option(help="Labels of each answer to raw input.")] = 3,
+    otlp: Annotated[str | None, typer.Option(help="Collector for traces: http://HOST:4318.")] = None,
+    trace_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests traced.")] = 1.0,
     peers: Peers = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
 ) -> None:
     """Run requests, compare the answers, and say where the time went."""
+    from collab.assembly import make_tracer
     from collab.cli.settings import peers as read_peers
     from collab.coordinator.whole import local_model
     from collab.runtime.litert import LiteRT
@@ -168,9 +171,13 @@ def run(
         return _Ran(report, answers, client.plan, at_a_time, tally)
 
     async def drive_and_close(cluster: Cluster) -> _Ran:
+        tracer = None if otlp is None else await asyncio.to_thread(make_tracer, otlp, {}, trace_ratio)
+        cluster.tracer = tracer
         try:
             return await drive(cluster)
         finally:
+            if tracer is not None:
+                await asyncio.to_thread(tracer.close)
             if fallback is not None:
                 await fallback.close()
 

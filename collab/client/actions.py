@@ -35,6 +35,17 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     """Whether one of them was started because an earlier one took long."""
 
 
+class Tried(msgspec.Struct, frozen=True, gc=False):
+    """One attempt that is over, for a trace."""
+
+    number: Attempt
+    start_us: int
+    end_us: int
+    route: tuple[NodeName, ...]
+    fault: str | None = None
+    """Why it failed, or was given up; None for one that answered."""
+
+
 class Resolve(msgspec.Struct, frozen=True, gc=False):
     """End a request; comes exactly once for each."""
 
@@ -42,6 +53,8 @@ class Resolve(msgspec.Struct, frozen=True, gc=False):
     outcome: Answer | Fault
     attempts: int = 1
     """How many were started for it here."""
+    tried: tuple[Tried, ...] = ()
+    """Those of a request with a trace."""
 
 
 Action = Union[Send, Resolve]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from collab.client.budget import RetryBudget
 from collab.client.ladder import AGAIN_S, LOCAL, WAIT, Climb, Ladder
@@ -20,6 +21,10 @@ from collab.core.plan import Plan
 from collab.core.token import Priority
 from collab.errors import CollabError, NodeLost, PeerError
 from collab.link.link import now_us
+from collab.telemetry.context import TraceContext
+
+if TYPE_CHECKING:
+    from collab.telemetry.export import Tracer
 
 log = logging.getLogger("collab.client")
 
@@ -45,8 +50,10 @@ class LadderClient:
         release: ReleaseRung,
         retry: RetryPolicy = RetryPolicy(),
         local: LocalModel | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.plan = plan
+        self._tracer = tracer
         self._plans = plan.family
         self._open_rung = open_rung
         self._release = release
@@ -142,8 +149,31 @@ class LadderClient:
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        *,
+        trace: TraceContext | None = None,
     ) -> Result:
         """One inference, as `PlanClient.run`; a rung is done with it before the next begins."""
+        if self._tracer is None:
+            return await self._climb(inputs, deadline_s, priority, trace)
+        from collab.telemetry.spans import Span
+
+        # What every rung does belongs under one span.
+        context, start_ns, error = self._tracer.begin(trace), time.time_ns(), None
+        try:
+            return await self._climb(inputs, deadline_s, priority, context)
+        except BaseException as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            raise
+        finally:
+            parent = trace.span_id if trace is not None else None
+            ids = (context.trace_id, context.span_id, parent)
+            if context.sampled:
+                name, about = f"inference {self.plan.name}", {"collab.plan": str(self.plan.name)}
+                self._tracer.record([Span(name, *ids, start_ns, time.time_ns(), about, error=error)])
+
+    async def _climb(
+        self, inputs: Mapping[str, Array], deadline_s: float, priority: Priority, trace: TraceContext | None
+    ) -> Result:
         begun_us = start_us = now_us()
         climb = Climb(start_us + int(deadline_s * 1e6), start_us + self._retry.patience_us)
         failure: CollabError | None = None
@@ -158,7 +188,7 @@ class LadderClient:
                 continue
             self._ladder.started(rung)
             try:
-                result = await self._run_on(rung, inputs, climb, priority)
+                result = await self._run_on(rung, inputs, climb, priority, trace)
             except CollabError as error:
                 failure, ended_us = error, now_us()
                 self._ladder.failed(climb, rung, error.code, error.attempts, ended_us)
@@ -173,13 +203,18 @@ class LadderClient:
                 return self._told(rung, result, climb, start_us)
 
     async def _run_on(
-        self, rung: int, inputs: Mapping[str, Array], climb: Climb, priority: Priority
+        self,
+        rung: int,
+        inputs: Mapping[str, Array],
+        climb: Climb,
+        priority: Priority,
+        trace: TraceContext | None,
     ) -> Result:
         left_s = max(0.0, (climb.deadline_us - now_us()) / 1e6)
         if rung == LOCAL:
             assert self._local is not None
             return await self._local.run(inputs, left_s)
-        return await self._clients[rung].run(inputs, left_s, priority, climb.attempts)
+        return await self._clients[rung].run(inputs, left_s, priority, climb.attempts, trace=trace)
 
     def _told(self, rung: int, result: Result, climb: Climb, start_us: int) -> Result:
         """The answer with the path that it took, over all rungs."""

@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
+from collab.client.metrics import RequesterMetrics
 from collab.client.participant import Participant
 from collab.client.runner import DEFAULT_DEADLINE_S, PRIMARY, Result
 from collab.codec.tensors import Array
@@ -21,6 +23,7 @@ from collab.core.ids import Epoch
 from collab.core.plan import Plan
 from collab.core.token import Priority
 from collab.errors import CollabError, NodeLost, NotLoaded, Overloaded, PeerError, RequestError
+from collab.telemetry.context import TraceContext
 
 
 class Opened(Protocol):
@@ -46,6 +49,8 @@ class Opened(Protocol):
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        *,
+        trace: TraceContext | None = None,
     ) -> Result:
         """One inference."""
         ...
@@ -77,7 +82,7 @@ class Follower:
 
     ``start`` before use, ``close`` after; many `run` may be under way at a time.  With
     ``same_model`` a plan of other weights is not gone to: the answers would be others.  The
-    ``participant`` takes part in trials of the plan.
+    ``participant`` takes part in trials of the plan, ``metrics`` counts its requests.
     """
 
     def __init__(
@@ -88,9 +93,11 @@ class Follower:
         *,
         same_model: bool = False,
         participant: Participant | None = None,
+        metrics: RequesterMetrics | None = None,
     ) -> None:
         self._open_plan = open_plan
         self._participant = participant
+        self._metrics = metrics
         self._release = release
         self._fetch_plan = fetch_plan
         self._same_model = same_model
@@ -152,15 +159,25 @@ class Follower:
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        *,
+        trace: TraceContext | None = None,
     ) -> Result:
         """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""
-        participant = self._participant
+        participant, ask = self._participant, partial(self._ask, trace=trace)
         if participant is None or not participant.heed(self.client.plan):
-            return await self._ask(inputs, deadline_s, priority, [])
-        return await participant.run(inputs, deadline_s, priority, self._ask)
+            work = ask(inputs, deadline_s, priority, [])
+        else:
+            work = participant.run(inputs, deadline_s, priority, ask)
+        return await (work if self._metrics is None else self._metrics.counted(self.plan.name, work))
 
     async def _ask(
-        self, inputs: Mapping[str, Array], deadline_s: float, priority: Priority, went: list[Plan]
+        self,
+        inputs: Mapping[str, Array],
+        deadline_s: float,
+        priority: Priority,
+        went: list[Plan],
+        *,
+        trace: TraceContext | None = None,
     ) -> Result:
         """As `run` without trials; adds the plans that it was sent to to ``went``."""
         now = asyncio.get_running_loop().time
@@ -172,7 +189,7 @@ class Follower:
             went.append(client.plan)
             try:
                 left_s = deadline_s if tries == 1 else max(until_s - now(), 0.0)
-                result = await client.run(inputs, left_s, priority)
+                result = await client.run(inputs, left_s, priority, trace=trace)
                 if result.via != PRIMARY and self._looking is None:
                     self._looking = asyncio.ensure_future(self._look(client))
                 return result if tries == 1 else replace(result, total_ms=(now() - start_s) * 1000)

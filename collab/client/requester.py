@@ -354,7 +354,7 @@ class Requester:
 
     def _end(self, attempt: Try, fault: Fault, now_us: int, actions: list[Action]) -> None:
         """An attempt has failed: leave it to another that lives, try once more, or pass the fault on."""
-        request = attempt.request
+        request, attempt.ended = attempt.request, (fault, now_us)
         self._close(attempt, actions, tell=True)
         request.last_fault = fault
         request.failed_last = frozenset(attempt.lost)
@@ -485,7 +485,7 @@ class Requester:
         early = self._wiring.races or (isinstance(outcome, Answer) and outcome.absent is not None)
         for attempt in request.tries.values():
             self._close(attempt, actions, tell=attempt is not by or early)
-        actions.append(Resolve(request.id, outcome, len(request.tries)))
+        actions.append(Resolve(request.id, outcome, len(request.tries), request.tried(by, now_us)))
 
     def _close(self, attempt: Try, actions: list[Action], *, tell: bool) -> None:
         """Give an attempt's credit back; ``tell`` its nodes to do nothing more for it."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from collab.client.actions import Action, Answer, Resolve
+from collab.client.actions import Action, Answer, Resolve, Tried
 from collab.client.budget import RetryBudget
 from collab.client.control import Control
 from collab.client.policy import RetryPolicy
@@ -34,7 +36,12 @@ from collab.errors import (
 )
 from collab.link.link import now_us
 from collab.link.links import Links
+from collab.telemetry.context import TraceContext
 from collab.transport.aio import timeout
+
+if TYPE_CHECKING:
+    from collab.client.tracing import Traced
+    from collab.telemetry.export import Tracer
 
 DEFAULT_DEADLINE_S = 30.0
 PRIMARY: Final = "primary"
@@ -105,6 +112,7 @@ class PlanClient:
         retry: RetryPolicy = RetryPolicy(),
         limits: EnvelopeLimits = EnvelopeLimits(),
         budget: RetryBudget | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.plan = plan
         self.epoch = epoch
@@ -112,6 +120,7 @@ class PlanClient:
         """Requests that may be under way at a time."""
         self._links = links
         self._limits = limits
+        self._tracer = tracer
         self._requester = Requester(links.identity.name, plan, epoch, retry, Random(), budget)
         self._kinds = [edge.transport for edge in plan.edges]
         self._edges = [
@@ -122,6 +131,8 @@ class PlanClient:
         self._nodes = frozenset(node for stage in plan.stages for node in stage.nodes)
         self._inputs = {spec.name: spec for spec in plan.inputs}
         self._pending: dict[RequestId, asyncio.Future[tuple[Answer, int]]] = {}
+        self._tried: dict[RequestId, tuple[Tried, ...]] = {}
+        """Attempts of traced requests that have just ended."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_us = _NEVER_US
         self._loop = asyncio.get_running_loop()
@@ -254,10 +265,13 @@ class PlanClient:
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
         before: int = 0,
+        *,
+        trace: TraceContext | None = None,
     ) -> Result:
         """One inference; the arrays must stay unchanged until it returns.
 
-        ``before`` counts attempts at it that were made over other plans.
+        ``before`` counts attempts at it that were made over other plans; ``trace`` is what its
+        spans belong under, and nodes learn it.
         Raises `TensorError` for wrong inputs, `Overloaded`, `DeadlineExceeded`,
         `StageFailed`, `NodeLost` or another `RequestError`.
         """
@@ -269,10 +283,14 @@ class PlanClient:
             payload, coded = self._encode(inputs)
         encoded_us = now_us()
         request = RequestId(os.urandom(16))
+        context = trace if self._tracer is None else self._tracer.begin(trace)
+        parent = context.traceparent.encode() if context is not None else b""
         try:
             deadline_us = start_us + int(deadline_s * 1e6)
             actions = self._requester.submit(
-                request, payload, start_us, deadline_us, priority=priority, before=before
+                *(request, payload, start_us, deadline_us, parent),
+                priority=priority,
+                before=before,
             )
         except (NodeLost, Overloaded):
             self._lease_if_short()
@@ -283,6 +301,11 @@ class PlanClient:
         if not self._pending:
             self._links.attend(self._nodes)
         self._pending[request] = future
+        if self._tracer is not None and context is not None and context.sampled:
+            from collab.client.tracing import Traced  # nodes need none of it, and count their memory
+
+            ids = Traced(context, trace, self.plan, self.epoch, request, start_us, start_us, ())
+            future.add_done_callback(partial(self._trace, ids))
         try:
             self._perform(actions)
             answer, answered_us = await future
@@ -363,6 +386,8 @@ class PlanClient:
         if future is None or future.done():
             return
         outcome = action.outcome
+        if action.tried:
+            self._tried[action.request] = action.tried
         if not isinstance(outcome, Fault):
             future.set_result((outcome, now_us()))
             return
@@ -371,6 +396,21 @@ class PlanClient:
         future.set_exception(error)
         if outcome.code == Overloaded.code:
             self._renew_now.set()
+
+    def _trace(self, begun: Traced, future: asyncio.Future[tuple[Answer, int]]) -> None:
+        """Give the tracer the spans of a request that has ended, however it did."""
+        from collab.client.tracing import request_spans
+
+        assert self._tracer is not None
+        ended = replace(begun, end_us=now_us(), tried=self._tried.pop(begun.request, ()))
+        error = None if future.cancelled() else future.exception()
+        if future.cancelled() or error is not None:
+            why = "withdrawn" if error is None else f"{getattr(error, 'code', 'error')}: {error}"
+            ended = replace(ended, error=why)
+        else:
+            answer, _ = future.result()
+            ended = replace(ended, hops=answer.hops, answered=answer.attempt)
+        self._tracer.record(request_spans(ended, time.time_ns()))
 
     def _fail(self, request: RequestId, error: CollabError) -> None:
         future = self._pending.get(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from collab.client.actions import Send
+from collab.client.actions import Send, Tried
 from collab.client.routing import Way
 from collab.client.wiring import Wiring
 from collab.core.ids import Attempt, EdgeId, Epoch, NodeName, PlanName, RequestId
@@ -20,7 +20,7 @@ class Try:
 
     __slots__ = (
         *("done", "entry", "given_up_us", "lost", "number", "over"),
-        *("request", "start_us", "way", "why"),
+        *("ended", "request", "start_us", "way", "why"),
     )
 
     def __init__(self, request: Asked, number: Attempt, way: Way, entry: NodeName, start_us: int) -> None:
@@ -34,6 +34,8 @@ class Try:
         self.given_up_us: int | None = None
         """When it is given up because of them."""
         self.why: Fault | None = None
+        self.ended: tuple[Fault, int] | None = None
+        """Why and when it failed; kept for traces."""
         self.over = False
         """It holds no credit any more, and its nodes were told."""
         self.done = False
@@ -114,6 +116,18 @@ class Asked:
         budget_ms = (self.deadline_us - self.start_us) / 1000
         after = f"; before that, {self.last_fault.message}" if self.last_fault is not None else ""
         return Fault(DeadlineExceeded.code, f"no answer from plan {plan!r} within {budget_ms:g} ms{after}")
+
+    def tried(self, by: Try | None, now_us: int) -> tuple[Tried, ...]:
+        """What became of each attempt, one of which has answered now or none; nothing without a trace."""
+        if not self.trace:
+            return ()
+        found = []
+        for attempt in self.tries.values():
+            fault, end_us = attempt.ended or (None, now_us)
+            why = "given up" if fault is None else f"{fault.code}: {fault.message}"
+            said = None if attempt is by else why
+            found.append(Tried(attempt.number, attempt.start_us, end_us, attempt.way.route, said))
+        return tuple(found)
 
     def live(self) -> list[Try]:
         """Attempts that hold a credit."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from collab.client.budget import RetryBudget
 from collab.client.control import Control
@@ -14,6 +15,7 @@ from collab.client.failover import LadderClient
 from collab.client.follow import FetchPlan, Follower, Opened
 from collab.client.hub import ClientHub
 from collab.client.local import LocalModel
+from collab.client.metrics import RequesterMetrics
 from collab.client.participant import Participant
 from collab.client.policy import RetryPolicy
 from collab.client.runner import PlanClient
@@ -26,6 +28,9 @@ from collab.link.links import Links
 from collab.runtime.base import RuntimeClass
 from collab.transport.aio import timeout
 from collab.transport.base import Security
+
+if TYPE_CHECKING:
+    from collab.telemetry.export import Tracer
 
 MakeLinks = Callable[[Handler], Links]
 
@@ -88,6 +93,10 @@ class Cluster:
     """Links from this process to nodes.  Use as an asynchronous context manager."""
 
     def __init__(self, make_links: MakeLinks) -> None:
+        self.tracer: Tracer | None = None
+        """Takes the spans of requests; set it before opening plans."""
+        self.metrics: RequesterMetrics | None = None
+        """Counts the requests of what `follow` makes; set it before."""
         self._hub = ClientHub()
         self.links = make_links(self._hub)
         self._hub.links = self.links
@@ -219,7 +228,7 @@ class Cluster:
                 kept = self.links.keep_peer(ref.name, addresses, kind)
                 if ref.name not in missing:
                     wanted.append((ref.name, kept))
-        client = PlanClient(self.links, plan, epoch, retry=retry, budget=budget)
+        client = PlanClient(self.links, plan, epoch, retry=retry, budget=budget, tracer=self.tracer)
         for name in missing:
             client.node_down(name)
         with suppress(TimeoutError, asyncio.TimeoutError):
@@ -286,6 +295,7 @@ class Cluster:
             fetch_plan,
             same_model=same_model,
             participant=participant,
+            metrics=self.metrics,
         )
         self._followers.append(await follower.start(plan))
         return follower
@@ -310,7 +320,7 @@ class Cluster:
         async def open_rung(one: Plan, policy: RetryPolicy, budget: RetryBudget) -> PlanClient:
             return await self.open(one, credits, policy, budget)
 
-        return await LadderClient(plan, open_rung, self.release, retry, local).open()
+        return await LadderClient(plan, open_rung, self.release, retry, local, self.tracer).open()
 
     async def _release_opened(self, client: Opened) -> None:
         if isinstance(client, PlanClient):

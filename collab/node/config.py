@@ -54,6 +54,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """HOST:PORT at which foreign CoAP clients are served."""
     coap_oscore: Path | None = None
     """Directory with an OSCORE context (RFC 8613) for each client that is served without TLS."""
+    metrics: str | None = None
+    """HOST:PORT at which Prometheus may scrape this node; a port alone is one of loopback."""
+    otlp: str | None = None
+    """Collector that spans of traced requests are sent to by OTLP over HTTP: ``http://HOST:4318``."""
     store: Path | None = None
     store_bytes: Bytes = 4 << 30
     max_tensor_bytes: Bytes = 64 << 20

@@ -19,6 +19,7 @@ from collab.node.serving import MAX_PART_BYTES
 from collab.node.training_verbs import TrainingVerbs
 from collab.node.verbs import Caller, Implementation
 from collab.runtime.cpu import resident_bytes
+from collab.telemetry.histogram import BOUNDS_US
 
 if TYPE_CHECKING:
     from collab.node.service import NodeService
@@ -257,7 +258,22 @@ class NodeControl:
             uptime_ms=int((time.monotonic() - self._started) * 1000),
             reports=self._reports(),
             state=node.state,
+            stages=self._stages(),
+            answers=[
+                pb.PlanAnswers(plan=name, buckets=tally.seconds.counts.buckets, **tally.outcomes)
+                for name, tally in node.tally.plans.items()
+            ],
+            bounds_us=BOUNDS_US,
+            cpu_us=int(time.process_time() * 1e6),
         )
+
+    def _stages(self) -> list[pb.StageLoad]:
+        loads = []
+        for (plan, stage), queued in self._node.stages.queued().items():
+            tally = self._node.tally.stages.get((plan, stage))
+            runs, failed = (tally.parts[0].counts.number, tally.failed) if tally is not None else (0, 0)
+            loads.append(pb.StageLoad(plan=plan, stage=stage, queued=queued, runs=runs, failed=failed))
+        return loads
 
     def _reports(self) -> pb.ReportState:
         reporter = self._node.reporter

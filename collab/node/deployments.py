@@ -150,6 +150,15 @@ class Deployments:
             for (name, epoch), loaded in self._loaded.items()
         ]
 
+    def credits(self, now_us: int) -> dict[PlanName, tuple[int, int, int]]:
+        """Of plans that are entered here, their current epochs: credits, those leased, attempts in flight."""
+        found: dict[PlanName, tuple[int, int, int]] = {}
+        for name, known in self._names.items():
+            loaded = known.loaded.get(known.current[0]) if known.current is not None else None
+            if loaded is not None and loaded.leases is not None:
+                found[name] = (*loaded.leases.total(now_us), sum(loaded.admitted.values()))
+        return found
+
     def find(self, plan: PlanName, epoch: Epoch) -> LoadedPlan | None:
         """The plan that tokens of an epoch belong to."""
         return self._loaded.get((plan, epoch))

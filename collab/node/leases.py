@@ -120,6 +120,10 @@ class Leases:
         held = self._held.get(requester)
         return held.granted if held is not None and held.expires_us > now_us else 0
 
+    def total(self, now_us: int) -> tuple[int, int]:
+        """All credits, and those that are leased."""
+        return self._credits, sum(self.granted(name, now_us) for name in self._held)
+
     def _shares(self, now_us: int) -> dict[NodeName, int]:
         shares = fair({name: held.demand(now_us) for name, held in self._held.items()}, self._credits)
         left = self._credits - sum(shares.values())

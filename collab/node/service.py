@@ -45,6 +45,7 @@ from collab.node.session import Action, Compute, Computed, Drop, Send, Session, 
 from collab.node.stage_times import StageTimes
 from collab.node.stages import Stages
 from collab.node.store import Store
+from collab.node.tally import Tally
 from collab.node.training import NodeTraining
 from collab.node.training_work import MakeTrainer
 from collab.node.trials import Trials
@@ -123,7 +124,7 @@ class NodeService(Handler):
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
-        self._counters: dict[str, int] = {}
+        self.tally = Tally(self.name)
         self._times = StageTimes()
         self._heard_us = -_QUIET_US
         self._preparing = asyncio.Lock()
@@ -353,7 +354,7 @@ class NodeService(Handler):
         now = monotonic_us()
         token = decode_envelope(message, now, link.rtt_us // 2, self._envelope_limits)
         if token.kind is Kind.VALUE and not self._fits(token):
-            self._count("payload_mismatch")
+            self.tally.count("payload_mismatch")
             raise ProtocolError(f"edge {token.edge} of plan {token.key.plan!r} does not carry these tensors")
         forged = self.session.forged
         actions = self.session.receive(link.peer.name, token, now)
@@ -378,6 +379,8 @@ class NodeService(Handler):
             if proven is not None:
                 self._spawn(proven)
         plan = self.stages.plan(work.key.plan, work.key.epoch)
+        if plan is not None and self.session.loaded(work.key.plan, work.key.epoch):
+            self.tally.computed(work, result, plan, self.session.trace(work.key))
         if plan is not None and plan.offline:
             self.reporter.computed(work, result, plan, self._alone())
         self._perform(self.session.computed(work, result, monotonic_us()))
@@ -400,6 +403,8 @@ class NodeService(Handler):
                 else:
                     self._times.forget(action.plan, action.epoch)
                     self.proving.gone(action.plan, action.epoch)
+                    if not self.session.epochs(action.plan):
+                        self.tally.unloaded(action.plan)
                     self._spawn(self.stages.unload(action.plan, action.epoch))
             actions = [more for token in failed for more in self.session.undeliverable(token, monotonic_us())]
             actions += [more for token in doubtful for more in self.session.doubtful(token)]
@@ -418,6 +423,7 @@ class NodeService(Handler):
         except CollabError as error:
             log.debug("token for %s not sent: %s", peer, error)
             return None
+        self.tally.sent(token, self.stages.plan(key.plan, key.epoch))
         return link
 
     async def _wake(self, action: Compute) -> None:
@@ -460,7 +466,13 @@ class NodeService(Handler):
 
     def link_up(self, link: Link) -> None:
         """A peer can be found."""
-        log.info("link up: %s (%s) at %s", link.peer.name, link.peer.role, link.connection.address)
+        log.info(
+            "link up: %s (%s) at %s",
+            link.peer.name,
+            link.peer.role,
+            link.connection.address,
+            extra={"peer": link.peer.name},
+        )
         if self.draining:
             self._tell_drained(link)
 
@@ -468,6 +480,7 @@ class NodeService(Handler):
         """A link ended; its peer is lost unless another link to it lives."""
         broke_rules = isinstance(error, (ProtocolError, LimitExceeded))
         log.log(logging.WARNING if broke_rules else logging.INFO, "link down: %s: %s", link.peer.name, error)
+        self.tally.link_ended(link)
         if self.links.get(link.peer.name) is None:
             self._perform(self.session.peer_lost(link.peer.name, monotonic_us()))
 
@@ -483,9 +496,6 @@ class NodeService(Handler):
 
     # --- counters ----------------------------------------------------------------------
 
-    def _count(self, name: str) -> None:
-        self._counters[name] = self._counters.get(name, 0) + 1
-
     def counters(self) -> dict[str, int]:
         """Everything counted on this node, by name.
 
@@ -495,7 +505,7 @@ class NodeService(Handler):
         stages = self._times.counters(self.stages.plan)
         codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
         quarantined = {f"quarantined:{where}": n for where, n in self.stages.left_out().items()}
-        return {**self.session.counters, **self._counters, **codecs, **stages, **quarantined}
+        return {**self.session.counters, **self.tally.counters, **codecs, **stages, **quarantined}
 
 
 def _is_refusal(action: Action) -> bool:

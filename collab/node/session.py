@@ -16,7 +16,7 @@ from collab.client.wheel import earliest
 from collab.client.wiring import OUTSIDE, StageWiring
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.core.token import Fault, Kind, Token
+from collab.core.token import Fault, Key, Kind, Token
 from collab.errors import LinkLost, NodeLost, NotLoaded, Overloaded, ProtocolError, Refused
 from collab.node.actions import Action, Compute, Computed, Drop, Free, Work
 from collab.node.attempts import AttemptState, Shelf
@@ -190,6 +190,10 @@ class Session:
         if loaded is not None and loaded.leases is not None:
             loaded.leases.release(requester)
 
+    def credits(self, now_us: int) -> dict[PlanName, tuple[int, int, int]]:
+        """Of plans that are entered here: credits, those leased, attempts in flight."""
+        return self._deployments.credits(now_us)
+
     def drain(self) -> None:
         """Admit no new attempts; what is in flight goes on."""
         self.draining = True
@@ -245,6 +249,11 @@ class Session:
         else:
             self._take(peer, token, state, loaded, lanes, now_us, actions)
         return actions
+
+    def trace(self, key: Key) -> bytes:
+        """The trace that an attempt came with; empty where it is over here."""
+        state = self._attempts.get(key)
+        return state.trace if state is not None else b""
 
     def computed(self, work: Work, result: Computed | Fault, now_us: int) -> list[Action]:
         """Take the result of a `Compute`."""

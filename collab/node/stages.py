@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from collab.core.ids import Digest, Epoch, NodeName, PlanName
+from collab.core.ids import Digest, Epoch, NodeName, PlanName, StageId
 from collab.core.plan import Plan, StageSpec
 from collab.core.tensor import TensorSpec
 from collab.core.token import Priority
@@ -84,6 +84,15 @@ class Stages:
         """Tensors that lossy codecs could not keep within their plans' error, since the node started."""
         workers = (worker for loaded in self._loaded.values() for worker in loaded.workers.values())
         return self._unloaded_fallbacks + sum(worker.codec_fallbacks for worker in workers)
+
+    def queued(self) -> dict[tuple[PlanName, StageId], int]:
+        """Jobs that wait for each loaded stage, those of all epochs together."""
+        found: dict[tuple[PlanName, StageId], int] = {}
+        for (name, _), loaded in self._loaded.items():
+            for index, worker in loaded.workers.items():
+                key = (name, loaded.plan.stages[index].id)
+                found[key] = found.get(key, 0) + worker.queued
+        return found
 
     def left_out(self) -> dict[str, int]:
         """Requests that members of ensembles were left out of, by ``PLAN/STAGE/MEMBER``; of loaded stages."""

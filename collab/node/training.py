@@ -111,6 +111,11 @@ class NodeTraining:
     def _trains(self) -> bool:
         return bool(self.config.data) or self._gateway is not None
 
+    @property
+    def round(self) -> int | None:
+        """Round of the latest order; None before the first."""
+        return self._errand.order.round if self._errand is not None else None
+
     def is_update(self, sha256: Digest) -> bool:
         """Whether a blob is the update that was made last."""
         return self._errand is not None and self._errand.update == sha256

@@ -36,6 +36,7 @@ PURE = (
     "collab.node.session",
     "collab.runtime.quarantine",
     *(f"collab.runtime.preprocessing.{name}" for name in ("quantised", "scaling", "windows")),
+    *(f"collab.telemetry.{name}" for name in ("catalogue", "context", "histogram", "spans")),
     "collab.updates.bundle.manifest",
     *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential", "trial")),
     "collab.updates.store.state",

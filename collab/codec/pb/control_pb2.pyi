@@ -237,7 +237,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("plans", "counters", "peers", "found", "resident_bytes", "uptime_ms", "reports", "state")
+    __slots__ = ("plans", "counters", "peers", "found", "resident_bytes", "uptime_ms", "reports", "state", "stages", "answers", "bounds_us", "cpu_us")
     PLANS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +246,10 @@ class StatusReply(_message.Message):
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    BOUNDS_US_FIELD_NUMBER: _ClassVar[int]
+    CPU_US_FIELD_NUMBER: _ClassVar[int]
     plans: _containers.RepeatedCompositeFieldContainer[LoadedPlan]
     counters: _containers.RepeatedCompositeFieldContainer[Counter]
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
@@ -254,7 +258,39 @@ class StatusReply(_message.Message):
     uptime_ms: int
     reports: ReportState
     state: str
-    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., state: _Optional[str] = ...) -> None: ...
+    stages: _containers.RepeatedCompositeFieldContainer[StageLoad]
+    answers: _containers.RepeatedCompositeFieldContainer[PlanAnswers]
+    bounds_us: _containers.RepeatedScalarFieldContainer[int]
+    cpu_us: int
+    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageLoad, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[PlanAnswers, _Mapping]]] = ..., bounds_us: _Optional[_Iterable[int]] = ..., cpu_us: _Optional[int] = ...) -> None: ...
+
+class StageLoad(_message.Message):
+    __slots__ = ("plan", "stage", "queued", "runs", "failed")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    stage: str
+    queued: int
+    runs: int
+    failed: int
+    def __init__(self, plan: _Optional[str] = ..., stage: _Optional[str] = ..., queued: _Optional[int] = ..., runs: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
+
+class PlanAnswers(_message.Message):
+    __slots__ = ("plan", "ok", "absent", "failed", "buckets")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    ok: int
+    absent: int
+    failed: int
+    buckets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, plan: _Optional[str] = ..., ok: _Optional[int] = ..., absent: _Optional[int] = ..., failed: _Optional[int] = ..., buckets: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Counter(_message.Message):
     __slots__ = ("name", "value")

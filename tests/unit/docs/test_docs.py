@@ -48,6 +48,7 @@ from collab.node.config import NodeConfig, RuntimeConfig
 from collab.node.limits import SessionLimits
 from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
 from collab.node.serving import ServeConfig
+from collab.node.tally import MAX_PEERS, MAX_STAGES
 from collab.node.training import MAX_WAIT_S
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import MAX_RUNS
@@ -57,6 +58,9 @@ from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
 from collab.runtime import surroundings
 from collab.runtime.preprocessing import images
 from collab.runtime.preprocessing import tables as raw_tables
+from collab.telemetry import export as export_spans
+from collab.telemetry import scrape
+from collab.telemetry.catalogue import CATALOGUE
 from collab.toolchain.trainable import export
 from collab.updates.bundle import manifest as bundle
 from collab.updates.policies import clauses, condition, reference, state
@@ -160,6 +164,13 @@ def test_the_sample_settings_work_and_are_complete(tmp_path, monkeypatch):
     }
 
 
+def test_the_table_of_metrics_is_that_of_the_code():
+    text = (ROOT / "docs/monitoring.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+_\w+)` \| (\w+) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
+    said = [(name, kind, tuple(re.findall(r"`(\w+)`", labels)), what) for name, kind, labels, what in rows]
+    assert said == [(m.name, m.kind.value, m.labels, m.text) for m in CATALOGUE]
+
+
 def test_the_table_of_errors_is_complete():
     text = (ROOT / "docs/protocol.md").read_text("utf-8")
     rows = re.findall(r"^\| `([a-z_]+)` \| (\d) \|", text.partition("## Errors")[2], re.MULTILINE)
@@ -180,6 +191,11 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "alternatives": f"{validate.MAX_ALTERNATIVES}, ",
         "reports that wait on a node": f"`max_reports`, {node.max_reports:,}, and `report_bytes`, "
         f"{node.report_bytes >> 20} MiB",
+        "a scrape of metrics: headers, at a time, time; stages and peers that a node counts apart": ""
+        f"{scrape.MAX_HEAD_BYTES >> 10} KiB, {scrape.MAX_CONNECTIONS}, {scrape.SCRAPE_S:g} s; "
+        f"{MAX_STAGES:,} and {MAX_PEERS}",
+        "spans that wait to be sent; in one batch; its time": f"{export_spans.MAX_QUEUED:,}; "
+        f"{export_spans.MAX_BATCH}; {export_spans.TIMEOUT_S:g} s",
         "answers that wait to be written to that queue; reports in a reply": f"{MAX_UNWRITTEN:,}; "
         f"{MAX_TAKEN:,}",
         "requests that wait for the whole model at a requester": f"{MAX_WAITING}",

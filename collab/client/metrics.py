@@ -1,0 +1,82 @@
+"""What requesters of one process count of their requests, for long-lived clients."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final
+
+from collab.client.runner import Result
+from collab.errors import CollabError
+from collab.telemetry import catalogue as metrics
+from collab.telemetry.catalogue import OTHERS, Value
+from collab.telemetry.histogram import Histogram
+
+MAX_PLANS: Final = 256
+"""Plans that are counted apart; the rest are counted together."""
+PARTS: Final = ("nodes", "encode", "decode", "wire")
+
+
+class _PlanCounts:
+    def __init__(self) -> None:
+        self.outcomes: dict[tuple[str, str], int] = {}
+        """By outcome and kind of path."""
+        self.causes: dict[str, int] = {}
+        self.attempts = 0
+        self.seconds = Histogram()
+        self.parts = tuple(Histogram() for _ in PARTS)
+
+
+class RequesterMetrics:
+    """Counts requests in the event loop, and gives the series."""
+
+    def __init__(self) -> None:
+        self._plans: dict[str, _PlanCounts] = {}
+
+    async def counted(self, plan: str, work: Awaitable[Result]) -> Result:
+        """The result of a request, counted however it ends."""
+        try:
+            result = await work
+        except CollabError as error:
+            self.failed(plan, error)
+            raise
+        self.answered(plan, result)
+        return result
+
+    def answered(self, plan: str, result: Result) -> None:
+        """A request was answered."""
+        counts = self._of(plan)
+        outcome = "ok" if result.absent is None else "absent"
+        # The name of the alternative may be anything; there are three kinds.
+        key = (outcome, result.via.partition(":")[0])
+        counts.outcomes[key] = counts.outcomes.get(key, 0) + 1
+        counts.attempts += result.attempts
+        counts.seconds.observe(int(result.total_ms * 1000))
+        nodes_ms = sum(hop.total_us for hop in result.hops) / 1000
+        durations_ms = (nodes_ms, result.encode_ms, result.decode_ms, result.wire_ms)
+        for histogram, duration_ms in zip(counts.parts, durations_ms, strict=True):
+            histogram.observe(int(duration_ms * 1000))
+
+    def failed(self, plan: str, error: CollabError) -> None:
+        """A request ended with an error."""
+        counts = self._of(plan)
+        counts.outcomes["failed", ""] = counts.outcomes.get(("failed", ""), 0) + 1
+        counts.causes[error.code] = counts.causes.get(error.code, 0) + 1
+
+    def values(self) -> list[Value]:
+        """All series as they are now."""
+        found: list[Value] = []
+        for plan, counts in self._plans.items():
+            for (outcome, via), number in counts.outcomes.items():
+                found.append(metrics.CLIENT_REQUESTS.at(plan, outcome, via, value=number))
+            for cause, number in counts.causes.items():
+                found.append(metrics.CLIENT_FAILURES.at(plan, cause, value=number))
+            found.append(metrics.CLIENT_ATTEMPTS.at(plan, value=counts.attempts))
+            found.append(metrics.CLIENT_SECONDS.at(plan, value=counts.seconds.counts))
+            for part, histogram in zip(PARTS, counts.parts, strict=True):
+                found.append(metrics.CLIENT_PARTS.at(plan, part, value=histogram.counts))
+        return found
+
+    def _of(self, plan: str) -> _PlanCounts:
+        if plan not in self._plans and len(self._plans) >= MAX_PLANS:
+            plan = OTHERS
+        return self._plans.setdefault(plan, _PlanCounts())
