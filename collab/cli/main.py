@@ -73,6 +73,7 @@ def _register() -> None:
         release_store,
         reports,
         running,
+        serve,
         simulate,
         trainable,
         training,
@@ -92,7 +93,7 @@ def _register() -> None:
     release_store.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
-    for module in (controller, doctor, release):
+    for module in (controller, doctor, release, serve):
         module.register(app)
     for module in (simulate, emulate):
         module.register(app)

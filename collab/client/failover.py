@@ -142,10 +142,17 @@ class LadderClient:
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        *,
+        only: str = "",
     ) -> Result:
-        """One inference, as `PlanClient.run`; a rung is done with it before the next begins."""
+        """One inference, as `PlanClient.run`; a rung is done with it before the next begins.
+
+        With ``only``, one of `PATHS`, it is answered there or not at all.
+        """
+        self._ladder.check_path(only)
         begun_us = start_us = now_us()
-        climb = Climb(start_us + int(deadline_s * 1e6), start_us + self._retry.patience_us)
+        patient_until_us = start_us + self._retry.patience_us
+        climb = Climb(start_us + int(deadline_s * 1e6), patient_until_us, only=only)
         failure: CollabError | None = None
         while True:
             serving = [rung for rung, client in self._clients.items() if client.serves]

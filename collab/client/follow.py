@@ -45,8 +45,10 @@ class Opened(Protocol):
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        *,
+        only: str = "",
     ) -> Result:
-        """One inference."""
+        """One inference; ``only`` by the path of that name, where it is not empty."""
         ...
 
 
@@ -146,8 +148,10 @@ class Follower:
         inputs: Mapping[str, Array],
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
+        *,
+        only: str = "",
     ) -> Result:
-        """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""
+        """One inference, as `LadderClient.run`; on the next epoch where the one at hand is gone."""
         now = asyncio.get_running_loop().time
         start_s = now()
         until_s, tries = start_s + deadline_s, 0
@@ -156,7 +160,7 @@ class Follower:
             self._under_way[client] += 1
             try:
                 left_s = deadline_s if tries == 1 else max(until_s - now(), 0.0)
-                result = await client.run(inputs, left_s, priority)
+                result = await client.run(inputs, left_s, priority, only=only)
                 if result.via != PRIMARY and self._looking is None:
                     self._looking = asyncio.ensure_future(self._look(client))
                 return result if tries == 1 else replace(result, total_ms=(now() - start_s) * 1000)

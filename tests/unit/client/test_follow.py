@@ -33,7 +33,9 @@ class Client:
         self.hold: asyncio.Event | None = None
         self.asked: list[float] = []
 
-    async def run(self, inputs, deadline_s: float, priority: Priority = Priority.NORMAL) -> Result:
+    async def run(
+        self, inputs, deadline_s: float, priority: Priority = Priority.NORMAL, *, only: str = ""
+    ) -> Result:
         self.asked.append(deadline_s)
         error = self.error
         if self.hold is not None:
