@@ -52,6 +52,7 @@ def _register() -> None:
         compress,
         controller,
         convert,
+        dashboard,
         data,
         demo,
         deploying,
@@ -93,7 +94,7 @@ def _register() -> None:
     release_store.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
-    for module in (controller, doctor, release, serve):
+    for module in (controller, dashboard, doctor, release, serve):
         module.register(app)
     for module in (simulate, emulate):
         module.register(app)

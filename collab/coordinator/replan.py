@@ -241,6 +241,12 @@ class Replanner:
         await self._look_at_idle(replies.keys())
         return await self._decide_if_due(set(replies))
 
+    async def decide_now(self, reason: str) -> Decision:
+        """Decide though it is not due, without nodes that do not answer or that drain."""
+        replies = await statuses(self._cluster, self._refs)
+        there = {name for name, reply in replies.items() if reply.state != "draining"}
+        return await self._decide(reason, there, without=(self.running.nodes - there) or None)
+
     def _turns(self) -> Iterator[LinkKey]:
         """The links of the running plan, and one of the others."""
         pairs = self._pairs_of_chain()

@@ -17,6 +17,7 @@ PURE = (
     "collab.planner",
     "collab.codec",
     "collab.client.requester",
+    *(f"collab.dashboard.{name}" for name in ("looks", "measured", "state", "timeline", "versions")),
     "collab.emulation.base",
     "collab.emulation.build",
     "collab.emulation.devices",

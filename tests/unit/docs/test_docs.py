@@ -23,6 +23,8 @@ from collab.coordinator.federated_secure import GRACE_S, MAX_PHASE_S
 from collab.coordinator.swap_folder import KEPT_VERSIONS
 from collab.core import preprocessing as steps
 from collab.core import validate
+from collab.dashboard import access, folders, looks, versions
+from collab.dashboard import state as board
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
@@ -192,6 +194,15 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "lease of credits": f"{session.lease_us // 1_000_000} s",
         "reservation": f"{node.reservation_s:g} s by default",
         "epochs of one plan in memory": f"{node.max_epochs} by default",
+        "the page: nodes, values, series, points of one, lines of the log": f"{board.MAX_NODES}, "
+        f"{versions.MAX_KEYS:,}, {versions.MAX_SERIES}, {versions.MAX_POINTS}, {versions.MAX_LOG}",
+        "who looks at it: sessions, streams, a session's life, wrong keys of an address, a body": (
+            f"{access.MAX_SESSIONS}, {access.MAX_STREAMS}, {access.SESSION_S // 3600:.0f} h, "
+            f"{access.MAX_TRIES} a minute, {access.MAX_BODY >> 10} KiB in {access.BODY_S:.0f} s"
+        ),
+        "what it takes of a node: plans, links, characters of a text; folders of runs or rollouts, rounds "
+        "of a run": f"{looks.MAX_PLANS}, {looks.MAX_LINKS}, {looks.MAX_TEXT}; "
+        f"{folders.MAX_FOLDERS}, {folders.MAX_ROUNDS}",
         "a trace of a link's rate": f"{traces.MAX_TRACE_BYTES >> 20} MiB, {traces.MAX_TRACE_LINES:,} lines",
         "a scenario: its file, requests, points of a sweep, hosts that the planner chooses from": "16 MiB, "
         f"{scenario.MAX_REQUESTS:,}, {sweeps.MAX_POINTS:,}, {plans.PLANNED_HOSTS}",
