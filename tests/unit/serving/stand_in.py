@@ -38,6 +38,8 @@ class Double:
         self.asked: list[tuple[float, Priority, str]] = []
         self.most = 0
         self.closed = False
+        self.opened = asyncio.Event()
+        self.was_asked = asyncio.Event()
         self.error: Exception | None = None
         self.hold: asyncio.Event | None = None
         self._now = 0
@@ -46,6 +48,7 @@ class Double:
         self, inputs: Mapping[str, Array], deadline_s: float, priority: Priority, *, only: str
     ) -> Result:
         self.asked.append((deadline_s, priority, only))
+        self.was_asked.set()
         self._now += 1
         self.most = max(self.most, self._now)
         try:
@@ -80,6 +83,7 @@ def opener(
         client = clients[of.name]
         if client.error is not None:
             raise client.error
+        client.opened.set()
         return Opened(client, client.close)
 
     return read, open_plan

@@ -53,7 +53,7 @@ def test_all_inputs_have_the_same_batch():
     assert layout(two, {"x": (3, 2), "z": (3, 2)}).requests == 3
     with pytest.raises(TensorError, match="another batch"):
         layout(two, {"x": (3, 2), "z": (4, 2)})
-    with pytest.raises(TensorError, match="'z' .* is missing"):
+    with pytest.raises(TensorError, match=r"'z' .* is missing"):
         layout(two, {"x": (3, 2)})
 
 

@@ -13,6 +13,7 @@ from collab.serving import offers as module
 from collab.serving.inference import Call, answer
 from collab.serving.offers import Listed, Offers
 from collab.serving.wishes import Wishes
+from collab.transport.aio import timeout
 from tests.unit.serving.stand_in import Double, ones, opener, plan
 
 WISHES = Wishes(5.0, Priority.HIGH, "primary")
@@ -81,9 +82,9 @@ async def test_a_plan_whose_nodes_are_away_is_opened_when_they_are_back(monkeypa
     assert not offers.is_ready("m")
     assert offers.index() == [Listed("m", "", "UNAVAILABLE", "node 'a'")]
     client.error = None
-    async with asyncio.timeout(5):
-        while not offers.ready:
-            await asyncio.sleep(0.005)
+    async with timeout(5):
+        await client.opened.wait()
+        await asyncio.sleep(0)
     assert offers.is_ready("m")
     await offers.close()
 

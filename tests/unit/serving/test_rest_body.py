@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -56,15 +57,13 @@ def test_every_datatype_goes_in_and_out_in_either_form(datatype):
     assert np.array(output["data"], dtype).tobytes() == array.tobytes()
 
 
+HEAD = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":'
 REFUSED = {
     "not JSON": (b"{", "not an inference request"),
-    "deep": (b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":' + b"[" * 100_000, "inference request"),
-    "deep data": (
-        b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":' + b"[" * 90 + b"1,2" + b"]" * 90 + b"}]}",
-        "not an array of numbers|not 2 elements",
-    ),
+    "deep": (HEAD + b"[" * 100_000, "inference request"),
+    "deep data": (HEAD + b"[" * 90 + b"1,2" + b"]" * 90 + b"}]}", "not an array of numbers|not 2 elements"),
     "no inputs": (b"{}", "inputs"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
@@ -112,7 +111,7 @@ def test_integers_stay_in_their_range():
     of = plan(inputs=(TensorSpec("x", (1, 2), "int8"),))
     with pytest.raises(TensorError, match="out of the range of INT8"):
         parse(body(datatype="INT8", data=[1, 128]), of=of)
-    with pytest.raises(TensorError, match="numbers|elements of INT8"):
+    with pytest.raises(TensorError, match=r"numbers|elements of INT8"):
         parse(body(datatype="INT8", data=[1, 1.5]), of=of)
 
 
@@ -148,22 +147,24 @@ def test_json_does_not_write_what_is_not_finite():
     assert write_answer(answer, frozenset("y")).head_bytes
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=8,
+JSON = st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.lists(st.integers(), max_size=3)
+TENSOR = st.fixed_dictionaries(
+    {
+        "name": st.just("x") | JSON,
+        "shape": st.just([1, 2]) | JSON,
+        "datatype": st.just("FP32") | JSON,
+        "data": JSON,
+    },
+    optional={"parameters": JSON},
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.fixed_dictionaries(
-        {"inputs": st.lists(st.fixed_dictionaries({"name": st.just("x") | JSON, "shape": st.just([1, 2]) | JSON, "datatype": st.just("FP32") | JSON, "data": JSON}, optional={"parameters": JSON}), max_size=2)},
-        optional={"id": JSON, "parameters": JSON, "outputs": JSON},
+        {"inputs": st.lists(TENSOR, max_size=2)}, optional={"id": JSON, "parameters": JSON, "outputs": JSON}
     )
-)  # fmt: skip
+)
 def test_any_json_is_a_call_or_an_error_of_ours(document):
-    try:
+    with suppress(CollabError):
         assert parse(document).call.inputs["x"].shape[-1] == 2
-    except CollabError:
-        pass
