@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -80,7 +81,9 @@ class FrontDoor:
                 calls = GrpcServer(self.offers, settings.grpc, settings.access, settings.limits, settings.tls)
                 self.grpc = (await stack.enter_async_context(calls)).address
             if settings.listen is not None:
-                self.listen = (await stack.enter_async_context(self._rest(settings.listen))).address
+                # Importing the web framework reads files.
+                server = await asyncio.to_thread(self._rest, settings.listen)
+                self.listen = (await stack.enter_async_context(server)).address
             self._stack = stack.pop_all()
         return self
 

@@ -174,9 +174,16 @@ async def _http(request: Request, error: Exception) -> Response:
     return _json({"error": error.detail}, error.status_code, dict(error.headers or {}))
 
 
+async def _broken(request: Request, error: Exception) -> Response:
+    return _json({"error": f"internal: {type(error).__name__}; the server's log says more"}, 500)
+
+
 def application(rest: Rest) -> Starlette:
     """The routes with our errors; `collab.serving.gate.Gate` goes around it."""
-    app = Starlette(routes=rest.routes(), exception_handlers={CollabError: _told, HTTPException: _http})
+    app = Starlette(
+        routes=rest.routes(),
+        exception_handlers={CollabError: _told, HTTPException: _http, Exception: _broken},
+    )
     # A path with a slash too many is none, and not a redirect to a host that a header names.
     app.router.redirect_slashes = False
     return app

@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.deployments import endpoints, with_alternatives
 from tests.integration.models import Reference
-from tests.integration.processes import NodeProcess, running
+from tests.integration.processes import NodeProcess
 from tests.integration.serving import ServeProcess, bring_up, plan_file
 
 INFER = "/v2/models/digits/infer"
