@@ -17,12 +17,8 @@ class Store {
 
   take(news) {
     if (news.whole) this.clear();
-    this.turned = false;
-    for (const [key, value] of Object.entries(news.set)) {
-      if (key.startsWith("node:") && this.values.get(key)?.state !== value.state) this.turned = true;
-      this.values.set(key, value);
-    }
-    for (const key of news.gone) { this.values.delete(key); this.turned = true; }
+    for (const [key, value] of Object.entries(news.set)) this.values.set(key, value);
+    for (const key of news.gone) this.values.delete(key);
     for (const [name, points] of Object.entries(news.points)) {
       const all = (this.points.get(name) ?? []).concat(points);
       this.points.set(name, all.slice(-MOST_POINTS));

@@ -30,7 +30,7 @@ export class Topology {
     this.watch.observe(this.element);
   }
 
-  end() { this.watch.disconnect(); }
+  end() { this.watch.disconnect(); clearTimeout(this.later); }
 
   draw() {
     const nodes = ordered(this.store);
@@ -121,9 +121,13 @@ export class Topology {
   }
 
   drawTables(nodes, links) {
-    const now = performance.now();
-    if (this.tabled && now - this.tabled < 900 && !this.store.turned) return;
-    this.tabled = now;
+    // Long tables cost more to lay out than to read: they wait, but not for ever.
+    const rest = (nodes.length + links.length > 60 ? 2000 : 400) - (performance.now() - (this.tabled ?? -1e9));
+    if (rest > 0) {
+      this.later ??= setTimeout(() => { this.later = undefined; this.draw(); }, rest);
+      return;
+    }
+    this.tabled = performance.now();
     const actions = this.store.actionsFor("node");
     const columns = [["node", ""], ["state", ""], ["address", ""], ["device", ""], ["memory used", "number"], ["under way", "number"], ["plans", ""], ["remarks", ""]];
     if (actions.length) columns.push(["actions", ""]);

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from collab.dashboard import app as module
-from collab.dashboard.access import Sessions
-from collab.dashboard.app import COOKIE, HEADERS, MAX_BODY, MAX_STREAMS, TOKEN, dashboard_app
+from collab.dashboard.access import MAX_BODY, MAX_STREAMS, Sessions
+from collab.dashboard.app import COOKIE, HEADERS, TOKEN, dashboard_app
 from collab.dashboard.source import Action, Changes
 from collab.dashboard.state import Board
 from collab.dashboard.stream import EventStream
