@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ SEEN_MS = 15_000
 def expected(plan: Plan) -> Plan:
     """With a prediction, as a plan's file has one."""
     predicted = Predicted(
-        latency_ms=4.2,
-        bottleneck_ms=0.4,
-        stages=tuple(PredictedStage(stage=s.id, nodes=s.nodes, ms=0.2) for s in plan.stages),
+        latency_ms=5.6,
+        bottleneck_ms=1.2,
+        stages=tuple(PredictedStage(stage=s.id, nodes=s.nodes, ms=1.2) for s in plan.stages),
         edges=tuple(
             PredictedEdge(source=e.source, target=e.target, ms=0.5, occupied_ms=0.1) for e in plan.edges
         ),
@@ -168,17 +169,19 @@ def test_a_cluster_is_seen_a_killed_node_turns_red_and_a_failover_and_a_new_plan
             took_s = time.monotonic() - start
             log.info("a killed node is shown as lost after %.2f s", took_s)
             assert took_s < LOST_S
+            page.screenshot(path=tmp_path / "topology-lost.png")
             said = page.locator("#said")
             page.goto(f"{dashboard.url}#log")
-            page.get_by_text("failover, its alternative").first.wait_for(timeout=SEEN_MS)
+            page.get_by_role("cell", name="failover, its alternative").first.wait_for(timeout=SEEN_MS)
             assert "b: serving → lost" in page.locator("main").inner_text()
             assert said.inner_text()
         assert plan.name == "digits"
         left = [nodes[0], nodes[2], nodes[3]]
         moved, blobs = digits.chain([10, 20], ["a", "d", "c"], endpoints(left))
-        asyncio.run(bring_up(moved, blobs))
+        with ThreadPoolExecutor(1) as pool:  # Playwright has this thread's event loop
+            pool.submit(asyncio.run, bring_up(moved, blobs)).result()
         with page_of(browser, f"{dashboard.url}#log") as page:
-            page.get_by_text("planned anew, epoch 1 → 2 on a, d, c").wait_for(timeout=SEEN_MS)
+            page.get_by_role("cell", name="planned anew, epoch 1 → 2 on a, d, c").wait_for(timeout=SEEN_MS)
 
 
 def profile_of(digits: Reference) -> Profile:
@@ -242,7 +245,7 @@ def test_actions_ask_first_and_then_work_and_a_viewer_has_none(
             dialog.get_by_role("button", name="Plan anew").click()
             page.locator("#toast").get_by_text("switched").wait_for(timeout=SEEN_MS)
             page.goto(f"{dashboard.url}#log")
-            page.get_by_text("planned anew, epoch 1 → 2").wait_for(timeout=SEEN_MS)
+            page.get_by_role("cell", name="planned anew, epoch 1 → 2").wait_for(timeout=SEEN_MS)
             log = page.locator("main").inner_text()
             assert "ann asks: drain a" in log
             assert "vic asks" not in log

@@ -67,7 +67,7 @@ export class Chart {
     this.plot = new window.uPlot({
       width: Math.max(240, place.clientWidth || 400), height,
       scales: { x: { time }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high ?? 0) > 0 ? high * 1.1 : 1] } },
-      axes: [{ ...axis, space: 70, values: time ? undefined : (_, all) => all.map((v) => (Number.isInteger(v) ? v : "")) }, { ...axis, size: 56 }],
+      axes: [{ ...axis, space: 90, values: (_, all) => all.map((v) => (time ? clock(v) : Number.isInteger(v) ? v : "")) }, { ...axis, size: 56 }],
       series: [{ label: time ? "time" : "round", value: time ? "{HH}:{mm}:{ss}" : (_, v) => v ?? "–" }, ...lines.map(([label, unit], i) => ({
         label, stroke: colour(COLOURS[i % COLOURS.length]), width: 2, spanGaps: true,
         dash: i >= COLOURS.length ? [6, 4] : undefined, points: { show: points },

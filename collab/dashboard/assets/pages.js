@@ -54,7 +54,7 @@ export class Plans {
       picture.append(svg("text", { x: 0, y: i * step + 27 }, row.length > left / 8 ? `${row.slice(0, Math.floor(left / 8) - 1)}…` : row));
       for (const [kind, bars, y] of [["predicted", predicted, 4], ["measured", measured, 22]]) {
         for (const [of, label, part, start, ms] of bars) {
-          if (of !== row) continue;
+          if (of !== row || (part === "edge" && !ms)) continue;
           const [x, long] = [scale(start), Math.max(1.5, scale(start + ms) - scale(start))];
           picture.append(svg("rect", { class: `bar-${kind} ${part === "edge" ? "bar-edge" : ""}`, x, y: i * step + y, width: long, height: 14, rx: 2 }, svg("title", {}, `${label}, ${kind}: ${number(ms)} ms`)));
           if (part === "stage") picture.append(svg("text", { class: "small", x: x + long + 4, y: i * step + y + 11 }, number(ms)));
@@ -173,7 +173,7 @@ export class Releases {
   draw() {
     const held = this.store.all("node:").flatMap((node) => node.plans.filter((plan) => !plan.primary).map((plan) => [node.name, tag(node.state), plan.plan, String(plan.epoch), tag(plan.state), plan.release || "–"]));
     const rollouts = this.store.all("rollout:").map((rollout) => {
-      const rows = [...rollout.targets].sort((a, b) => a[1] - b[1]).map(([name, wave, status, version, reason]) => [String(wave), name, tag(status, { active: "serving", done: "serving", failed: "error", "rolled back": "warning" }[status] ?? "info"), version || "–", reason || "–"]);
+      const rows = [...rollout.targets].sort((a, b) => a[1] - b[1]).map(([name, wave, status, version, reason]) => [String(wave), name, tag(status, { active: "serving", done: "serving", failed: "error", "rolled back": "warning" }[status] ?? ""), version || "–", reason || "–"]);
       const buttons = this.store.actionsFor("rollout").map(([name, action]) => el("button", { type: "button", "data-key": `${name}-${rollout.name}`, onclick: () => this.act(name, action, rollout.name) }, action.label));
       return el("section", { class: "card", "aria-label": `Rollout ${rollout.name}` }, el("div", { class: "row" }, el("h2", {}, rollout.name), el("span", {}, buttons)), el("p", {}, rollout.said),
         table("Targets by wave", [["wave", "number"], ["target", ""], ["state", ""], ["version", ""], ["why", ""]], rows));

@@ -63,6 +63,7 @@ export class Topology {
       }
     });
     this.small = nodes.length > 14;
+    this.narrow = width < 600;
   }
 
   drawNodes(nodes) {
@@ -112,7 +113,7 @@ export class Topology {
       const rate = link.mbit_ab + link.mbit_ba;
       set(parts[0], "d", `M${ax.toFixed(1)} ${ay.toFixed(1)}Q${cx.toFixed(1)} ${cy.toFixed(1)} ${bx.toFixed(1)} ${by.toFixed(1)}`);
       set(parts[0], "stroke-width", (1.2 + Math.min(4, Math.log2(1 + rate))).toFixed(1));
-      const shown = known.length <= LABELS_UP_TO;
+      const shown = known.length <= LABELS_UP_TO && !this.narrow;
       set(parts[1], "x", ((ax + bx) / 4 + cx / 2).toFixed(1));
       set(parts[1], "y", ((ay + by) / 4 + cy / 2 + 4).toFixed(1));
       text(parts[1], shown ? `${link.transport}${link.relayed ? ", relayed" : ""} · ${number(link.rtt_ms, 2)} ms · ${number(rate, 2)} Mbit/s` : "");
