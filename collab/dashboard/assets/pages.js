@@ -81,11 +81,11 @@ export class Traffic {
   constructor(store) {
     this.store = store;
     this.charts = [
-      ["rate:", "Answers a second", "/s"],
+      ["rate:", "Answers", "a second"],
       ["stage_ms:", "Time in the stages of one request", "ms"],
-      ["link_mbit", "Bytes on the links between nodes", "Mbit/s"],
+      ["link_mbit", "Carried by the links between nodes", "Mbit/s"],
     ].map(([prefix, title, unit]) => ({ prefix, title, unit, place: el("div", { class: "chart", role: "img" }), table: el("details", { "data-key": prefix }, el("summary", {}, "As a table")) }));
-    this.element = el("div", {}, el("h1", {}, "Traffic"), el("div", { class: "grid" }, this.charts.map((chart) => card(chart.title, chart.place, chart.table))),
+    this.element = el("div", {}, el("h1", {}, "Traffic"), el("div", { class: "grid" }, this.charts.map((chart) => card(`${chart.title}, ${chart.unit}`, chart.place, chart.table))),
       el("p", { class: "muted" }, "Counted by the nodes. What a requester waits beside that, and requests that a node refuses, are in the metrics of whoever asks."));
   }
 

@@ -128,7 +128,7 @@ export class Topology {
       this.later ??= setTimeout(() => { this.later = undefined; this.draw(); }, rest);
       return;
     }
-    this.tabled = performance.now();
+    if (nodes.length) this.tabled = performance.now();
     const actions = this.store.actionsFor("node");
     const columns = [["node", ""], ["state", ""], ["address", ""], ["device", ""], ["memory used", "number"], ["under way", "number"], ["plans", ""], ["remarks", ""]];
     if (actions.length) columns.push(["actions", ""]);
