@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from collab import __version__
 from collab.serving.datatypes import TO_NUMPY
 
 _TENSOR: Final[dict[str, Any]] = {
@@ -150,8 +149,8 @@ def _parameter(name: str, where: str = "path", kind: str = "string") -> dict[str
     return {"name": name, "in": where, "required": where == "path", "schema": schema}
 
 
-def describe() -> dict[str, Any]:
-    """The whole description; paths are those of `collab.serving.rest`."""
+def describe(version: str) -> dict[str, Any]:
+    """The whole description of the server's version; paths are those of `collab.serving.rest`."""
     infer = {"required": True, "content": _body("InferenceRequest")}
     ready = _operation("whether every plan can be asked", "Health")
     ready["responses"]["503"]["content"] = _body("Health")
@@ -210,7 +209,7 @@ def describe() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "collab serve",
-            "version": __version__,
+            "version": version,
             "description": "The Open Inference Protocol, version 2, over running plans.",
         },
         "paths": paths,

@@ -50,7 +50,7 @@ class Rest:
         self._offers = offers
         self._limits = limits
         self._files = files
-        self._openapi = describe()
+        self._openapi = describe(VERSION)
 
     def routes(self) -> list[BaseRoute]:
         """All routes, model paths with and without a version."""

@@ -37,6 +37,7 @@ PURE = (
     "collab.node.session",
     "collab.runtime.quarantine",
     *(f"collab.runtime.preprocessing.{name}" for name in ("quantised", "scaling", "windows")),
+    *(f"collab.serving.{name}" for name in ("datatypes", "openapi", "rate", "status", "upload")),
     "collab.updates.bundle.manifest",
     *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential")),
     "collab.updates.store.state",
