@@ -95,9 +95,13 @@ class Dashboard:
         self.url = json.loads(line)["url"]
         return self
 
+    def stop(self) -> None:
+        """Tell it to end."""
+        self._process.send_signal(signal.SIGTERM)
+
     def __exit__(self, *failure: object) -> None:
         process = self._process
-        process.send_signal(signal.SIGTERM)
+        self.stop()
         try:
             code = process.wait(STOP_S)
         finally:

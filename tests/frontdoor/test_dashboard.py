@@ -261,8 +261,8 @@ def test_no_page_has_serious_findings_in_either_theme_or_is_wider_than_a_phone(
 ) -> None:
     """The pictures that it takes are those of the docs: with ``--basetemp`` they are found."""
     _, _, path = deployed(digits, nodes, tmp_path)
-    folders = ("--runs", run_folder(tmp_path / "runs" / "digits-at-home"))
-    folders += ("--rollouts", rollout_folder(tmp_path / "rollouts" / "digits-7"))
+    runs, rollouts = tmp_path / "runs" / "digits-at-home", tmp_path / "rollouts" / "digits-7"
+    folders = ("--runs", run_folder(runs), "--rollouts", rollout_folder(rollouts))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     with (
