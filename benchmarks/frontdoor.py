@@ -167,7 +167,7 @@ class Ways:
         )
 
         async def ask() -> bytes:
-            return (await call(request)).raw_output_contents[0]  # type: ignore[no-any-return]
+            return (await call(request)).raw_output_contents[0]
 
         self.asks["grpc"] = [ask] * max(AT_ONCE)
 

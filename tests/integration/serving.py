@@ -24,6 +24,7 @@ class ServeProcess:
 
     def __init__(self, folder: Path, plans: Sequence[Path], *options: str) -> None:
         self.log = folder / f"serve-{time.monotonic_ns()}.log"
+        self.plans = tuple(plans)
         self._arguments = [*map(str, plans), *options]
         if "--listen" not in options:
             self._arguments += ["--listen", "127.0.0.1:0"]
@@ -80,6 +81,10 @@ class ServeProcess:
             assert process.stdout is not None
             process.stdout.close()
             self._process = None
+
+    def kill(self) -> None:
+        """End it at once."""
+        assert self.stop(signal.SIGKILL) == -signal.SIGKILL
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -56,7 +56,7 @@ class Double:
             if self.error is not None:
                 raise self.error
             doubled = {
-                made.name: (inputs[given.name] * 2).astype(made.dtype)  # type: ignore[operator]
+                made.name: (inputs[given.name] * 2).astype(made.dtype)
                 for given, made in zip(self.plan.inputs, self.plan.outputs, strict=True)
             }
             return Result(doubled, 1.0, (), ("a", "b"), epoch=self.epoch)

@@ -52,9 +52,11 @@ async def serving(
 ) -> AsyncIterator[Asker]:
     read, open_plan = opener({"m": client or Double()})
     settings = DoorSettings(None, "127.0.0.1:0", access, limits)
-    async with FrontDoor([Path("m")], read, open_plan, settings) as door:
-        async with grpc.aio.insecure_channel(door.grpc) as channel:
-            yield Asker(channel)
+    async with (
+        FrontDoor([Path("m")], read, open_plan, settings) as door,
+        grpc.aio.insecure_channel(door.grpc) as channel,
+    ):
+        yield Asker(channel)
 
 
 def infer(rows: int = 1, model: str = "m", **fields: Any) -> pb.ModelInferRequest:

@@ -233,12 +233,8 @@ async def test_the_description_names_every_route():
         if isinstance(route, Route)
         for method in (route.methods or set()) - {"HEAD"}
     }
-    described = {
-        (path, verb)
-        for path, verbs in describe("0")["paths"].items()
-        for verb in verbs
-        if verb != "parameters"
-    }
+    paths = describe("0")["paths"]
+    described = {(path, verb) for path, verbs in paths.items() for verb in verbs if verb != "parameters"}
     assert described == served
 
 
