@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -149,12 +150,16 @@ class _Dashboard:
         async with made as cluster:
             replan = self._replanner(cluster) if self._profile is not None else None
             source = ClusterSource(cluster, self._peers, self._read_plans, self._read_folders, replan)
-            watching = asyncio.get_running_loop().create_task(source.run())
+            loop = asyncio.get_running_loop()
+            tasks = {loop.create_task(source.run()), loop.create_task(self._serve(source, sessions))}
             try:
-                await self._serve(source, sessions)
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
             finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, source: ClusterSource, sessions: Sessions) -> None:
         from collab.dashboard.app import dashboard_app
@@ -202,7 +207,7 @@ class _Dashboard:
             current = successor_path(path)
             options: tuple[Any, ...] = (self._profile, "20%", 1.0, "10%", 30.0, "latency", False)
             for place in (current, path) if await asyncio.to_thread(current.exists) else (path,):
-                watched = await asyncio.to_thread(read_watched, place, *options)
+                watched = replace(await asyncio.to_thread(read_watched, place, *options), path=path)
                 if watched.plan.name != name:
                     raise UsageError(f"plan {name!r}: its file is not given to this page")
                 try:

@@ -18,6 +18,7 @@ from collab.dashboard.looks import NodeLook, about_of, look_of
 from collab.dashboard.source import Action, Changes
 from collab.dashboard.state import MAX_NODES, Board
 from collab.errors import CollabError, PeerUnreachable, UsageError
+from collab.transport.aio import TaskGroup
 
 log = logging.getLogger("collab.dashboard")
 
@@ -64,23 +65,18 @@ class ClusterSource:
         self._replan = replan
         self._clock = clock
         self._changes = Changes(self.board)
-        self._watched: dict[NodeName, asyncio.Task[None]] = {}
+        self._tasks = TaskGroup()
+        self._watched: set[NodeName] = set()
 
     # --- looking -----------------------------------------------------------------------
 
     async def run(self) -> None:
         """Look and tell until cancelled."""
-        loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(work) for work in (self._tick(), self._follow_files())]
-        tasks += [loop.create_task(self._reach(peer)) for peer in self._peers]
-        try:
-            for task in tasks:
-                await task
-        finally:
-            tasks += self._watched.values()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with self._tasks as tasks:
+            tasks.create_task(self._tick())
+            tasks.create_task(self._follow_files())
+            for peer in self._peers:
+                tasks.create_task(self._reach(peer))
 
     async def _tick(self) -> None:
         while True:
@@ -119,7 +115,8 @@ class ClusterSource:
         if name in self._watched or len(self._watched) >= MAX_NODES:
             return
         self._cluster.links.keep_peer(name, addresses)
-        self._watched[name] = asyncio.get_running_loop().create_task(self._look_after(name))
+        self._watched.add(name)
+        self._tasks.create_task(self._look_after(name))
 
     async def _look_after(self, name: NodeName) -> None:
         described_s = float("-inf")
