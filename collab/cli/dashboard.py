@@ -206,12 +206,13 @@ class _Dashboard:
             (path,) = self._plans
             current = successor_path(path)
             options: tuple[Any, ...] = (self._profile, "20%", 1.0, "10%", 30.0, "latency", False)
+            there = [peer for peer in self._peers if await _answers(cluster, peer)]
             for place in (current, path) if await asyncio.to_thread(current.exists) else (path,):
                 watched = replace(await asyncio.to_thread(read_watched, place, *options), path=path)
                 if watched.plan.name != name:
                     raise UsageError(f"plan {name!r}: its file is not given to this page")
                 try:
-                    replanner = await watched.start(cluster, self._peers, lambda decision: None)
+                    replanner = await watched.start(cluster, there, lambda decision: None, some=True)
                 except CollabError:
                     if place == path:
                         raise
@@ -220,3 +221,11 @@ class _Dashboard:
             raise AssertionError("the last place was tried")
 
         return replan
+
+
+async def _answers(cluster: Cluster, peer: str) -> bool:
+    try:
+        await cluster.reach([peer])
+    except CollabError:
+        return False
+    return True

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from collab.cli.files import write_plan, write_profile
+from collab.cli.replanning import successor_path
 from collab.coordinator.deploy import Blobs
 from collab.coordinator.planning import allowed_cuts
 from collab.core.plan import Plan, Predicted, PredictedEdge, PredictedStage
@@ -246,9 +247,33 @@ def test_actions_ask_first_and_then_work_and_a_viewer_has_none(
             page.locator("#toast").get_by_text("switched").wait_for(timeout=SEEN_MS)
             page.goto(f"{dashboard.url}#log")
             page.get_by_role("cell", name="planned anew, epoch 1 → 2").wait_for(timeout=SEEN_MS)
-            log = page.locator("main").inner_text()
-            assert "ann asks: drain a" in log
-            assert "vic asks" not in log
+            text = page.locator("main").inner_text()
+            assert "ann asks: drain a" in text
+            assert "vic asks" not in text
+
+
+def test_a_plan_that_lost_a_node_is_made_anew_without_it(
+    nodes: list[NodeProcess], digits: Reference, tmp_path: Path
+) -> None:
+    plan, blobs = digits.chain([10], ["a", "c"], endpoints(nodes))
+    asyncio.run(bring_up(plan, blobs))
+    path, profile = tmp_path / "plan.yaml", tmp_path / "P.json"
+    write_plan(path, plan)
+    write_profile(profile, profile_of(digits))
+    given = (path, "--peers", peers(nodes), "--profile", profile)
+    with (
+        Dashboard(tmp_path, *given) as dashboard,
+        chromium() as browser,
+        page_of(browser, dashboard.url) as page,
+    ):
+        page.locator('g.node.serving[data-node="a"]').wait_for(timeout=SEEN_MS)
+        nodes[0].kill()
+        page.locator('g.node.lost[data-node="a"]').wait_for(timeout=SEEN_MS)
+        page.goto(f"{dashboard.url}#plans")
+        page.get_by_role("button", name="Plan anew").click(timeout=SEEN_MS)
+        page.get_by_role("dialog").get_by_role("button", name="Plan anew").click()
+        page.locator("#toast").get_by_text("switched").wait_for(timeout=SEEN_MS)
+        assert successor_path(path).exists()
 
 
 def sign_in(page, key: str) -> None:
