@@ -40,7 +40,7 @@ from collab.graph import Graph, read_model
 NODES = ("a", "b", "c")
 CUTS = (10, 20)
 AT_ONCE = (1, 8, 32)
-ROUNDS = 5
+ROUNDS = 4
 
 Ask = Callable[[], Awaitable[bytes]]
 """One request; its answer's tensor."""
@@ -214,7 +214,7 @@ def figures(rows: dict[tuple[str, int], list[tuple[float, float]]]) -> list[Figu
 
 async def measure(options: argparse.Namespace) -> list[Figure]:
     """All figures."""
-    seconds, rounds = (0.5, 2) if options.quick else (1.5, ROUNDS)
+    seconds, rounds = (0.5, 2) if options.quick else (1.0, ROUNDS)
     file = asset("digits.tflite")
     graph = await asyncio.to_thread(read_model, file)
     with np.load(asset("digits_heldout.npz")) as held_out:

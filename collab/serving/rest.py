@@ -57,23 +57,28 @@ class Rest:
         model = "/v2/models/{name}"
         version = model + "/versions/{version}"
         repository = "/v2/repository"
-        found: list[BaseRoute] = [
+        # Routes are tried in turn: inference first.
+        infer = [Route(f"{path}/infer", self.infer, methods=["POST"]) for path in (model, version)]
+        about = [
+            route
+            for path in (model, version)
+            for route in (
+                Route(path, self.model, methods=["GET"]),
+                Route(f"{path}/ready", self.model_ready, methods=["GET"]),
+            )
+        ]
+        return [
+            *infer,
             Route("/v2", self.server, methods=["GET"]),
             Route("/v2/health/live", self.live, methods=["GET"]),
             Route("/v2/health/ready", self.ready, methods=["GET"]),
+            *about,
             Route(f"{repository}/index", self.index, methods=["POST"]),
             Route(f"{repository}/models/{{name}}/load", self.load, methods=["POST"]),
             Route(f"{repository}/models/{{name}}/unload", self.unload, methods=["POST"]),
             Route("/v1/files/{name}", self.file, methods=["POST"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
         ]
-        for path in (model, version):
-            found += [
-                Route(path, self.model, methods=["GET"]),
-                Route(f"{path}/ready", self.model_ready, methods=["GET"]),
-                Route(f"{path}/infer", self.infer, methods=["POST"]),
-            ]
-        return found
 
     async def live(self, request: Request) -> Response:
         """Whether this process answers."""

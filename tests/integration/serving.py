@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any
 
 from collab.assembly import build_cluster
+from collab.cli.files import write_plan
 from collab.coordinator.deploy import Blobs, deploy
-from collab.core.plan import Plan, to_json
+from collab.core.plan import Plan
 from tests.integration.processes import START_S, STOP_S, environment
 
 
@@ -95,9 +96,9 @@ class ServeProcess:
 
 
 def plan_file(folder: Path, plan: Plan) -> Path:
-    """A plan as people keep it: JSON is YAML."""
+    """A plan as people keep it."""
     path = folder / f"{plan.name}.yaml"
-    path.write_bytes(to_json(plan))
+    write_plan(path, plan)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ import httpx
 import numpy as np
 import pytest
 
+from collab.assets import path as asset
 from tests.integration.deployments import endpoints, with_alternatives
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, command, running
 from tests.integration.serving import ServeProcess, bring_up, plan_file
+from tests.integration.test_packages import packaged
 
 INFER = "/v2/models/digits/infer"
 
@@ -30,7 +33,9 @@ def serving(trio: list[NodeProcess], digits: Reference, folder: Path) -> Iterato
     """A server of a plan with alternatives over a, b and c."""
     plan, blobs = with_alternatives(digits, endpoints(trio))
     asyncio.run(bring_up(plan, blobs))
-    with ServeProcess(folder, [plan_file(folder, plan)]) as server:
+    with ServeProcess(
+        folder, [plan_file(folder, plan)], "--bundle", str(packaged("digits", folder))
+    ) as server:
         yield server
 
 
@@ -55,7 +60,7 @@ def answered(reference: Reference, body: dict[str, Any], *rows: int) -> bool:
     expected = np.concatenate([reference.expected[row][spec.name] for row in rows])
     assert array.shape == expected.shape
     assert output["name"] == spec.name
-    return array.tobytes() == expected.tobytes()
+    return bool(array.tobytes() == expected.tobytes())
 
 
 def test_answers_are_those_of_the_whole_model(serving: ServeProcess, digits: Reference):
@@ -80,6 +85,30 @@ def test_a_client_may_ask_for_a_path(serving: ServeProcess, digits: Reference):
         response = client.post(INFER, json=asked | {"parameters": {"path": "local"}})
         assert response.status_code == 400
         assert "path 'local': this plan has none here" in response.json()["error"]
+
+
+def test_a_picture_is_answered_with_labels(serving: ServeProcess, digits: Reference):
+    image = pytest.importorskip("PIL.Image")
+    with np.load(asset("digits_heldout.npz")) as held_out:
+        pixels, name = held_out["images"][0][..., 0], f"digit {held_out['labels'][0]}"
+    file = io.BytesIO()
+    image.fromarray(pixels).save(file, "PNG")
+    with httpx.Client(base_url=serving.rest) as client:
+        path = "/v1/files/digits?top=2"
+        form = client.post(path, files={"file": ("0.png", file.getvalue(), "image/png")}).json()
+        body = client.post(path, content=file.getvalue(), headers={"content-type": "image/png"}).json()
+        assert form["answers"][0]["input"] == "0.png"
+        for told in (form, body):
+            (answer,) = told["answers"]
+            assert next(one["label"] for one in answer["top"]) == name
+            assert answered(digits, answer, 0)
+        for data, kind, text in (
+            (b"\x89PNG broken", "image/png", "cannot be read as a picture"),
+            (b"a,b\n1,2\n", "text/csv", "this model takes a picture"),
+        ):
+            response = client.post(path, content=data, headers={"content-type": kind})
+            assert response.status_code == 400
+            assert text in response.json()["error"]
 
 
 def test_a_lost_node_and_a_lost_server_cost_no_answer(digits: Reference, tmp_path: Path):
