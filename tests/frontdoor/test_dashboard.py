@@ -302,6 +302,9 @@ def test_no_page_has_serious_findings_in_either_theme_or_is_wider_than_a_phone(
                     page.get_by_role("heading", level=1, name=name.capitalize()).wait_for(timeout=SEEN_MS)
                     page.wait_for_function("document.querySelector('main table, main canvas, main svg')")
                     assert not findings(page), (theme, name)
+                    if name == "traffic":
+                        page.locator("canvas").nth(2).wait_for(timeout=SEEN_MS)
+                        assert not findings(page), (theme, "charts")
                     page.screenshot(path=pictures / f"{name}-{theme}.png")
         phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
         with page_of(browser, dashboard.url, **phone) as page:

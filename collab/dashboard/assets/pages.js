@@ -84,7 +84,7 @@ export class Traffic {
       ["rate:", "Answers", "a second"],
       ["stage_ms:", "Time in the stages of one request", "ms"],
       ["link_mbit", "Carried by the links between nodes", "Mbit/s"],
-    ].map(([prefix, title, unit]) => ({ prefix, title, unit, place: el("div", { class: "chart", role: "img" }), table: el("details", { "data-key": prefix }, el("summary", {}, "As a table")) }));
+    ].map(([prefix, title, unit]) => ({ prefix, title, unit, place: el("div", { class: "chart" }), table: el("details", { "data-key": prefix }, el("summary", {}, "As a table")) }));
     this.element = el("div", {}, el("h1", {}, "Traffic"), el("div", { class: "grid" }, this.charts.map((chart) => card(`${chart.title}, ${chart.unit}`, chart.place, chart.table))),
       el("p", { class: "muted" }, "Counted by the nodes. What a requester waits beside that, and requests that a node refuses, are in the metrics of whoever asks."));
   }
@@ -103,7 +103,12 @@ export class Traffic {
         chart.drawn = names.length ? new Chart(chart.place, labels.map((label) => [label, chart.unit])) : null;
         if (!names.length) chart.place.append(el("p", { class: "muted" }, "Nothing yet."));
       }
-      if (!chart.drawn) continue;
+      if (!chart.drawn) {
+        chart.place.removeAttribute("role");
+        chart.place.removeAttribute("aria-label");
+        continue;
+      }
+      chart.place.setAttribute("role", "img");
       const data = aligned(names.map((name) => this.store.points.get(name)));
       chart.drawn.set(data);
       const last = data.map((column) => column[column.length - 1]);
