@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from collab.serving.limits import ServeLimits
 from collab.serving.tls import TlsFiles
 from collab.transport.base import split_host_port
 
+log = logging.getLogger("collab.serving")
+
 _STOP_S = 5
 """How long requests under way have to finish when the server ends."""
 
@@ -30,6 +33,7 @@ class _Bounded(HttpToolsProtocol):
         super().__init__(**settings)
         self._limits = limits
         self._headers_due: asyncio.TimerHandle | None = None
+        self._taken_due: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
 
@@ -61,14 +65,35 @@ class _Bounded(HttpToolsProtocol):
         super().on_message_complete()
         self._in_head = True
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        left = self.transport.get_write_buffer_size()
+        due_s = self._limits.body_s + left / self._limits.body_bytes_s
+        self._taken_due = self.loop.call_later(due_s, self._not_taken)
+
+    def resume_writing(self) -> None:
+        self._unset_taken()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_due()
+        self._unset_taken()
         super().connection_lost(exc)
 
     def _unset_due(self) -> None:
         if self._headers_due is not None:
             self._headers_due.cancel()
             self._headers_due = None
+
+    def _unset_taken(self) -> None:
+        if self._taken_due is not None:
+            self._taken_due.cancel()
+            self._taken_due = None
+
+    def _not_taken(self) -> None:
+        self._taken_due = None
+        log.info("a client does not take its answer; its connection is ended")
+        self.transport.abort()
 
     def _too_slow(self) -> None:
         self._headers_due = None

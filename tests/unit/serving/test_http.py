@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from starlette.routing import Route
 
+from collab.client.runner import Result
+from collab.core.tensor import TensorSpec
 from collab.errors import NodeLost, Overloaded, Refused
 from collab.security.api_keys import ROLES, ApiKey, add_api_key, read_api_keys
 from collab.serving import http_server
@@ -27,7 +31,7 @@ from collab.serving.openapi import describe
 from collab.serving.rate import RateLimit
 from collab.serving.rest import Rest
 from collab.serving.tls import TlsFiles
-from tests.unit.serving.stand_in import Double, opener
+from tests.unit.serving.stand_in import Double, opener, plan
 
 INFER = "/v2/models/m/infer"
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
@@ -201,6 +205,58 @@ async def test_answers_do_not_wait_for_acknowledgements():
     """With Nagle's algorithm each would take 40 ms more; asyncio leaves it on where no protocol is named."""
     with closing(http_server._listening("127.0.0.1:0")) as listening:
         assert listening.proto == socket.IPPROTO_TCP
+
+
+class Heard(logging.Handler):
+    """Sets an event when something is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.event.set()
+
+
+async def test_who_does_not_take_its_answer_is_let_go(monkeypatch: pytest.MonkeyPatch):
+    wide = plan("m", outputs=(TensorSpec("y", (1, 4_000_000), "float32"),))
+
+    class Wide(Double):
+        async def run(self, inputs: Any, *given: Any, only: str) -> Result:
+            return Result({"y": np.zeros((1, 4_000_000), np.float32)}, 1.0, (), ())
+
+    heard = Heard()
+    logger = logging.getLogger("collab.serving")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logger.addHandler(heard)
+    limits = replace(LIMITS, body_bytes_s=1 << 30)
+    body = json.dumps(BODY | {"parameters": {"binary_data_output": True}}).encode()
+    try:
+        async with serving(limits=limits, client=Wide(wide)) as client, connected(client) as (reader, writer):
+            head = f"POST {INFER} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await asyncio.wait_for(heard.event.wait(), 5)
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await reader.readexactly(16_000_000)
+    finally:
+        logger.removeHandler(heard)
+
+
+async def test_who_goes_away_within_its_body_leaves_nothing_behind(caplog: pytest.LogCaptureFixture):
+    async with serving(limits=replace(LIMITS, held_bytes=2000)) as client:
+        for _ in range(3):
+            async with connected(client) as (_, writer):
+                writer.write(
+                    b"POST "
+                    + INFER.encode()
+                    + b" HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1500\r\n\r\n{"
+                )
+                await writer.drain()
+        response = await client.post(INFER, content=json.dumps(BODY).ljust(1500))
+        while response.status_code == 503:
+            response = await client.post(INFER, content=json.dumps(BODY).ljust(1500))
+        assert response.status_code == 200
+    assert "ASGI" not in caplog.text
 
 
 async def test_connections_over_the_bound_are_refused():
