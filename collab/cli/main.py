@@ -53,6 +53,7 @@ def _register() -> None:
         condition,
         controller,
         convert,
+        dashboard,
         data,
         demo,
         deploying,
@@ -78,6 +79,7 @@ def _register() -> None:
         release_update,
         reports,
         running,
+        serve,
         simulate,
         top,
         trainable,
@@ -102,7 +104,7 @@ def _register() -> None:
     release_update.register(release.app)
     for module in (node, nodes, top, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
-    for module in (controller, doctor, release, condition):
+    for module in (controller, dashboard, doctor, release, condition, serve):
         module.register(app)
     for module in (simulate, emulate):
         module.register(app)

@@ -52,9 +52,14 @@ class Watched:
     build: Build
 
     async def start(
-        self, cluster: Cluster, peers: Sequence[str], decided: Callable[[Decision], None]
+        self,
+        cluster: Cluster,
+        peers: Sequence[str],
+        decided: Callable[[Decision], None],
+        *,
+        some: bool = False,
     ) -> Replanner:
-        """Find the plan running, and the peers beside it that may be planned for."""
+        """Find the plan running, and the peers beside it that may be planned for; all, or ``some``."""
         from collab.coordinator.replan import Replanner
         from collab.planner.solve import solve
 
@@ -69,7 +74,7 @@ class Watched:
             keep=lambda plan: keep_successor(self.path, plan),
             decided=decided,
         )
-        await replanner.start(names)
+        await replanner.start(names, some=some)
         return replanner
 
 

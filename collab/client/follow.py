@@ -51,8 +51,9 @@ class Opened(Protocol):
         priority: Priority = Priority.NORMAL,
         *,
         trace: TraceContext | None = None,
+        only: str = "",
     ) -> Result:
-        """One inference."""
+        """One inference; ``only`` by the path of that name, where it is not empty."""
         ...
 
 
@@ -161,9 +162,10 @@ class Follower:
         priority: Priority = Priority.NORMAL,
         *,
         trace: TraceContext | None = None,
+        only: str = "",
     ) -> Result:
-        """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""
-        participant, ask = self._participant, partial(self._ask, trace=trace)
+        """One inference, as `LadderClient.run`; on the next epoch where the one at hand is gone."""
+        participant, ask = self._participant, partial(self._ask, trace=trace, only=only)
         if participant is None or not participant.heed(self.client.plan):
             work = ask(inputs, deadline_s, priority, [])
         else:
@@ -178,6 +180,7 @@ class Follower:
         went: list[Plan],
         *,
         trace: TraceContext | None = None,
+        only: str = "",
     ) -> Result:
         """As `run` without trials; adds the plans that it was sent to to ``went``."""
         now = asyncio.get_running_loop().time
@@ -189,7 +192,7 @@ class Follower:
             went.append(client.plan)
             try:
                 left_s = deadline_s if tries == 1 else max(until_s - now(), 0.0)
-                result = await client.run(inputs, left_s, priority, trace=trace)
+                result = await client.run(inputs, left_s, priority, trace=trace, only=only)
                 if result.via != PRIMARY and self._looking is None:
                     self._looking = asyncio.ensure_future(self._look(client))
                 return result if tries == 1 else replace(result, total_ms=(now() - start_s) * 1000)

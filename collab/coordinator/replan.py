@@ -25,7 +25,7 @@ from collab.coordinator.rebuilding import Build
 from collab.core.ids import Digest, Epoch, NodeName
 from collab.core.plan import NodeRef, Plan
 from collab.core.profile import Profile
-from collab.errors import CollabError, Conflict, PlanError
+from collab.errors import CollabError, Conflict, PeerUnreachable, PlanError
 from collab.planner.alternatives import standbys, used
 from collab.planner.chains import Chain, Objective, Option, Solution, Wants
 from collab.planner.drift import Drift, DriftRules, LinkFigures, LinkKey, corrected
@@ -173,14 +173,17 @@ class Replanner:
 
     # --- life --------------------------------------------------------------------
 
-    async def start(self, peers: Sequence[NodeName] = ()) -> None:
+    async def start(self, peers: Sequence[NodeName] = (), *, some: bool = False) -> None:
         """Find the plan running; ``peers`` are nodes that are linked and may be planned for too.
 
-        Raises `PeerUnreachable`, or `NotLoaded` where the plan is not deployed.
+        With ``some`` it does without nodes of the plan that cannot be reached.  Raises
+        `PeerUnreachable`, or `NotLoaded` where the plan is not deployed.
         """
         for view in (await self._cluster.describe(peers)).values() if peers else ():
             self._refs[view.name] = view.ref
-        await self._cluster.reach_plan(self._first)
+        for ref in self._first.nodes:
+            with suppress(*([PeerUnreachable] if some else [])):
+                await self._cluster.reach_plan(self._first, [ref.name])
         epoch = await self._cluster.deployed_epoch(self._first)
         self._running = Running.of(self._first, epoch, self._profile)
         for name, ref in self._refs.items():
@@ -240,6 +243,12 @@ class Replanner:
         self._prober.look(replies)
         await self._look_at_idle(replies.keys())
         return await self._decide_if_due(set(replies))
+
+    async def decide_now(self, reason: str) -> Decision:
+        """Decide though it is not due, without nodes that do not answer or that drain."""
+        replies = await statuses(self._cluster, self._refs)
+        there = {name for name, reply in replies.items() if reply.state != "draining"}
+        return await self._decide(reason, there, without=(self.running.nodes - there) or None)
 
     def _turns(self) -> Iterator[LinkKey]:
         """The links of the running plan, and one of the others."""
