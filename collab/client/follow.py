@@ -166,7 +166,7 @@ class Follower:
     ) -> Result:
         """One inference, as `LadderClient.run`; on the next epoch where the one at hand is gone."""
         participant, ask = self._participant, partial(self._ask, trace=trace, only=only)
-        if participant is None or not participant.heed(self.client.plan):
+        if participant is None or only or not participant.heed(self.client.plan):
             work = ask(inputs, deadline_s, priority, [])
         else:
             work = participant.run(inputs, deadline_s, priority, ask)
