@@ -64,7 +64,15 @@ class Client:
         self.given: list[float] = []
         self.cancelled = 0
 
-    async def run(self, inputs: Any, deadline_s: float, priority: Priority = Priority.NORMAL) -> Result:
+    async def run(
+        self,
+        inputs: Any,
+        deadline_s: float,
+        priority: Priority = Priority.NORMAL,
+        *,
+        trace: Any = None,
+        only: str = "",
+    ) -> Result:
         try:
             await asyncio.sleep(0)
             if self.hold is not None:
