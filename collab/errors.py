@@ -88,6 +88,12 @@ class Overloaded(RequestError):
     code = "overloaded"
 
 
+class RateLimited(Overloaded):
+    """A client asks more often than it may; it may ask again later."""
+
+    code = "rate_limited"
+
+
 class StageFailed(RequestError):
     """A stage raised while it computed; names the node and the stage."""
 
@@ -156,6 +162,12 @@ class Refused(CollabError):
 
     code = "refused"
     exit_code = 4
+
+
+class Unauthenticated(Refused):
+    """Who asks did not say who it is, or not in a way that can be believed."""
+
+    code = "unauthenticated"
 
 
 class LimitExceeded(Refused):

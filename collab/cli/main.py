@@ -78,6 +78,7 @@ def _register() -> None:
         release_update,
         reports,
         running,
+        serve,
         simulate,
         top,
         trainable,
@@ -102,7 +103,7 @@ def _register() -> None:
     release_update.register(release.app)
     for module in (node, nodes, top, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
-    for module in (controller, doctor, release, condition):
+    for module in (controller, doctor, release, condition, serve):
         module.register(app)
     for module in (simulate, emulate):
         module.register(app)

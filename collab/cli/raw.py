@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from collab.cli.files import read_npz
 from collab.cli.output import table
-from collab.errors import InputError, LimitExceeded, ModelError, UsageError
+from collab.errors import InputError, LimitExceeded, UsageError
 
 if TYPE_CHECKING:
     from collab.core.plan import Plan
@@ -122,6 +122,7 @@ def answer_table(answers: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _bundle(inputs: Path, plan: Plan, folder: Path, given: Path | None) -> Bundle:
+    from collab.updates.bundle.inputs import check_plan
     from collab.updates.bundle.read import is_bundle, open_bundle
 
     paths = [given] if given is not None else [folder / m.path for m in plan.models if m.path is not None]
@@ -132,9 +133,5 @@ def _bundle(inputs: Path, plan: Plan, folder: Path, given: Path | None) -> Bundl
             "or tensors as .npz"
         )
     bundle = open_bundle(found)
-    sha256 = bundle.manifest.model.sha256
-    if sha256 not in {model.sha256 for model in plan.models}:
-        raise ModelError(f"{found}: is of another model than the plan; give the bundle that it was made from")
-    if [port.spec for port in bundle.manifest.inputs] != list(plan.inputs):
-        raise ModelError(f"{found}: its inputs are not the plan's; make the plan anew")
+    check_plan(bundle, plan)
     return bundle

@@ -150,17 +150,22 @@ class LadderClient:
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
         *,
+        only: str = "",
         trace: TraceContext | None = None,
     ) -> Result:
-        """One inference, as `PlanClient.run`; a rung is done with it before the next begins."""
+        """One inference, as `PlanClient.run`; a rung is done with it before the next begins.
+
+        With ``only``, one of `PATHS`, it is answered there or not at all.
+        """
+        self._ladder.check_path(only)
         if self._tracer is None:
-            return await self._climb(inputs, deadline_s, priority, trace)
+            return await self._climb(inputs, deadline_s, priority, only, trace)
         from collab.telemetry.spans import Span
 
         # What every rung does belongs under one span.
         context, start_ns, error = self._tracer.begin(trace), time.time_ns(), None
         try:
-            return await self._climb(inputs, deadline_s, priority, context)
+            return await self._climb(inputs, deadline_s, priority, only, context)
         except BaseException as failure:
             error = f"{type(failure).__name__}: {failure}"
             raise
@@ -172,10 +177,16 @@ class LadderClient:
                 self._tracer.record([Span(name, *ids, start_ns, time.time_ns(), about, error=error)])
 
     async def _climb(
-        self, inputs: Mapping[str, Array], deadline_s: float, priority: Priority, trace: TraceContext | None
+        self,
+        inputs: Mapping[str, Array],
+        deadline_s: float,
+        priority: Priority,
+        only: str,
+        trace: TraceContext | None,
     ) -> Result:
         begun_us = start_us = now_us()
-        climb = Climb(start_us + int(deadline_s * 1e6), start_us + self._retry.patience_us)
+        patient_until_us = start_us + self._retry.patience_us
+        climb = Climb(start_us + int(deadline_s * 1e6), patient_until_us, only=only)
         failure: CollabError | None = None
         while True:
             serving = [rung for rung, client in self._clients.items() if client.serves]

@@ -50,9 +50,10 @@ class Opened(Protocol):
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
         *,
+        only: str = "",
         trace: TraceContext | None = None,
     ) -> Result:
-        """One inference."""
+        """One inference; ``only`` by the path of that name, where it is not empty."""
         ...
 
 
@@ -160,10 +161,11 @@ class Follower:
         deadline_s: float = DEFAULT_DEADLINE_S,
         priority: Priority = Priority.NORMAL,
         *,
+        only: str = "",
         trace: TraceContext | None = None,
     ) -> Result:
-        """One inference, as `PlanClient.run`; on the next epoch where the one at hand is gone."""
-        participant, ask = self._participant, partial(self._ask, trace=trace)
+        """One inference, as `LadderClient.run`; on the next epoch where the one at hand is gone."""
+        participant, ask = self._participant, partial(self._ask, only=only, trace=trace)
         if participant is None or not participant.heed(self.client.plan):
             work = ask(inputs, deadline_s, priority, [])
         else:
@@ -177,6 +179,7 @@ class Follower:
         priority: Priority,
         went: list[Plan],
         *,
+        only: str = "",
         trace: TraceContext | None = None,
     ) -> Result:
         """As `run` without trials; adds the plans that it was sent to to ``went``."""
@@ -189,7 +192,7 @@ class Follower:
             went.append(client.plan)
             try:
                 left_s = deadline_s if tries == 1 else max(until_s - now(), 0.0)
-                result = await client.run(inputs, left_s, priority, trace=trace)
+                result = await client.run(inputs, left_s, priority, only=only, trace=trace)
                 if result.via != PRIMARY and self._looking is None:
                     self._looking = asyncio.ensure_future(self._look(client))
                 return result if tries == 1 else replace(result, total_ms=(now() - start_s) * 1000)

@@ -14,7 +14,7 @@ from collab.client.budget import RetryBudget
 from collab.client.policy import RETRYABLE
 from collab.client.standing import Standing
 from collab.core.ids import NodeName
-from collab.errors import LinkLost, NodeLost, Overloaded, PeerUnreachable
+from collab.errors import InputError, LinkLost, NodeLost, Overloaded, PeerUnreachable
 
 LOCAL: Final = -1
 """In place of a rung: the whole model in this process."""
@@ -22,6 +22,9 @@ WAIT: Final = -2
 """In place of a rung: none serves now; ask again soon."""
 AGAIN_S: Final = 0.02
 """How soon."""
+
+PATHS: Final = ("primary", "alternative", "local")
+"""Who may be asked for by name: the plan itself, one of its alternatives, the whole model here."""
 
 _LOST: Final = frozenset(("", *(e.code for e in (NodeLost, LinkLost, PeerUnreachable))))
 """Failures that end when nodes are back, or none so far."""
@@ -40,6 +43,12 @@ class Climb:
     """Rungs that failed it."""
     code: str = ""
     """Of the last failure."""
+    only: str = ""
+    """The one of `PATHS` that it may take; empty for any."""
+
+    def may_take(self, rung: int) -> bool:
+        """Whether it may be answered by a rung, or by `LOCAL`."""
+        return self.only in ("", "local" if rung == LOCAL else "alternative" if rung else "primary")
 
 
 class Ladder:
@@ -80,15 +89,21 @@ class Ladder:
             return self._locally(climb)
         return rung
 
+    def check_path(self, only: str) -> None:
+        """Raise `InputError` for a path that there is none of here."""
+        if (only == "alternative" and self._count == 1) or (only == "local" and not self._local):
+            raise InputError(f"path {only!r}: this plan has none here; ask without a path")
+
     def _rung(self, climb: Climb, serving: Collection[int], now_us: int) -> int | None:
-        left = [i for i in range(self._count) if i in serving and i not in climb.tried]
+        allowed = [i for i in range(self._count) if climb.may_take(i)]
+        left = [i for i in allowed if i in serving and i not in climb.tried]
         for index in left:
             if self._standing.flawless or not self._shunned(index, now_us):
                 return index
         return left[0] if left else None
 
     def _locally(self, climb: Climb) -> int | None:
-        return LOCAL if self._local and LOCAL not in climb.tried else None
+        return LOCAL if self._local and climb.may_take(LOCAL) and LOCAL not in climb.tried else None
 
     def _patiently(self, climb: Climb, now_us: int) -> int | None:
         """Wait, and then try what has failed before again, as far as attempts are left."""

@@ -26,6 +26,7 @@ from collab.core.plan import Plan
 from collab.core.token import Fault, Hop, Priority, Token
 from collab.errors import (
     CollabError,
+    InputError,
     LimitExceeded,
     NodeLost,
     NotLoaded,
@@ -266,15 +267,19 @@ class PlanClient:
         priority: Priority = Priority.NORMAL,
         before: int = 0,
         *,
+        only: str = "",
         trace: TraceContext | None = None,
     ) -> Result:
         """One inference; the arrays must stay unchanged until it returns.
 
         ``before`` counts attempts at it that were made over other plans; ``trace`` is what its
-        spans belong under, and nodes learn it.
+        spans belong under, and nodes learn it.  There is no
+        other path here than the plan itself, so ``only`` is that or empty.
         Raises `TensorError` for wrong inputs, `Overloaded`, `DeadlineExceeded`,
         `StageFailed`, `NodeLost` or another `RequestError`.
         """
+        if only not in ("", PRIMARY):
+            raise InputError(f"path {only!r}: this plan has none here; ask without a path")
         self._check(inputs)
         start_us = now_us()
         if self._encodes:

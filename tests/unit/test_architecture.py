@@ -37,6 +37,7 @@ PURE = (
     "collab.runtime.quarantine",
     *(f"collab.runtime.preprocessing.{name}" for name in ("quantised", "scaling", "windows")),
     *(f"collab.telemetry.{name}" for name in ("catalogue", "context", "histogram", "spans")),
+    *(f"collab.serving.{name}" for name in ("datatypes", "openapi", "rate", "status", "upload")),
     "collab.updates.bundle.manifest",
     *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential", "trial")),
     "collab.updates.store.state",

@@ -41,7 +41,7 @@ def test_an_unknown_code_becomes_a_remote_error(code):
     [
         (2, {"UsageError", "ConfigError"}),
         (3, {"NodeLost", "PeerUnreachable", "LinkLost"}),
-        (4, {"Refused", "LimitExceeded"}),
+        (4, {"Refused", "LimitExceeded", "Unauthenticated"}),
     ],
 )
 def test_exit_codes_are_those_of_the_design(exit_code, names):

@@ -1,1 +1,1 @@
-"""Generated from protos/collab/v1; do not edit (`make protos`)."""
+"""Generated from protos; do not edit (`make protos`)."""

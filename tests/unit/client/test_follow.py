@@ -34,7 +34,7 @@ class Client:
         self.asked: list[float] = []
 
     async def run(
-        self, inputs, deadline_s: float, priority: Priority = Priority.NORMAL, trace=None
+        self, inputs, deadline_s: float, priority: Priority = Priority.NORMAL, *, only: str = "", trace=None
     ) -> Result:
         self.asked.append(deadline_s)
         error = self.error

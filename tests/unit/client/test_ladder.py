@@ -10,6 +10,7 @@ from collab.client.budget import RetryBudget
 from collab.client.ladder import LOCAL, WAIT, Climb, Ladder
 from collab.client.policy import RETRYABLE
 from collab.client.standing import SHUN_US
+from collab.errors import InputError
 
 LATER = 10_000_000
 ALL = (0, 1, 2)
@@ -171,3 +172,24 @@ def test_no_request_goes_on_for_ever_nor_twice_to_one_rung(steps, burst, local):
     assert len(set(went)) == len(went)
     assert paid <= burst
     assert sum(rung != LOCAL for rung in went) <= 4
+
+
+def test_a_request_may_ask_for_one_path_and_takes_no_other():
+    made = ladder(local=True)
+    assert made.next(Climb(LATER, only="primary"), ALL, 0) == 0
+    assert made.next(Climb(LATER, only="primary"), (1, 2), 0) is None
+    climb = Climb(LATER, only="alternative")
+    assert made.next(climb, ALL, 0) == 1
+    fail(made, climb, 1)
+    assert made.next(climb, ALL, 1) == 2
+    fail(made, climb, 2)
+    assert made.next(climb, ALL, 2) is None
+    assert made.next(Climb(LATER, only="local"), ALL, 0) == LOCAL
+
+
+@pytest.mark.parametrize(("only", "rungs", "local"), [("alternative", 1, True), ("local", 3, False)])
+def test_a_path_that_there_is_none_of_is_refused(only, rungs, local):
+    with pytest.raises(InputError, match=f"path '{only}': this plan has none here"):
+        ladder(rungs, local=local).check_path(only)
+    for path in ("", "primary"):
+        ladder(rungs, local=local).check_path(path)

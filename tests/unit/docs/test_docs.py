@@ -18,6 +18,7 @@ from collab.cli.raw import MAX_RAW_BYTES
 from collab.client.local import MAX_WAITING
 from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
+from collab.codec.pb import grpc_service_pb2
 from collab.codec.wire import MAX_HEADER_BYTES
 from collab.coordinator.federated_secure import GRACE_S, MAX_PHASE_S
 from collab.coordinator.version_folder import KEPT_VERSIONS
@@ -58,6 +59,17 @@ from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
 from collab.runtime import surroundings
 from collab.runtime.preprocessing import images
 from collab.runtime.preprocessing import tables as raw_tables
+from collab.security.api_keys import MAX_KEYS
+from collab.serving.batch import MAX_BATCH
+from collab.serving.files import MAX_AT_ONCE
+from collab.serving.inference import MAX_ID
+from collab.serving.limits import ServeLimits
+from collab.serving.offers import MAX_WAITING as MAX_OFFER_WAITING
+from collab.serving.openapi import describe
+from collab.serving.rate import MAX_CLIENTS as MAX_RATED
+from collab.serving.rest_body import MAX_HEAD
+from collab.serving.status import TABLE
+from collab.serving.wishes import MAX_DEADLINE_S, MAX_PARAMETERS
 from collab.telemetry import export as export_spans
 from collab.telemetry import scrape
 from collab.telemetry.catalogue import CATALOGUE
@@ -180,6 +192,7 @@ def test_the_table_of_errors_is_complete():
 def test_the_bounds_in_the_tables_are_those_of_the_code():
     text = (ROOT / "docs/architecture.md").read_text("utf-8").partition("## Memory and bounds")[2]
     rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|", text, re.MULTILINE))
+    door = ServeLimits()
     link, session, envelope, retry = LinkConfig(), SessionLimits(), EnvelopeLimits(), RetryPolicy()
     mux, node = link.mux, NodeConfig(name="n")
     whole, partial, window = (
@@ -272,6 +285,19 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "a secure sum: clients, numbers of a vector, a signature": f"3 to {messages.MAX_CLIENTS}, "
         f"{messages.MAX_LENGTH:,}, {messages.MAX_SIGNATURE_BYTES:,} bytes",
         "rounds that a privacy budget counts": f"{accounting.MAX_ROUNDS:,}",
+        "a request of the front door: body, all that are held; headers; tensors of a batch": (
+            f"`--max-body-bytes`, {door.body_bytes >> 20} MiB by default, {door.held_bytes >> 20} MiB; "
+            f"{door.header_bytes >> 10} KiB; {MAX_BATCH}"
+        ),
+        "its clients: connections, calls over gRPC, of one stream, requests that wait for a credit of a "
+        "plan": f"{door.connections}, {door.calls}, {door.stream_calls}, {MAX_OFFER_WAITING:,}",
+        "how long it waits: for headers, for a body or for its answer to be taken, between requests": (
+            f"{door.header_s:g} s, {door.body_s:g} s and a second for each {door.body_bytes_s >> 10} KiB, "
+            f"{door.idle_s:g} s"
+        ),
+        "JSON before binary tensors, parameters, characters of an id, deadline; files that are decoded at a "
+        "time": f"{MAX_HEAD >> 20} MiB, {MAX_PARAMETERS}, {MAX_ID}, {MAX_DEADLINE_S:g} s; {MAX_AT_ONCE}",
+        "API keys; clients whose rate is remembered": f"{MAX_KEYS:,}; {MAX_RATED:,}, ",
         "flows of a NAT in it": f"{MAX_FLOWS:,}, ",
         "a message of federated learning: tensors, all of them as they come out": f"{MAX_TENSORS:,}, "
         f"{DEFAULT_MOST_BYTES >> 20} MiB",
@@ -287,6 +313,34 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
     assert not {name: rows.get(name) for name, value in expected.items() if value not in rows.get(name, "")}
     assert f"{retry.max_requests:,} requests under way" in text
     assert f"{retry.grace_us // 1000} ms between" in text
+
+
+def test_the_table_of_statuses_is_that_of_the_code():
+    text = (ROOT / "docs/serving.md").read_text("utf-8")
+    rows = re.findall(r"^\| (?:`(\w+)`|everything else)[^|]* \| (\d+) \| (\w+) \|$", text, re.MULTILINE)
+    told = [(code or "internal", int(http), status) for code, http, status in rows]
+    assert told == [(kind.code, status.http, status.grpc) for kind, status in TABLE]
+
+
+def test_the_table_of_verbs_is_that_of_the_code_and_has_all_of_the_specification():
+    text = (ROOT / "docs/serving.md").read_text("utf-8").partition("## Tensors")[0]
+    routes = {path for paths in re.findall(r"`(?:GET|POST) (/[^`]+)`", text) for path in _versions(paths)}
+    described = {
+        re.sub(r"\{(\w)\w*\}", lambda m: {"n": "NAME", "v": "V"}[m[1]], path)
+        for path in describe("0")["paths"]
+    }
+    assert routes == described
+    calls = set(re.findall(r"\| `([A-Z]\w+)` \|$", text, re.MULTILINE))
+    service = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    assert calls == {method.name for method in service.methods}
+    required = {"ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"}
+    assert required <= calls
+
+
+def _versions(path: str) -> list[str]:
+    """A path with an optional part, with and without it."""
+    found = re.fullmatch(r"(.*)\[(.*)\](.*)", path)
+    return [path] if found is None else [found[1] + found[3], found[1] + found[2] + found[3]]
 
 
 def anchors(page: Path) -> set[str]:

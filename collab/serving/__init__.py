@@ -1,0 +1,1 @@
+"""Running plans behind the Open Inference Protocol, over REST and gRPC; REST needs the extra `serve`."""

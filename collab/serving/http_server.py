@@ -1,0 +1,196 @@
+"""Uvicorn, with bounds on connections and headers that it does not have itself.  Needs the extra `serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from collab.errors import ConfigError, PeerUnreachable
+from collab.serving.gate import App
+from collab.serving.limits import ServeLimits
+from collab.serving.tls import TlsFiles
+from collab.transport.base import split_host_port
+
+log = logging.getLogger("collab.serving")
+
+_STOP_S = 5
+"""How long requests under way have to finish when the server ends."""
+
+
+class _Bounded(HttpToolsProtocol):
+    """One connection: few beside it, and short and quick headers."""
+
+    def __init__(self, limits: ServeLimits, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._limits = limits
+        self._headers_due: asyncio.TimerHandle | None = None
+        self._taken_due: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections:
+            self._refuse(b"503 Service Unavailable", b"overloaded: too many connections")
+            return
+        self._headers_due = self.loop.call_later(self._limits.header_s, self._too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            # What comes in one piece with a body may be longer than the headers.
+            self._head_bytes += len(data) if b"\r\n\r\n" not in data else data.index(b"\r\n\r\n")
+            if self._head_bytes > self._limits.header_bytes:
+                self._refuse(b"431 Request Header Fields Too Large", b"limit: the headers are too long")
+                return
+        if self._headers_due is None and self._in_head and not self.transport.is_closing():
+            self._headers_due = self.loop.call_later(self._limits.header_s, self._too_slow)
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        self._unset_due()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        left = self.transport.get_write_buffer_size()
+        due_s = self._limits.body_s + left / self._limits.body_bytes_s
+        self._taken_due = self.loop.call_later(due_s, self._not_taken)
+
+    def resume_writing(self) -> None:
+        self._unset_taken()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_due()
+        self._unset_taken()
+        super().connection_lost(exc)
+
+    def _unset_due(self) -> None:
+        if self._headers_due is not None:
+            self._headers_due.cancel()
+            self._headers_due = None
+
+    def _unset_taken(self) -> None:
+        if self._taken_due is not None:
+            self._taken_due.cancel()
+            self._taken_due = None
+
+    def _not_taken(self) -> None:
+        self._taken_due = None
+        log.info("a client does not take its answer; its connection is ended")
+        self.transport.abort()
+
+    def _too_slow(self) -> None:
+        self._headers_due = None
+        self._refuse(b"408 Request Timeout", b"the headers did not come in time")
+
+    def _refuse(self, status: bytes, text: bytes) -> None:
+        self._unset_due()
+        if self.transport.is_closing():
+            return
+        body = b'{"error":"' + text + b'"}'
+        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d" % len(body)
+        self.transport.write(b"HTTP/1.1 " + status + b"\r\n" + head + b"\r\n\r\n" + body)
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """One that leaves signals to whoever runs it, and says when it serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
+class HttpServer:
+    """Serves an application at one address; an asynchronous context manager."""
+
+    def __init__(self, app: App, place: str, limits: ServeLimits, tls: TlsFiles | None = None) -> None:
+        self._place = place
+        self._tls = tls
+        config = uvicorn.Config(
+            app,
+            http=cast("type[asyncio.Protocol]", partial(_Bounded, limits)),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=int(limits.idle_s),
+            timeout_graceful_shutdown=_STOP_S,
+            ssl_certfile=tls.cert if tls is not None else None,
+            ssl_keyfile=tls.key if tls is not None else None,
+            ssl_ca_certs=str(tls.client_ca) if tls is not None and tls.client_ca is not None else None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED
+            if tls is not None and tls.client_ca is not None
+            else ssl.CERT_NONE,
+        )
+        self._server = _Server(config)
+        self._task: asyncio.Task[None] | None = None
+        self.address = ""
+        """Where it serves, as a URL."""
+
+    async def __aenter__(self) -> HttpServer:
+        """Listen; raises `ConfigError` for certificates, `PeerUnreachable` for an address in use."""
+        try:
+            await asyncio.to_thread(self._server.config.load)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"--tls-cert, --tls-key, --client-ca: cannot be used: {error}") from error
+        listening = _listening(self._place)
+        host, port = listening.getsockname()[:2]
+        scheme = "http" if self._tls is None else "https"
+        self.address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        self._task = asyncio.ensure_future(self._server.serve([listening]))
+        up = asyncio.ensure_future(self._server.up.wait())
+        await asyncio.wait((self._task, up), return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
+        if self._task.done():
+            await self._task
+            raise PeerUnreachable(f"--listen {self._place}: the server ended at once")
+        return self
+
+    async def __aexit__(self, *failure: Any) -> None:
+        """Take nothing new, let requests finish for a while, and end."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _listening(place: str) -> socket.socket:
+    host, port = split_host_port(place)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's algorithm, which costs 40 ms an answer, off only where the protocol is named.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.setblocking(False)
+    except OSError as error:
+        made.close()
+        raise PeerUnreachable(f"--listen {place}: {error.strerror or error}") from error
+    return made

@@ -1,0 +1,161 @@
+"""Running plans behind the Open Inference Protocol, over real nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from collab.assets import path as asset
+from tests.integration.deployments import endpoints, with_alternatives
+from tests.integration.models import Reference
+from tests.integration.processes import NodeProcess, command, running
+from tests.integration.serving import ServeProcess, bring_up, plan_file
+from tests.integration.test_packages import packaged
+
+INFER = "/v2/models/digits/infer"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("serving")
+
+
+@pytest.fixture(scope="module")
+def serving(trio: list[NodeProcess], digits: Reference, folder: Path) -> Iterator[ServeProcess]:
+    """A server of a plan with alternatives over a, b and c."""
+    plan, blobs = with_alternatives(digits, endpoints(trio))
+    asyncio.run(bring_up(plan, blobs))
+    with ServeProcess(
+        folder, [plan_file(folder, plan)], "--bundle", str(packaged("digits", folder))
+    ) as server:
+        yield server
+
+
+def as_json(reference: Reference, *rows: int) -> dict[str, Any]:
+    """Requests of a reference as one body, along the model's own leading axis."""
+    (spec,) = reference.graph.inputs
+    array = np.concatenate([reference.requests[row][spec.name] for row in rows])
+    tensor = {
+        "name": spec.name,
+        "shape": list(array.shape),
+        "datatype": "FP32",
+        "data": array.ravel().tolist(),
+    }
+    return {"id": "7", "inputs": [tensor]}
+
+
+def answered(reference: Reference, body: dict[str, Any], *rows: int) -> bool:
+    """Whether a body holds the whole model's answers, bit by bit."""
+    (spec,) = reference.graph.outputs
+    (output,) = body["outputs"]
+    array = np.array(output["data"], np.float32).reshape(output["shape"])
+    expected = np.concatenate([reference.expected[row][spec.name] for row in rows])
+    assert array.shape == expected.shape
+    assert output["name"] == spec.name
+    return bool(array.tobytes() == expected.tobytes())
+
+
+def test_answers_are_those_of_the_whole_model(serving: ServeProcess, digits: Reference):
+    with httpx.Client(base_url=serving.rest) as client:
+        assert client.get("/v2/health/ready").json() == {"live": True, "ready": True}
+        for rows in ((0,), (1, 2, 3)):
+            response = client.post(INFER, json=as_json(digits, *rows))
+            assert response.status_code == 200, response.text
+            body = response.json()
+            assert answered(digits, body, *rows)
+            assert body["id"] == "7"
+            assert body["parameters"] == {"path": "primary", "epoch": 1, "nodes": "a,b,c"}
+
+
+def test_a_client_may_ask_for_a_path(serving: ServeProcess, digits: Reference):
+    with httpx.Client(base_url=serving.rest) as client:
+        asked = as_json(digits, 4)
+        body = client.post(INFER, json=asked | {"parameters": {"path": "alternative", "hops": True}}).json()
+        assert answered(digits, body, 4)
+        assert body["parameters"]["path"].startswith("alternative:")
+        assert [hop["stage"] for hop in json.loads(body["parameters"]["hops"])] == [0, 1, 2]
+        response = client.post(INFER, json=asked | {"parameters": {"path": "local"}})
+        assert response.status_code == 400
+        assert "path 'local': this plan has none here" in response.json()["error"]
+
+
+def test_a_picture_is_answered_with_labels(serving: ServeProcess, digits: Reference):
+    image = pytest.importorskip("PIL.Image")
+    with np.load(asset("digits_heldout.npz")) as held_out:
+        pixels, name = held_out["images"][0][..., 0], f"digit {held_out['labels'][0]}"
+    file = io.BytesIO()
+    image.fromarray(pixels).save(file, "PNG")
+    with httpx.Client(base_url=serving.rest) as client:
+        path = "/v1/files/digits?top=2"
+        form = client.post(path, files={"file": ("0.png", file.getvalue(), "image/png")}).json()
+        body = client.post(path, content=file.getvalue(), headers={"content-type": "image/png"}).json()
+        assert form["answers"][0]["input"] == "0.png"
+        for told in (form, body):
+            (answer,) = told["answers"]
+            assert next(one["label"] for one in answer["top"]) == name
+            assert answered(digits, answer, 0)
+        for data, kind, text in (
+            (b"\x89PNG broken", "image/png", "cannot be read as a picture"),
+            (b"a,b\n1,2\n", "text/csv", "this model takes a picture"),
+        ):
+            response = client.post(path, content=data, headers={"content-type": kind})
+            assert response.status_code == 400
+            assert text in response.json()["error"]
+
+
+def test_a_lost_node_and_a_lost_server_cost_no_answer(digits: Reference, tmp_path: Path):
+    nodes = [NodeProcess(name, tmp_path) for name in "abc"]
+    with running(nodes):
+        plan, blobs = with_alternatives(digits, endpoints(nodes))
+        asyncio.run(bring_up(plan, blobs))
+        file = plan_file(tmp_path, plan)
+        with (
+            ServeProcess(tmp_path, [file]) as one,
+            ServeProcess(tmp_path, [file]) as two,
+            httpx.Client() as client,
+        ):
+            paths: list[str] = []
+            for row in range(24):
+                if row == 8:
+                    nodes[1].kill()
+                if row == 16:
+                    one.kill()
+                # A client with two addresses: whoever does not answer is left.
+                for server in (one.rest, two.rest):
+                    try:
+                        response = client.post(server + INFER, json=as_json(digits, row), timeout=20)
+                        break
+                    except httpx.TransportError:
+                        assert server == one.rest
+                        assert row >= 16
+                assert response.status_code == 200, response.text
+                assert answered(digits, response.json(), row)
+                paths.append(response.json()["parameters"]["path"])
+    assert set(paths[:8]) == {"primary"}
+    assert all(path.startswith("alternative:") for path in paths[8:]), paths
+
+
+def test_mistakes_end_the_command_with_one_line(tmp_path: Path, serving: ServeProcess):
+    plan = serving.plans[0]
+    port = serving.rest.rpartition(":")[2]
+    cases: list[tuple[list[object], int, str]] = [
+        ([tmp_path / "no.yaml"], 1, "No such file"),
+        ([plan, "--listen", "none", "--grpc", "none"], 2, "give an address to at least one"),
+        ([plan, "--rate", "often"], 2, "give requests a second"),
+        ([plan, "--tls-cert", "c.pem"], 2, "give both or none"),
+        ([plan, "--listen", "0.0.0.0:0"], 4, "not encrypted"),
+        ([plan, "--api-keys", tmp_path / "keys"], 2, "collab api-key"),
+        ([plan, "--grpc", "none", "--listen", f"127.0.0.1:{port}"], 3, "in use"),
+    ]
+    for arguments, code, text in cases:
+        done = command("serve", *arguments)
+        assert done.code == code, (arguments, done)
+        assert text in done.errors[-1], done.err
