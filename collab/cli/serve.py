@@ -6,6 +6,7 @@ import asyncio
 import math
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -70,12 +71,18 @@ def serve(
         bool,
         typer.Option("--open-network", help="Listen off loopback without TLS or keys.", show_default=False),
     ] = False,
+    metrics: Annotated[
+        str | None, typer.Option(help="[HOST:]PORT at which Prometheus may scrape this server.")
+    ] = None,
+    otlp: Annotated[str | None, typer.Option(help="Collector for traces: http://HOST:4318.")] = None,
+    trace_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests traced.")] = 1.0,
     peers: Peers = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
 ) -> None:
     """Serve running plans by the Open Inference Protocol, over REST and gRPC, until SIGTERM or SIGINT."""
+    from collab.assembly import make_tracer, requester_metrics
     from collab.cli.settings import peers as read_peers
 
     for option, value in (
@@ -102,7 +109,16 @@ def serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        async with FrontDoor(plans, read, _opener(cluster, credits, local or ()), settings) as door:
+        async with AsyncExitStack() as stack:
+            if otlp is not None:
+                tracer = await asyncio.to_thread(make_tracer, otlp, {}, trace_ratio)
+                stack.push_async_callback(asyncio.to_thread, tracer.close)
+                cluster.tracer = tracer
+            if metrics is not None:
+                scraped = await asyncio.to_thread(requester_metrics, cluster, metrics)
+                say(f"metrics are at {(await stack.enter_async_context(scraped)).url}")
+            opener = _opener(cluster, credits, local or ())
+            door = await stack.enter_async_context(FrontDoor(plans, read, opener, settings))
             _ready(door.listen, door.grpc, [one._asdict() for one in door.offers.index()], json_)
             await stop.wait()
 

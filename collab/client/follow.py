@@ -179,6 +179,7 @@ class Follower:
         priority: Priority,
         went: list[Plan],
         *,
+        only: str = "",
         trace: TraceContext | None = None,
         only: str = "",
     ) -> Result:

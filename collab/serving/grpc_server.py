@@ -22,6 +22,7 @@ from collab.serving.limits import ServeLimits
 from collab.serving.offers import Offers
 from collab.serving.status import one_line, status_of
 from collab.serving.tls import TlsFiles
+from collab.telemetry.context import SERVED, parse_traceparent
 from collab.transport.base import split_host_port
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -137,6 +138,7 @@ class _Service(grpc.GenericRpcHandler):
             return
         told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
         key = bearer(told.get("authorization"), told.get("x-api-key"))
+        SERVED.set(parse_traceparent(told.get("traceparent", "")))
         self._access.admit(key, _address(context.peer()), time.monotonic()).check(action)
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:

@@ -17,6 +17,7 @@ from collab.core.ids import Epoch
 from collab.core.plan import Plan
 from collab.core.token import Priority
 from collab.errors import CollabError, DeadlineExceeded, NotLoaded, Overloaded, PeerError, UsageError
+from collab.telemetry.context import SERVED, TraceContext
 from collab.transport.aio import timeout
 
 log = logging.getLogger("collab.serving")
@@ -48,7 +49,13 @@ class Client(Protocol):
         ...
 
     async def run(
-        self, inputs: Mapping[str, Array], deadline_s: float, priority: Priority, *, only: str
+        self,
+        inputs: Mapping[str, Array],
+        deadline_s: float,
+        priority: Priority,
+        *,
+        only: str,
+        trace: TraceContext | None,
     ) -> Result:
         """One inference."""
         ...
@@ -94,7 +101,8 @@ class Offer:
         until_s = now() + deadline_s
         await self._enter(deadline_s)
         try:
-            return await self.client.run(inputs, max(until_s - now(), 0.0), priority, only=only)
+            left_s = max(until_s - now(), 0.0)
+            return await self.client.run(inputs, left_s, priority, only=only, trace=SERVED.get())
         finally:
             self._leave()
 

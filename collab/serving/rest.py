@@ -21,6 +21,7 @@ from collab.serving.offers import Offers
 from collab.serving.openapi import describe
 from collab.serving.rest_body import LENGTH_HEADER, parse_call, write_answer
 from collab.serving.status import one_line, status_of
+from collab.telemetry.context import SERVED, parse_traceparent
 
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
@@ -33,6 +34,7 @@ def _json(document: Any, status: int = 200, headers: dict[str, str] | None = Non
 def _may(request: Request, action: Action) -> None:
     caller: Caller = request.scope["state"]["caller"]
     caller.check(action)
+    SERVED.set(parse_traceparent(request.headers.get("traceparent", "")))
 
 
 def _check_type(request: Request, *allowed: str) -> None:

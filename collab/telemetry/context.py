@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Final, NamedTuple
 
 _FORM: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -64,3 +65,7 @@ def begin(parent: TraceContext | None, ratio: float, random: Callable[[int], byt
         return TraceContext(parent.trace_id, random(8), parent.sampled)
     trace_id = random(16)
     return TraceContext(trace_id, random(8), is_sampled(trace_id, ratio))
+
+
+SERVED: Final[ContextVar[TraceContext | None]] = ContextVar("collab_served_trace", default=None)
+"""What a server's task serves belongs under this; set where a call's headers are read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,13 @@ class Double:
         self._now = 0
 
     async def run(
-        self, inputs: Mapping[str, Array], deadline_s: float, priority: Priority, *, only: str
+        self,
+        inputs: Mapping[str, Array],
+        deadline_s: float,
+        priority: Priority,
+        *,
+        only: str,
+        trace: Any = None,
     ) -> Result:
         self.asked.append((deadline_s, priority, only))
         self.was_asked.set()

@@ -222,7 +222,7 @@ async def test_who_does_not_take_its_answer_is_let_go(monkeypatch: pytest.Monkey
     wide = plan("m", outputs=(TensorSpec("y", (1, 4_000_000), "float32"),))
 
     class Wide(Double):
-        async def run(self, inputs: Any, *given: Any, only: str) -> Result:
+        async def run(self, inputs: Any, *given: Any, only: str, trace: Any = None) -> Result:
             return Result({"y": np.zeros((1, 4_000_000), np.float32)}, 1.0, (), ())
 
     heard = Heard()
