@@ -179,7 +179,6 @@ class Follower:
         priority: Priority,
         went: list[Plan],
         *,
-        only: str = "",
         trace: TraceContext | None = None,
         only: str = "",
     ) -> Result:
