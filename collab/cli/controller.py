@@ -21,6 +21,7 @@ from collab.cli.cluster import (
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, Trust, confirmed
 from collab.cli.output import emit, say
 from collab.cli.replanning import Watched, read_watched
+from collab.cli.supervised import supervised
 from collab.errors import UsageError
 from collab.transport.base import split_host_port
 
@@ -175,7 +176,8 @@ class _Serving:
                 await _serve_directory(stack, *split_host_port(self._directory))
             self._tell(ready, text)
             try:
-                await _first(stop, self._tasks)
+                async with supervised():
+                    await _first(stop, self._tasks)
             finally:
                 for task in self._tasks:
                     task.cancel()

@@ -112,6 +112,7 @@ def _prepare_process(verbose: bool) -> None:
 
 async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> None:
     from collab.assembly import build_node, coap_service, load_identity
+    from collab.cli.supervised import notify, supervised
 
     security = await asyncio.to_thread(load_identity, identity)
     stop = asyncio.Event()
@@ -132,7 +133,9 @@ async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> No
             print(
                 f"node {service.name} is ready at {', '.join(service.endpoints) or 'no address'}", flush=True
             )
-        await stop.wait()
-        left = await service.drain_and_wait()
+        async with supervised():
+            await stop.wait()
+            notify("STOPPING=1")
+            left = await service.drain_and_wait()
         if as_json:
             print(json.dumps({"event": "drained", "name": service.name, "unfinished": left}), flush=True)
