@@ -19,7 +19,7 @@ HEAVIES = $(subst $(comma), ,$(HEAVY))
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy check format protos lock bench experiments clean wheelhouse core dev
+.PHONY: help demo test test-heavy check format protos lock bench experiments clean wheelhouse deb core dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -61,6 +61,9 @@ experiments: ## run the experiments of docs/experiments.md: make experiments ARG
 
 wheelhouse: dev ## wheels with hashes for devices without a network: make wheelhouse ARCH=aarch64 PYTHON_VERSION=3.11
 	@$(BIN)/python scripts/wheelhouse.py --arch $(ARCH) --python $(PYTHON_VERSION)
+
+deb: dev ## a Debian package of the node, with all its wheels: make deb ARCH=aarch64
+	@deployments/deb/build.sh "$$($(BIN)/python scripts/wheelhouse.py --arch $(ARCH) --python $(PYTHON_VERSION))" build
 
 clean: ## remove the environment and everything that tools left behind
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

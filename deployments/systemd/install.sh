@@ -107,6 +107,7 @@ systemd-sysusers /etc/sysusers.d/collab.conf
 systemd-tmpfiles --create /etc/tmpfiles.d/collab.conf
 install -d -m 755 /etc/collab
 install -m 644 "$here/node.toml" /etc/collab/node.toml.example
+[ -e /etc/collab/controller.env ] || install -m 644 "$here/controller.env" /etc/collab/controller.env
 for unit in $units; do
     install -m 644 "$here/$unit" "/etc/systemd/system/$unit"
 done
