@@ -1,4 +1,4 @@
-"""Download the core lock's wheels for a platform and Python, to install where there is no network.
+"""Download the device lock's wheels for a platform and Python, to install where there is no network.
 
     python scripts/wheelhouse.py --arch aarch64 --python 3.11 --out build/wheelhouse
 
@@ -27,7 +27,7 @@ ARCHITECTURES: Final = ("x86_64", "aarch64", "armv7l")
 PYTHONS: Final = ("3.10", "3.11", "3.12", "3.13")
 GLIBC: Final = 35
 """Newest 2.x that wheels may need: Ubuntu 22.04's; Debian 12 and Raspberry Pi OS have 2.36."""
-LOCK: Final = Path("requirements/core.txt")
+LOCK: Final = Path("requirements/device.txt")
 INSTALLER: Final = Path("deployments/wheelhouse/install-offline.sh")
 PACKAGE: Final = ("LICENSE", "pyproject.toml", "collab")
 
@@ -168,7 +168,7 @@ def build(arch: str, python: str, out: Path) -> Path:
 
 def main() -> None:
     """Make one wheelhouse and print where it is."""
-    parser = argparse.ArgumentParser(description="Wheels of the core lock for machines without a network.")
+    parser = argparse.ArgumentParser(description="Wheels of the device lock for machines without a network.")
     parser.add_argument("--arch", choices=ARCHITECTURES, required=True)
     parser.add_argument("--python", choices=PYTHONS, default="3.11")
     parser.add_argument("--out", type=Path, default=Path("build/wheelhouse"))

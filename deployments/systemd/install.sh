@@ -43,11 +43,11 @@ running() { [ -d /run/systemd/system ]; }
 # make_wheelhouse DIR: what `make wheelhouse` makes, for this machine and by its own pip.
 make_wheelhouse() {
     root=$here/../..
-    [ -f "$root/requirements/core.txt" ] || die "run it in a checkout, or give --wheelhouse"
+    [ -f "$root/requirements/device.txt" ] || die "run it in a checkout, or give --wheelhouse"
     "$python" -m venv "$1/venv" || die "install python3-venv first"
     pip="$1/venv/bin/python -m pip --quiet --no-input --disable-pip-version-check"
     $pip download --require-hashes --only-binary=:all: --no-deps --dest "$1/wheels" \
-        --requirement "$root/requirements/core.txt"
+        --requirement "$root/requirements/device.txt"
     $pip install --no-index --find-links "$1/wheels" setuptools
     mkdir "$1/source"
     cp -r "$root/pyproject.toml" "$root/LICENSE" "$root/collab" "$1/source"
@@ -55,7 +55,7 @@ make_wheelhouse() {
     wheel=$(echo "$1"/wheels/collab-*.whl)
     version=${wheel##*/collab-}
     {
-        cat "$root/requirements/core.txt"
+        cat "$root/requirements/device.txt"
         echo "collab==${version%%-*} --hash=sha256:$(sha256sum "$wheel" | cut -d' ' -f1)"
     } >"$1/pins.txt"
     "$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' >"$1/python"
