@@ -12,6 +12,7 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from collab.security.broker import mosquitto_acl, mosquitto_config
 from collab.security.certificates import certificate_pem
@@ -59,7 +60,7 @@ class Client:
 
     def __init__(self, broker: Broker, identity: Path | None) -> None:
         self._events: queue.Queue[tuple[str, str]] = queue.Queue()
-        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         context = ssl.create_default_context(cafile=str(broker.folder / "ca.crt"))
         if identity is not None:
             context.load_cert_chain(identity / "certificate.pem", identity / "key.pem")
