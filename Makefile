@@ -1,22 +1,25 @@
 # Everything sets itself up: `make demo` and `make test` need only Python and git.
 #   PYTHON   the interpreter that .venv is made with       (default python3)
 #   ARGS     further arguments for pytest, the demo or the benchmarks
+#   ARCH, PYTHON_VERSION  what `wheelhouse` and `deb` are made for (default this machine, 3.11)
 #   HEAVY    heavy suites to run with the tests, e.g. HEAVY=chaos,arm or HEAVY=all
 
 PYTHON ?= python3
 ARGS ?=
 HEAVY ?=
 BENCH ?= chain
+ARCH ?= $(shell uname -m)
+PYTHON_VERSION ?= 3.11
 
 export PYTHON
 BIN := .venv/bin
 SOURCES := collab scripts tests benchmarks simulations
-SETUP = scripts/setup $(or $(firstword $(foreach part,$(if $(filter all frontdoor,$(HEAVIES)),frontdoor) $(if $(filter toolchain,$(HEAVIES)),toolchain),$(part))),dev)
+SETUP = scripts/setup $(or $(firstword $(foreach part,$(if $(filter all frontdoor,$(HEAVIES)),frontdoor) $(if $(filter deployments,$(HEAVIES)),deployments) $(if $(filter toolchain,$(HEAVIES)),toolchain),$(part))),dev)
 HEAVIES = $(subst $(comma), ,$(HEAVY))
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy check format protos lock bench experiments clean core dev
+.PHONY: help demo test test-heavy check format protos lock bench experiments clean wheelhouse deb core dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,6 +58,12 @@ bench: core ## run one benchmark: make bench BENCH=chain ARGS=--quick
 experiments: ## run the experiments of docs/experiments.md: make experiments ARGS="quorum --quick"
 	@$(SETUP)
 	@$(BIN)/python -m simulations $(ARGS)
+
+wheelhouse: dev ## wheels with hashes for devices without a network: make wheelhouse ARCH=aarch64 PYTHON_VERSION=3.11
+	@$(BIN)/python scripts/wheelhouse.py --arch $(ARCH) --python $(PYTHON_VERSION)
+
+deb: dev ## a Debian package of the node, with all its wheels: make deb ARCH=aarch64
+	@deployments/deb/build.sh "$$($(BIN)/python scripts/wheelhouse.py --arch $(ARCH) --python $(PYTHON_VERSION))" build
 
 clean: ## remove the environment and everything that tools left behind
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

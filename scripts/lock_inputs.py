@@ -21,6 +21,7 @@ else:
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "core": (),
+    "device": ("metrics", "serve", "tracing"),
     "dev": ("dev", "emulation", "updates"),
     "toolchain": ("dev", "emulation", "frontdoor", "toolchain", "updates"),
 }

@@ -23,6 +23,7 @@ from collab.cli.logs import LogForm, LogFormat, log_to_stderr
 from collab.cli.output import emit, say
 from collab.cli.release_serving import open_agent, read_releases
 from collab.cli.replanning import Watched, read_watched
+from collab.cli.supervised import supervised
 from collab.errors import UsageError
 from collab.transport.base import split_host_port
 
@@ -196,7 +197,8 @@ class _Serving:
                 await _serve_directory(stack, *split_host_port(self._directory))
             self._tell(ready, text)
             try:
-                await _first(stop, self._tasks)
+                async with supervised():
+                    await _first(stop, self._tasks)
             finally:
                 for task in self._tasks:
                     task.cancel()

@@ -124,6 +124,7 @@ def _prepare_process(verbose: bool, form: LogForm, name: str) -> None:
 
 async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> None:
     from collab.assembly import build_node, coap_service, load_identity, make_tracer, metrics_server
+    from collab.cli.supervised import notify, supervised
 
     security = await asyncio.to_thread(load_identity, identity)
     stop = asyncio.Event()
@@ -154,11 +155,13 @@ async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> No
                 f"node {service.name} is ready at {', '.join(service.endpoints) or 'no address'}", flush=True
             )
         keeping = loop.create_task(keep_releases())
-        await stop.wait()
-        # Nothing is put in that would not be there for long.
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-        left = await service.drain_and_wait()
+        async with supervised():
+            await stop.wait()
+            notify("STOPPING=1")
+            # Nothing is put in that would not be there for long.
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            left = await service.drain_and_wait()
         if as_json:
             print(json.dumps({"event": "drained", "name": service.name, "unfinished": left}), flush=True)
 

@@ -1,0 +1,180 @@
+"""Download the device lock's wheels for a platform and Python, to install where there is no network.
+
+    python scripts/wheelhouse.py --arch aarch64 --python 3.11 --out build/wheelhouse
+
+Writes OUT/collab-VERSION-cp311-aarch64 with the wheels, their pins with hashes, collab's own
+wheel and `install-offline.sh`.  Where from is pip's own configuration.  Needs pip, setuptools
+and packaging; run from the repository's root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from packaging.markers import Marker
+
+ARCHITECTURES: Final = ("x86_64", "aarch64", "armv7l")
+"""Of the last there is no LiteRT; it is here so that what lacks is said by name."""
+PYTHONS: Final = ("3.10", "3.11", "3.12", "3.13")
+GLIBC: Final = 35
+"""Newest 2.x that wheels may need: Ubuntu 22.04's; Debian 12 and Raspberry Pi OS have 2.36."""
+LOCK: Final = Path("requirements/device.txt")
+INSTALLER: Final = Path("deployments/wheelhouse/install-offline.sh")
+PACKAGE: Final = ("LICENSE", "pyproject.toml", "collab")
+
+
+def pins(lock: str) -> Iterator[tuple[str, str, str]]:
+    """Requirement (``name==version``), marker ('' for none) and hash lines of each pin of a lock."""
+    for entry in re.split(r"\n(?=\S)", lock):
+        head, _, hashes = entry.partition(" \\\n")
+        if head.startswith("#") or not head.strip():
+            continue
+        requirement, _, marker = head.partition(" ; ")
+        yield requirement.strip(), marker.strip(), hashes.strip()
+
+
+def pins_for(lock: str, arch: str, python: str) -> dict[str, str]:
+    """Hash lines of each pin that a Linux machine with this processor and CPython needs."""
+    environment = {
+        "implementation_name": "cpython",
+        "implementation_version": f"{python}.0",
+        "os_name": "posix",
+        "platform_machine": arch,
+        "platform_python_implementation": "CPython",
+        "platform_system": "Linux",
+        "python_full_version": f"{python}.0",
+        "python_version": python,
+        "sys_platform": "linux",
+    }
+    return {
+        requirement: hashes
+        for requirement, marker, hashes in pins(lock)
+        if not marker or Marker(marker).evaluate(environment)
+    }
+
+
+def platforms(arch: str) -> list[str]:
+    """Tags of wheels that run there, the newest C library first (PEP 600)."""
+    tags = [f"manylinux_2_{minor}_{arch}" for minor in range(GLIBC, 4, -1)]
+    return [*tags, f"manylinux2014_{arch}", f"manylinux2010_{arch}", f"manylinux1_{arch}", f"linux_{arch}"]
+
+
+def options(arch: str, python: str) -> list[str]:
+    """Options that have pip choose wheels for another machine."""
+    tagged = [option for tag in platforms(arch) for option in ("--platform", tag)]
+    version = python.replace(".", "")
+    abis = ["--abi", f"cp{version}", "--abi", "abi3", "--abi", "none"]
+    return ["--only-binary=:all:", "--no-deps", "--python-version", python, *tagged, *abis]
+
+
+def download(wanted: dict[str, str], to: Path, arch: str, python: str) -> list[str]:
+    """Fetch the wheels; the requirements that have none for this platform."""
+    if _pip_download(wanted, to, arch, python) is None:
+        return []
+    # pip ends at the first that lacks: ask one by one to name them all.
+    failed = {}
+    for requirement, hashes in wanted.items():
+        said = _pip_download({requirement: hashes}, to, arch, python)
+        if said is not None:
+            failed[requirement] = said
+    if len(failed) == len(wanted):
+        sys.exit(f"wheelhouse: pip finds nothing at all: {next(iter(failed.values()))}")
+    return sorted(failed)
+
+
+def _pip_download(wanted: dict[str, str], to: Path, arch: str, python: str) -> str | None:
+    """None, or what pip complains of."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder) / "pins.txt"
+        lines.write_text(render(wanted), "utf-8")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+                *("--no-input", "--require-hashes", "--dest", str(to)),
+                *(*options(arch, python), "--requirement", str(lines)),
+            ],
+            capture_output=True,
+            text=True,
+        )
+    return None if done.returncode == 0 else done.stderr.strip()[-300:] or "no reason given"
+
+
+def own_wheel(to: Path) -> Path:
+    """Build collab's wheel from a copy, so that nothing is left in the checkout."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in PACKAGE:
+            if Path(name).is_dir():
+                shutil.copytree(name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(name, copy / name)
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
+                *("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(to), folder),
+            ],
+            check=True,
+        )
+    (wheel,) = to.glob("collab-*.whl")
+    return wheel
+
+
+def render(wanted: dict[str, str]) -> str:
+    """Pins as pip reads them."""
+    return "".join(f"{requirement} \\\n    {hashes}\n" for requirement, hashes in wanted.items())
+
+
+def version() -> str:
+    """Of this package, without importing it."""
+    found = re.search(r'__version__\s*=\s*"([^"]+)"', Path("collab/__init__.py").read_text("utf-8"))
+    if found is None:
+        sys.exit("wheelhouse: collab/__init__.py has no __version__")
+    return found[1]
+
+
+def build(arch: str, python: str, out: Path) -> Path:
+    """Make the folder beside its place and move it there when all is in it."""
+    target = out / f"collab-{version()}-cp{python.replace('.', '')}-{arch}"
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        made = Path(folder) / "made"
+        wheels = made / "wheels"
+        wheels.mkdir(parents=True)
+        wanted = pins_for(LOCK.read_text("utf-8"), arch, python)
+        missing = download(wanted, wheels, arch, python)
+        if missing:
+            sys.exit(f"wheelhouse: no wheel for Python {python} on {arch}: {', '.join(missing)}")
+        own = own_wheel(wheels)
+        digest = hashlib.sha256(own.read_bytes()).hexdigest()
+        (made / "pins.txt").write_text(
+            render({**wanted, f"collab=={version()}": f"--hash=sha256:{digest}"}), "utf-8"
+        )
+        (made / "python").write_text(f"{python}\n", "utf-8")
+        shutil.copy(INSTALLER, made / INSTALLER.name)
+        if target.exists():
+            shutil.rmtree(target)
+        made.rename(target)
+    return target
+
+
+def main() -> None:
+    """Make one wheelhouse and print where it is."""
+    parser = argparse.ArgumentParser(description="Wheels of the device lock for machines without a network.")
+    parser.add_argument("--arch", choices=ARCHITECTURES, required=True)
+    parser.add_argument("--python", choices=PYTHONS, default="3.11")
+    parser.add_argument("--out", type=Path, default=Path("build/wheelhouse"))
+    given = parser.parse_args()
+    print(build(given.arch, given.python, given.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts import wheelhouse
+
+ROOT = Path(__file__).parents[3]
+LOCK = (ROOT / "requirements" / "device.txt").read_text("utf-8")
+
+SMALL = """\
+# Made by hand.
+one==1.0 \\
+    --hash=sha256:aa \\
+    --hash=sha256:bb
+two==2.0 ; python_full_version < '3.11' \\
+    --hash=sha256:cc
+two==2.1 ; python_full_version >= '3.11' \\
+    --hash=sha256:dd
+three==3 ; platform_machine == 'aarch64' and sys_platform == 'linux' \\
+    --hash=sha256:ee
+"""
+
+
+def test_a_lock_is_read_pin_by_pin():
+    assert list(wheelhouse.pins(SMALL))[:2] == [
+        ("one==1.0", "", "--hash=sha256:aa \\\n    --hash=sha256:bb"),
+        ("two==2.0", "python_full_version < '3.11'", "--hash=sha256:cc"),
+    ]
+
+
+def test_markers_are_those_of_the_machine_that_the_wheels_are_for():
+    assert list(wheelhouse.pins_for(SMALL, "x86_64", "3.10")) == ["one==1.0", "two==2.0"]
+    assert list(wheelhouse.pins_for(SMALL, "aarch64", "3.13")) == ["one==1.0", "two==2.1", "three==3"]
+
+
+def test_pins_are_written_as_pip_reads_them():
+    wanted = wheelhouse.pins_for(SMALL, "x86_64", "3.11")
+    assert wheelhouse.render(wanted).startswith(
+        "one==1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
+    )
+    assert wheelhouse.pins_for(wheelhouse.render(wanted), "x86_64", "3.11") == wanted
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("python", wheelhouse.PYTHONS)
+def test_the_lock_pins_every_dependency_once_with_hashes_for_each_platform_and_python(arch, python):
+    wanted = wheelhouse.pins_for(LOCK, arch, python)
+    names = [requirement.partition("==")[0] for requirement in wanted]
+    assert len(names) == len(set(names))
+    assert {"ai-edge-litert", "prometheus-client", "starlette", "grpcio", "numpy", "msgspec"} <= set(names)
+    assert ("taskgroup" in names) == (python == "3.10")
+    assert all(re.fullmatch(r"(--hash=sha256:[0-9a-f]{64}(\s+\\\s+)?)+", each) for each in wanted.values())
+
+
+def test_the_newest_tag_of_the_c_library_comes_first_and_no_other_machine_s():
+    tags = wheelhouse.platforms("aarch64")
+    assert tags[0] == "manylinux_2_35_aarch64"
+    assert "manylinux2014_aarch64" in tags
+    assert all(tag.endswith("_aarch64") for tag in tags)
+
+
+def test_all_pythons_of_the_package_are_offered():
+    assert set(wheelhouse.PYTHONS) == set(
+        re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text("utf-8"))
+    )
+
+
+def test_wheels_for_another_python_are_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "python").write_text("2.7\n")
+    script = tmp_path / "install-offline.sh"
+    script.write_bytes((ROOT / "deployments" / "wheelhouse" / script.name).read_bytes())
+    done = subprocess.run(
+        ["sh", script, tmp_path / "to" / "venv"], capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 1
+    assert "these wheels are for Python 2.7" in done.stderr
+    assert not (tmp_path / "to").exists()
