@@ -1,9 +1,11 @@
-"""What an update costs on the link: deltas of packaged models, and a download that breaks thirty times.
+"""What an update costs on the link, and what requests see of it.
 
-Packaged models: the digits model with another head, and a Fashion-MNIST model in int8, its head or
-all of it trained on with images that it had not seen (`benchmarks.releases_models` makes them).  The
-yardstick of a delta is the full file under zstd, that of the download python-tuf's own fetcher over
-the same server with breaks at the same places.
+``deltas``: of packaged models, the digits model with another head, and a Fashion-MNIST model in int8,
+its head or all of it trained on with images that it had not seen (`benchmarks.releases_models` makes
+them); "near the former" are weights that stay where they are within one rounding step; the yardstick is
+the full file under zstd.  ``breaks``: a download that breaks thirty times; the yardstick is python-tuf's
+own fetcher over the same server with breaks at the same places.  ``sources``: a release of 10 MB from a
+web server and from a node over each transport.  ``rollouts``: releases into a plan that runs.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import numpy as np
 import zstandard
 
 from benchmarks.figures import Figure, run
+from benchmarks.releases_rollouts import measure_rollouts
+from benchmarks.releases_sources import measure as measure_sources
 from collab.assets import path as asset
 from collab.errors import PeerError
 from collab.updates.bundle.manifest import About, Port
@@ -35,10 +39,13 @@ from collab.updates.fetch.http import HttpSource
 ASSETS = Path(__file__).parent / "assets" / "releases"
 SIZE = 50_000_000
 BREAKS = 30
+PARTS = ("deltas", "breaks", "sources", "rollouts")
 PAIRS = (
     ("head, int8", "base_int8", "head_int8", 0.10),
     ("fine-tune, int8", "base_int8", "tuned_int8", 0.15),
+    ("fine-tune near the former, int8", "base_int8", "tuned_near_int8", 0.15),
     ("fine-tune at ten times the rate, int8", "base_int8", "tuned_hard_int8", 0.15),
+    ("the same near the former, int8", "base_int8", "tuned_hard_near_int8", 0.15),
 )
 
 
@@ -178,23 +185,31 @@ def deltas() -> Iterator[Figure]:
 
 
 async def measure(options: argparse.Namespace) -> list[Figure]:
-    figures = list(deltas())
+    wanted = options.parts or PARTS
+    figures = list(deltas()) if "deltas" in wanted else []
+    if "breaks" in wanted:
+        figures.append(broken(options.quick))
+    if "sources" in wanted:
+        figures += await measure_sources(options.quick)
+    if "rollouts" in wanted:
+        figures += await measure_rollouts(options.quick)
+    return figures
+
+
+def broken(quick: bool) -> Figure:
     rng = random.Random(11)
     data = rng.randbytes(SIZE)
-    runs = 1 if options.quick else 5
+    runs = 1 if quick else 5
     over = []
     for _ in range(runs):
         breaks = sorted(rng.sample(range(1, SIZE), BREAKS))
         over.append(ours(data, breaks) / SIZE)
     yardstick = python_tuf(data, breaks) / SIZE
     how = f"the worst of {runs}; yardstick python-tuf's fetcher"
-    figures.append(
-        Figure(
-            f"50 MB with {BREAKS} breaks: sent, share of the file", max(over), "", "<= 1.01", yardstick, how
-        )
+    return Figure(
+        f"50 MB with {BREAKS} breaks: sent, share of the file", max(over), "", "<= 1.01", yardstick, how
     )
-    return figures
 
 
 if __name__ == "__main__":
-    run(measure, __doc__)
+    run(measure, __doc__, PARTS)

@@ -19,6 +19,7 @@ from benchmarks.fashion import training
 from benchmarks.releases import ASSETS
 from benchmarks.toolchain_models import taught, train
 from collab.toolchain import demo_model
+from collab.toolchain.compress.near import Former, nearer
 from collab.toolchain.quantise import quantise
 
 EXAMPLES, EPOCHS = 4000, 2
@@ -49,6 +50,9 @@ def main() -> None:
         ASSETS.mkdir(parents=True, exist_ok=True)
         small = quantise(data, calibration, "image")
         (ASSETS / f"{name}_int8.tflite").write_bytes(small)
+        if name.startswith("tuned"):
+            former = Former((ASSETS / "base_int8.tflite").read_bytes())
+            (ASSETS / f"{name}_near_int8.tflite").write_bytes(nearer(small, data, former))
         print(f"{name}: {len(data)}, {len(small)} bytes, changed {np.mean(changed):.1%}", file=sys.stderr)
 
 

@@ -31,6 +31,7 @@ from collab.codec.tensors import Array
 from collab.coordinator import choosing, planning
 from collab.coordinator import cluster as views
 from collab.coordinator.deploy import Deployment, deploy, undeploy
+from collab.coordinator.judging import Judgement, judge
 from collab.coordinator.profiling import QUICK, Profiling, Settings
 from collab.coordinator.whole import local_model
 from collab.core.ids import NodeName, PlanName, check_name
@@ -38,7 +39,7 @@ from collab.core.plan import Plan
 from collab.core.profile import Profile
 from collab.core.profiles import check_model
 from collab.core.token import Priority
-from collab.errors import CollabError, PeerError
+from collab.errors import CollabError, NotLoaded, PeerError
 from collab.graph import Graph
 from collab.planner.chains import Wants
 from collab.runtime.litert import LiteRT
@@ -202,6 +203,25 @@ class Cluster:
         client = await self._client(plan, local)
         return await client.run(inputs, deadline_s, priority)
 
+    async def feedback(
+        self,
+        plan: Plan,
+        answer: Result,
+        *,
+        correct: bool | None = None,
+        label: int | None = None,
+        corrected: bool = False,
+    ) -> bool | None:
+        """Say whether an answer was right, which class it should have been, or that a user changed it.
+
+        The node that gave it counts that, for policies that watch accuracy, and keeps neither input nor
+        label.  Returns whether it was right, where that is known.  Raises `NotLoaded` where no node
+        remembers the answer, or has been told before.
+        """
+        if not answer.request:
+            raise NotLoaded("feedback: this process answered the request itself; no node counts that")
+        return await judge(self._cluster, plan, answer.request, Judgement(correct, label, corrected))
+
     async def _client(self, plan: Plan, local: str | Path | None) -> Follower:
         key = (id(plan), "" if local is None else str(local))
         known = self._clients.get(key)
@@ -325,6 +345,14 @@ class BlockingCluster:
         """See `Cluster.run`."""
         work = self._cluster.run(plan, inputs, deadline_s=deadline_s, priority=priority, local=local)
         return self._call(work)
+
+    def feedback(self, plan: Plan, answer: Result, **said: Any) -> bool | None:
+        """See `Cluster.feedback`."""
+        return self._call(self._cluster.feedback(plan, answer, **said))
+
+    def request(self, plan: Plan, inputs: Mapping[str, Array], **options: Any) -> Result:
+        """See `Cluster.request`."""
+        return self._call(self._cluster.request(plan, inputs, **options))
 
     def run_many(
         self,

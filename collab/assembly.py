@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from collab.backends import backends
 from collab.coordinator.cluster import Cluster
+from collab.core.identity import Principal
 from collab.core.ids import NodeName, check_name
 from collab.discovery.base import Discovery
 from collab.errors import ConfigError, Refused, UsageError
@@ -20,17 +24,18 @@ from collab.link.hello import Identity
 from collab.link.link import Handler, LinkConfig
 from collab.link.links import Links
 from collab.link.mux import MuxLimits
-from collab.node.config import NodeConfig, RuntimeConfig
+from collab.node.config import NodeConfig
 from collab.node.facade import Facade
 from collab.node.service import NodeService
 from collab.node.store import Store
 from collab.node.training_config import TrainingConfig
 from collab.node.training_work import Enrolled, MakeTrainer
-from collab.runtime.base import Backend
-from collab.runtime.litert import LiteRT
 from collab.transport.base import Security, Transport
 from collab.transport.grpc import GrpcTransport
+from collab.transport.inproc import Ends, InprocTransport
 from collab.transport.lazy import LazyTransport
+from collab.updates.policies.base import MakePolicy
+from collab.updates.policy_file import rule_policy
 
 if TYPE_CHECKING:
     from collab.node.coap.oscore import ObjectSecurity
@@ -42,9 +47,20 @@ ENDPOINT_ROOM: Final = 64 * 1024
 SMALLEST_LIMIT: Final = 2 << 20
 """Bytes of a message that every node takes, however small its tensors: parts of models must fit."""
 
-BACKENDS: Final[dict[str, Callable[[RuntimeConfig], Backend]]] = {
-    "litert": lambda config: LiteRT(config.delegate)
-}
+
+POLICIES: Final[dict[str, MakePolicy]] = {"rules": rule_policy}
+
+
+def policies() -> dict[str, MakePolicy]:
+    """Update policies by name: ours, and those of the entry point group ``collab.policies``."""
+    found: dict[str, MakePolicy] = dict(POLICIES)
+    for point in entry_points(group="collab.policies"):
+        found.setdefault(point.name, _policy_later(point))
+    return found
+
+
+def _policy_later(point: EntryPoint) -> MakePolicy:
+    return lambda path: point.load()(path)
 
 
 def _litert_trainer(model: Path, config: TrainingConfig) -> Enrolled:
@@ -69,22 +85,6 @@ def _keras_trainer(model: Path, config: TrainingConfig) -> Enrolled:
 
 
 TRAINERS: Final[dict[str, MakeTrainer]] = {"litert": _litert_trainer, "keras": _keras_trainer}
-
-
-def backends(stretch: float = 1.0, runtime: RuntimeConfig | None = None) -> dict[str, Backend]:
-    """Back ends by name: ours, and those of the entry point group ``collab.backends``.
-
-    ``stretch`` makes all of them that many times slower.
-    """
-    config = runtime or RuntimeConfig()
-    found = {name: make(config) for name, make in BACKENDS.items()}
-    for point in entry_points(group="collab.backends"):
-        found.setdefault(point.name, point.load()())
-    if stretch == 1:
-        return found
-    from collab.runtime.stretched import Stretched
-
-    return {name: Stretched(backend, stretch) for name, backend in found.items()}
 
 
 def trainers() -> dict[str, MakeTrainer]:
@@ -289,6 +289,7 @@ def build_node(
             security=security,
             make_discoveries=(lambda: discoveries(ways, settings)) if ways else None,
             trainers=trainers() if config.training.data else {},
+            first_run=(sys.executable, "-m", "collab.cli.first_run"),
         )
     except BaseException:
         store.close()
@@ -376,3 +377,26 @@ def build_cluster(
         )
 
     return Cluster(make_links)
+
+
+@asynccontextmanager
+async def own_cluster(service: NodeService) -> AsyncIterator[Cluster]:
+    """An operator's view of one node, from within its process.
+
+    The link is a pipe that only the two ends hold: nothing that comes from a wire gets its rights.
+    """
+    cluster_name = "" if service.security is None else service.security.principal.cluster
+    ends = Ends(
+        dialler=Principal(service.name, "operator", cluster_name),
+        listener=Principal(service.name, "node", cluster_name),
+    )
+    pipe = InprocTransport(ends=ends)
+    address = f"{pipe.scheme}://{service.name}"
+    listener = await pipe.listen(address, service.links.accept)
+    try:
+        identity = Identity(NodeName(f"{service.name}~releases"), "operator")
+        async with Cluster(lambda handler: Links(identity, {pipe.scheme: pipe}, handler)) as cluster:
+            await cluster.reach([address])
+            yield cluster
+    finally:
+        await listener.close()

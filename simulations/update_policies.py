@@ -6,9 +6,11 @@ drawn at random is the same for each policy, so that they differ in nothing else
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import reduce
 from multiprocessing import get_context
 from typing import Any, Final
 
@@ -16,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab.cli.plots import Series, lines_svg
-from collab.cli.release_policy import read_policy
 from collab.updates.policies.clauses import Policy
 from collab.updates.policies.decide import decide
 from collab.updates.policies.memory import Memory
 from collab.updates.policies.state import Compared, DeviceState, FeatureCounts, Labelled, Tally
+from collab.updates.policy_file import read_policy
 from simulations.experiment import HERE, Study, StudyResult, markdown
 from simulations.fleet_year import (
     ACCURACY,
@@ -51,6 +53,8 @@ ACTIVATION_J: Final = 5.0
 """Loading, and golden inputs; an assumption."""
 LOOK_H: Final = {"periodic": 0, "conditional": 48, "feedback": 96}
 """How often a device looks at its state while more than time can change a decision; 0: never."""
+_BLOCK: Final = 125
+"""Devices that a process takes at a time."""
 _BINS: Final = 10
 _VALUES_A_DAY, _LABELS_A_DAY, _ANSWERS_A_DAY = 150, 5.0, 40
 _MOST_TALLIES: Final = 32
@@ -112,17 +116,30 @@ class Tale:
     battery_j: float = 0.0
     decisions: int = 0
 
+    def and_of(self, others: Tale) -> Tale:
+        """The tale of these devices and others, who come after them."""
+        return Tale(
+            self.name,
+            np.concatenate([self.versions, others.versions], axis=1),
+            self.daily_bytes + others.daily_bytes,
+            {action: times + others.done[action] for action, times in self.done.items()},
+            self.bad + others.bad,
+            self.metered_bytes + others.metered_bytes,
+            self.energy_j + others.energy_j,
+            self.battery_j + others.battery_j,
+            self.decisions + others.decisions,
+        )
 
-def told(policy: Policy, there: World, devices: Fleet) -> Tale:
-    """The year of a fleet under one policy."""
-    count = len(devices.mains)
-    tale = Tale(policy.name, np.ones((DAYS, count), np.int64), np.zeros(DAYS))
-    for number in range(count):
+
+def told(policy: Policy, there: World, devices: Fleet, numbers: range) -> Tale:
+    """The year of some devices of a fleet under one policy."""
+    tale = Tale(policy.name, np.ones((DAYS, len(numbers)), np.int64), np.zeros(DAYS))
+    for column, number in enumerate(numbers):
         device = _Device(number, np.random.default_rng([devices.seed, 2, number]))
         # Their last look was some time in the week before.
         device.checked_s = BEGIN_S - 3600.0 * float(device.rng.uniform(0, 168))
         for hour in _year(device, policy, there, devices, tale):
-            tale.versions[min(hour // 24, DAYS - 1) :, number] = device.running
+            tale.versions[min(hour // 24, DAYS - 1) :, column] = device.running
     return tale
 
 
@@ -256,19 +273,30 @@ def study(quick: bool) -> StudyResult:
     """All policies over one fleet."""
     count = QUICK_DEVICES if quick else DEVICES
     if quick:
-        tales = [_one(name, count) for name in POLICIES]
+        tales = [_one(name, count, range(count)) for name in POLICIES]
     else:
+        blocks = [range(first, min(first + _BLOCK, count)) for first in range(0, count, _BLOCK)]
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            # The one that takes longest begins first.
-            made = {name: pool.submit(_one, name, count) for name in reversed(POLICIES)}
-            tales = [made[name].result() for name in POLICIES]
-    devices, there = fleet(SEED, count), world(SEED)
+            # Those that take longest begin first.
+            made = {
+                name: [pool.submit(_one, name, count, block) for block in blocks]
+                for name in ("conditional", "feedback", "periodic")
+            }
+            tales = [reduce(Tale.and_of, (part.result() for part in made[name])) for name in POLICIES]
+    there, devices = _drawn(count)
     never = Tale(NEVER, np.ones_like(tales[0].versions), np.zeros(DAYS))
     return result([*tales, never], there, devices)
 
 
-def _one(name: str, count: int) -> Tale:
-    return told(read_policy(HERE / "policies" / f"{name}.yaml"), world(SEED), fleet(SEED, count))
+def _one(name: str, count: int, numbers: range) -> Tale:
+    there, devices = _drawn(count)
+    return told(read_policy(HERE / "policies" / f"{name}.yaml"), there, devices, numbers)
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(count: int) -> tuple[World, Fleet]:
+    """Once for each process."""
+    return world(SEED), fleet(SEED, count)
 
 
 def accuracies(tale: Tale, there: World, devices: Fleet) -> NDArray[np.float64]:

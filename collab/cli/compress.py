@@ -56,6 +56,13 @@ def compress(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Train on images turned left to right too.")
     ] = False,
+    near: Annotated[
+        Path | None,
+        typer.Option(help="Int8 .tflite of the release before: its weights stay where they are near enough."),
+    ] = None,
+    near_steps: Annotated[
+        float, typer.Option(help="How many rounding steps such a weight may be off; 0.5 changes nothing.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="For samples, shuffles and fresh weights.")] = 0,
     cuts: Annotated[
         bool, typer.Option(help="Verify every cut of every variant, as `collab model verify` does.")
@@ -67,11 +74,15 @@ def compress(
     The baseline's accuracy, size, time and memory are in the table too.  Exit code 1 when no
     variant keeps to the targets; the best that was found is written all the same.
     """
+    from collab.graph import read_model
     from collab.toolchain.compress.frontier import Targets
+    from collab.toolchain.compress.near import Former, same_weights
     from collab.toolchain.compress.recipe import DEFAULT_RECIPES, parse
     from collab.toolchain.compress.run import open_bench, search
     from collab.toolchain.compress.search import EFFORTS
 
+    if not 0.5 <= near_steps <= 8:
+        raise UsageError(f"--near-steps {near_steps:g}: goes from 0.5 to 8")
     if not 0 < epochs <= 100 or max_accuracy_drop < 0 or (examples is not None and examples < 1):
         raise UsageError("--epochs goes from 0 to 100, --max-accuracy-drop from 0, --examples from 1 on")
     targets = Targets(
@@ -80,9 +91,10 @@ def compress(
         max_accuracy_drop,
     )
     recipes: Sequence[Recipe] = [parse(text).at_effort(epochs) for text in recipe or DEFAULT_RECIPES]
+    former = None if near is None else Former(bytes(read_model(near).data), near_steps)
     splits = _splits(data, examples, seed)
     with phases() as tell:
-        bench = open_bench(out, model, splits, seed, mirror, tell, cuts)
+        bench = open_bench(out, model, splits, seed, mirror, tell, cuts, former)
         # Recipes that were asked for are not dropped half way.
         found = search(bench, recipes, targets, (1.0,) if recipe else EFFORTS, say)
     variants, best = found.variants, found.best
@@ -91,6 +103,9 @@ def compress(
     # As large as the data; made anew when the search goes on.
     bench.material.taught_file.unlink(missing_ok=True)
     report = _report(variants, best, targets, kept)
+    if former is not None:
+        report["near"] = {"steps": near_steps, "same": same_weights(found.model, former.model)}
+        say(f"int8 weights that are those of {near}: {report['near']['same']:.1%}")
     _write(out, report, variants, best)
     if json_:
         emit(report)

@@ -20,6 +20,7 @@ from collab.cli.cluster import (
 )
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, Trust, confirmed
 from collab.cli.output import emit, say
+from collab.cli.release_serving import open_agent, read_releases
 from collab.cli.replanning import Watched, read_watched
 from collab.errors import UsageError
 from collab.transport.base import split_host_port
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collab.coordinator.replan import Decision
     from collab.core.identity import Principal
     from collab.security.authority import Authority
+    from collab.updates.rollout.state import RolloutState
+    from collab.updates.settings import ReleaseSettings
 
 _REPORTS_S: Final = 2.0
 """Between two times that peers are asked for reports."""
@@ -38,6 +41,8 @@ Examples:
     collab controller --listen 10.0.0.5:7443 --peers 10.0.0.7:7070,10.0.0.8:7070
 
     collab controller --plan plan.yaml --profile P.json --replan-when 20%
+
+    collab controller --releases digits.toml --insecure --json
 """
 
 
@@ -87,14 +92,21 @@ def controller(
         Path | None,
         typer.Option(help="File to add reports of the peers to that answered alone, when they are back."),
     ] = None,
+    releases: Annotated[
+        list[Path] | None,
+        typer.Option(help="TOML file with a table [releases]: plans to keep at a family's releases."),
+    ] = None,
+    rollout: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a rollout to go on with; give it for each.")
+    ] = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log who enrols and who is told.")] = False,
 ) -> None:
-    """Serve enrolment and renewal, tell nodes what was revoked, keep a plan at its best, until SIGTERM.
+    """Serve enrolment and renewal, tell nodes what was revoked, keep plans at their best, until SIGTERM.
 
-    With --insecure there is no authority: a plan is watched and nothing is served.
+    With --insecure there is no authority: plans are looked after and nothing is served.
     """
     from collab.cli.logs import log_to_stderr
     from collab.cli.settings import identity_directory
@@ -107,7 +119,7 @@ def controller(
             *(plan, profile, replan_when, replan_every, replan_margin, replan_pause),
             *(objective, requester_here),
         )
-    elif profile is not None or (trust.insecure and reports is None):
+    elif profile is not None or (trust.insecure and reports is None and not releases and not rollout):
         raise UsageError("--plan: missing; --profile and --insecure are for watching one")
     if reports is not None and not read_peers(peers):
         raise UsageError("--reports: give --peers HOST:PORT,… to fetch them from")
@@ -126,6 +138,8 @@ def controller(
         watched,
         trust,
         reports,
+        [read_releases(path) for path in releases or ()],
+        rollout or (),
     )
     asyncio.run(serving.run())
 
@@ -144,6 +158,8 @@ class _Serving:
         watched: Watched | None,
         trust: Trust,
         reports: Path | None,
+        releases: Sequence[ReleaseSettings],
+        rollouts: Sequence[Path],
     ) -> None:
         self._authority = authority
         self._listen = listen
@@ -154,7 +170,9 @@ class _Serving:
         self._watched = watched
         self._trust = trust
         self._reports = reports
-        self._tasks: list[asyncio.Task[None]] = []
+        self._releases = releases
+        self._rollouts = rollouts
+        self._tasks: list[asyncio.Task[Any]] = []
 
     def _tell(self, event: dict[str, Any], text: str) -> None:
         if self._as_json:
@@ -169,8 +187,10 @@ class _Serving:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with AsyncExitStack() as stack:
             ready, text = await self._serve_enrolment(stack)
-            if self._peers or self._watched is not None:
+            if self._peers or self._watched is not None or self._releases:
                 await self._serve_cluster(stack)
+            for path in self._rollouts:
+                await self._serve_rollout(stack, path)
             if self._directory is not None:
                 await _serve_directory(stack, *split_host_port(self._directory))
             self._tell(ready, text)
@@ -205,7 +225,8 @@ class _Serving:
 
         security = await asyncio.to_thread(load_identity, self._identity)
         # Without identities a role is what an end says it is; deploying is an operator's.
-        role = "controller" if self._watched is None else "operator"
+        deploys = self._watched is not None or bool(self._releases)
+        role = "operator" if deploys else "controller"
         made = build_cluster(role=role, insecure_networks=self._trust.networks, security=security)
         cluster = await stack.enter_async_context(made)
         loop = asyncio.get_running_loop()
@@ -220,6 +241,27 @@ class _Serving:
         if self._watched is not None:
             replanner = await self._watched.start(cluster, self._peers, self._decided)
             self._tasks.append(loop.create_task(replanner.run()))
+        for settings in self._releases:
+            assert settings.store is not None, "the command gives it"
+            name = f"{settings.family}@{settings.plans[0].stem}"
+            opened = open_agent(settings, cluster, cluster.links, name, settings.store, self._tell)
+            agent = await stack.enter_async_context(opened)
+            self._tasks.append(loop.create_task(agent.run()))
+
+    async def _serve_rollout(self, stack: AsyncExitStack, path: Path) -> None:
+        from collab.assembly import load_identity
+        from collab.cli.release_rollout import as_told, rolling
+        from collab.coordinator.rollout_folder import RolloutFolder
+
+        folder = RolloutFolder(path)
+        await asyncio.to_thread(stack.enter_context, folder.locked())
+        security = await asyncio.to_thread(load_identity, self._identity)
+
+        def tell(event: dict[str, Any], _: RolloutState) -> None:
+            self._tell({**event, "rollout": str(path), "event": f"rollout {event['event']}"}, as_told(event))
+
+        at_it = await asyncio.to_thread(rolling, folder, self._trust, security, tell)
+        self._tasks.append(asyncio.get_running_loop().create_task(at_it.run(stay=True)))
 
     def _decided(self, decision: Decision) -> None:
         self._tell(decision.to_json(), str(decision))
@@ -234,7 +276,7 @@ async def _serve_directory(stack: AsyncExitStack, host: str, port: int) -> None:
     await server.start()
 
 
-async def _first(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+async def _first(stop: asyncio.Event, tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Wait to be stopped, or for a task to fail; one that has done its work is none the worse."""
     waiting = asyncio.get_running_loop().create_task(stop.wait())
     left = {waiting, *tasks}

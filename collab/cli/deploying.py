@@ -50,11 +50,19 @@ def status(
         emit({"nodes": [_status(name, reply) for name, reply in replies.items()]})
         return
     plans = [
-        (name, p.plan, p.epoch, p.state, ", ".join(p.stages), p.in_flight, p.primary or "-")
+        (
+            *(name, p.plan, p.epoch, p.state, ", ".join(p.stages), p.in_flight),
+            *(p.primary or "-", p.release or "-"),
+        )
         for name, reply in replies.items()
         for p in reply.plans
     ]
-    show(table("plans", ("node", "plan", "epoch", "state", "stages", "in flight", "alternative of"), plans))
+    columns = ("node", "plan", "epoch", "state", "stages", "in flight", "alternative of", "release")
+    show(table("plans", columns, plans))
+    for name, reply in replies.items():
+        for p in reply.plans:
+            if p.fault:
+                say(f"node {name!r}, plan {p.plan!r} epoch {p.epoch}: {p.fault}")
     rows = [(n, r.state, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()]
     show(table("nodes", ("node", "state", "resident", "up s", "counted"), rows))
 
@@ -80,6 +88,8 @@ def _status(name: str, reply: Any) -> dict[str, Any]:
                 "stages": list(p.stages),
                 "in_flight": p.in_flight,
                 "primary": p.primary or None,
+                "fault": p.fault or None,
+                "release": p.release or None,
             }
             for p in reply.plans
         ],

@@ -50,6 +50,7 @@ def _register() -> None:
         check,
         cluster,
         compress,
+        condition,
         controller,
         convert,
         data,
@@ -69,8 +70,12 @@ def _register() -> None:
         planning,
         profile,
         release,
+        release_fetch,
         release_policy,
+        release_rollout,
+        release_status,
         release_store,
+        release_update,
         reports,
         running,
         serve,
@@ -90,10 +95,14 @@ def _register() -> None:
     fed_simulate.register(fed.app)
     fed_swapping.register(fed.app)
     app.add_typer(fed.app, name="fed")
+    release_fetch.register(release.app)
+    release_status.register(release.app)
     release_store.register(release.app)
+    release_rollout.register(release.app)
+    release_update.register(release.app)
     for module in (node, nodes, profile, planning, ensemble, deploying, running, reports, demo):
         module.register(app)
-    for module in (controller, doctor, release, serve):
+    for module in (controller, doctor, release, condition, serve):
         module.register(app)
     for module in (simulate, emulate):
         module.register(app)

@@ -6,16 +6,18 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collab.errors import UsageError
+from collab.errors import CollabError, UsageError
 
 if TYPE_CHECKING:
     from collab.node.config import NodeConfig
+    from collab.node.service import NodeService
 
 EXAMPLE = """
 Example:
@@ -126,13 +128,42 @@ async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> No
         if settings.coap:
             clients = await asyncio.to_thread(coap_service, service, security)
             event["coap"] = (await stack.enter_async_context(clients)).endpoints
+        keep_releases = await _releases(stack, service, as_json)
         if as_json:
             print(json.dumps(event), flush=True)
         else:
             print(
                 f"node {service.name} is ready at {', '.join(service.endpoints) or 'no address'}", flush=True
             )
+        keeping = loop.create_task(keep_releases())
         await stop.wait()
+        # Nothing is put in that would not be there for long.
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
         left = await service.drain_and_wait()
         if as_json:
             print(json.dumps({"event": "drained", "name": service.name, "unfinished": left}), flush=True)
+
+
+async def _releases(
+    stack: AsyncExitStack, service: NodeService, as_json: bool
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """What looks after the releases of plans of this node, as its settings say; it may have nothing to do."""
+    agent = None
+    if service.config.releases.source:
+        from collab.cli.release_serving import node_agent
+
+        def tell(document: dict[str, Any], text: str) -> None:
+            print(json.dumps(document) if as_json else text, flush=True)
+
+        agent = await stack.enter_async_context(node_agent(service, tell))
+
+    async def keep() -> None:
+        try:
+            if agent is not None:
+                await agent.run()
+        except CollabError as error:
+            # The node serves what it has all the same.
+            print(f"releases are not looked after: {error}", file=sys.stderr)
+
+    return keep

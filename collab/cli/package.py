@@ -47,6 +47,9 @@ def package(
     labels: Annotated[str, typer.Option(help="Names in order, or a file with one a line.")] = "",
     card: Annotated[Path | None, typer.Option(help="Card to put in; that of --data otherwise.")] = None,
     golden: Annotated[int, typer.Option(help="Examples of --data to put in, with their answers.")] = 8,
+    reference: Annotated[
+        bool, typer.Option(help="Whether to put in what inputs and answers of --data are like.")
+    ] = True,
     variant: Annotated[
         list[str] | None, typer.Option(help="The model for another back end, such as onnxruntime=m.onnx.")
     ] = None,
@@ -76,7 +79,7 @@ def package(
         devices=tuple(filter(None, devices.split(","))),
         provenance=notes,
     )
-    belongings = _belongings(prepared, preprocessing, labels, card, golden, variant or ())
+    belongings = _belongings(prepared, preprocessing, labels, card, golden, variant or (), reference)
     bundle = package_model(model, belongings, about, out)
     manifest = bundle.manifest
     if json_:
@@ -101,6 +104,7 @@ def _belongings(
     card: Path | None,
     golden: int,
     variants: Sequence[str],
+    reference: bool,
 ) -> Belongings:
     from collab.core.preprocessing import MAX_BYTES, decode_preprocessing
     from collab.toolchain.packaging import Belongings
@@ -116,6 +120,7 @@ def _belongings(
         preprocessing=steps,
         labels=names,
         card=None if card is None else _read(card, MAX_SIDE_BYTES),
+        data=prepared if reference else None,
         examples=prepared.split("test").inputs[:golden] if prepared is not None and golden else None,
         variants={backend: (Path(path), "") for backend, path in (_pair(v, "--variant") for v in variants)},
     )

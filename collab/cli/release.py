@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ Roles = Annotated[
 Days = Annotated[list[str] | None, typer.Option(help="How long a role's versions hold, such as timestamp=7.")]
 Elsewhere = Annotated[
     list[str] | None,
-    typer.Option(help="A key that is no file: ROLE=URI,PUBLIC.pem, such as root=hsm:2,root.pem."),
+    typer.Option(help="A key that is no file: ROLE=URI,PUBLIC.pem, or root=hsm:2?label=TOKEN."),
 ]
 Family = Annotated[str, typer.Argument(help="Family of models.", show_default=False)]
 Version = Annotated[int, typer.Argument(help="Version of the release.", show_default=False)]
@@ -271,85 +271,6 @@ def export(
         say(f"{out}: {size(out.stat().st_size)}, {len(names)} files")
 
 
-@app.command(
-    epilog="Example:\n\n    collab release fetch https://HOST/releases digits --store dev/ --trust root.json"
-)
-def fetch(
-    source: Annotated[
-        str, typer.Argument(help="An address, a folder or an exported archive.", show_default=False)
-    ],
-    family: Family,
-    store: Annotated[Path, typer.Option(help="Folder of this device: what it trusts, has seen and fetched.")],
-    channel: Annotated[str, typer.Option(help="Channel.")] = "stable",
-    version: Annotated[int, typer.Option(help="Version; the newest otherwise.")] = 0,
-    trust: Annotated[Path | None, typer.Option(help="The repository's first root, at the first use.")] = None,
-    kind: Annotated[str, typer.Option(help="What kinds of device this is, such as pi-4.")] = "",
-    runtime: Annotated[str, typer.Option(help="Runtime class of this device.")] = "",
-    base: Annotated[list[Path] | None, typer.Option(help="A release that is here, for deltas.")] = None,
-    rate: Annotated[float, typer.Option(help="Most kB a second; 0 does not limit.")] = 0.0,
-    check: Annotated[bool, typer.Option("--check", help="Only say what is new.")] = False,
-    into: Annotated[
-        Path | None, typer.Option(help="Store of releases to make it the candidate of, such as dev/digits.")
-    ] = None,
-    json_: AsJson = False,
-) -> None:
-    """Fetch a release as a device does: verified, resumed, by a delta where one pays."""
-    from collab.updates.fetch.client import Device, Releases
-    from collab.updates.fetch.client import trust as take
-    from collab.updates.fetch.pace import Limits
-
-    if trust is not None:
-        take(store, _bytes(trust))
-    limits = Limits(most_bytes_s=rate * 1000)
-    device = Device(tuple(filter(None, kind.split(","))), runtime)
-    releases = Releases(store, _source(source, limits), device, limits)
-    release = releases.newest(family, channel, version or None)
-    if release is None:
-        if json_:
-            emit({"release": None})
-        say(f"{family}: {channel} has nothing for this device")
-        return
-    if check:
-        if json_:
-            emit({"release": _release_json(release)})
-        say(f"{release.name}: version {release.version}, {size(release.size)}")
-        return
-    got = releases.fetch(release, releases.bases(base or ()))
-    if into is not None:
-        from collab.cli.release_store import open_store
-        from collab.updates.store.disk import file_parts
-
-        open_store(into, make=True).add(release, file_parts(got.path))
-    if json_:
-        emit(
-            {
-                "release": _release_json(release),
-                "file": str(got.path),
-                "way": got.way,
-                "received": got.received,
-            }
-        )
-    say(f"{got.path}: version {release.version}, {got.way}, {size(got.received)} fetched")
-
-
-def _release_json(release: Any) -> dict[str, Any]:
-    import msgspec
-
-    from collab.updates.release import to_custom
-
-    return {**msgspec.to_builtins(release), "custom": to_custom(release.custom)}
-
-
-def _source(text: str, limits: Any) -> Any:
-    from collab.updates.fetch.files import ArchiveSource, FolderSource
-    from collab.updates.fetch.http import HttpSource
-
-    if "://" in text:
-        return HttpSource(text, limits)
-    path = Path(text)
-    return ArchiveSource(path) if path.is_file() else FolderSource(path)
-
-
 def _open(folder: Path) -> Repository:
     from collab.updates.repository.publishing import Repository
 
@@ -368,16 +289,6 @@ def _for_plan(info: ReleaseInfo, path: Path) -> ReleaseInfo:
     plan = read_plan(path)
     cuts = sorted({stage.ops[0] for stage in plan.stages if stage.ops is not None and stage.ops[0]})
     return msgspec.structs.replace(info, plan_sha256=plan.digest, cuts=tuple(cuts))
-
-
-def _bytes(path: Path) -> bytes:
-    from collab.updates.fetch.trusted import MAX_ROOT_BYTES
-
-    try:
-        with open(path, "rb") as file:
-            return file.read(MAX_ROOT_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"--trust {path}: {error.strerror}") from error
 
 
 def _what(info: ReleaseInfo, channel: str) -> str:

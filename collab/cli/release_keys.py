@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -30,9 +31,12 @@ def keyring(folders: Sequence[Path] | None) -> Keyring:
             asked.append(_secret("Passphrase of the keys", PASSPHRASE))
         return asked[0]
 
-    return Keyring(
-        tuple(folders or ()), passphrase, lambda name: _secret(name, f"{PASSPHRASE}_{name.upper()}")
-    )
+    return Keyring(tuple(folders or ()), passphrase, functools.lru_cache(_secret_at))
+
+
+def _secret_at(name: str, uri: str) -> str:
+    """Such as the PIN of a token."""
+    return _secret(f"{name} of {uri}", f"{PASSPHRASE}_{name.upper()}")
 
 
 def _secret(what: str, variable: str) -> str:
@@ -46,19 +50,24 @@ def _secret(what: str, variable: str) -> str:
 
 def make_keys(folder: Path, elsewhere: Iterable[str]) -> MakeKeys:
     """Makes keys of a role in a folder of its name, fewer by those that are elsewhere."""
-    from collab.updates.repository.keys import key_at, make_key
+    from collab.updates.repository.hardware import SCHEME
+    from collab.updates.repository.keys import key_at, key_in_token, make_key
 
-    named: dict[str, list[tuple[str, Path]]] = {}
+    named: dict[str, list[tuple[str, str]]] = {}
     for text in elsewhere:
         role, equals, rest = text.partition("=")
-        uri, comma, public = rest.rpartition(",")
-        if not (equals and comma and ":" in uri):
-            raise UsageError(f"--key {text[:80]!r}: give ROLE=URI,PUBLIC.pem")
-        named.setdefault(role, []).append((uri, Path(public)))
+        uri, comma, public = rest.rpartition(",") if "," in rest else (rest, "", "")
+        # A token at hand tells its public part itself.
+        if not (equals and ":" in uri and (public or (uri.startswith(SCHEME) and not comma))):
+            raise UsageError(f"--key {text[:80]!r}: give ROLE=URI,PUBLIC.pem, or ROLE=hsm:ID?label=TOKEN")
+        named.setdefault(role, []).append((uri, public))
     asked: list[str] = []
 
     def make(role: str, count: int) -> list[Any]:
-        keys = [key_at(uri, public) for uri, public in named.get(role, ())]
+        keys = [
+            key_at(uri, Path(public)) if public else key_in_token(uri, functools.partial(_secret_at, uri=uri))
+            for uri, public in named.get(role, ())
+        ]
         if len(keys) < count and not asked:
             asked.append(_secret("Passphrase for the new keys", PASSPHRASE))
         while len(keys) < count:

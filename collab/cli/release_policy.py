@@ -11,16 +11,13 @@ import typer
 
 from collab.cli.data import AsJson
 from collab.cli.output import emit, say, show, table
-from collab.errors import ConfigError, InputError
+from collab.errors import InputError
 
 if TYPE_CHECKING:
     from collab.updates.policies.clauses import Policy
     from collab.updates.policies.decide import Decision
 
 app = typer.Typer(help="When devices take releases.", no_args_is_help=True)
-
-_MAX_DEPTH: Final = 64
-"""Of a file: more than any policy that is not refused for its own depth."""
 
 EXAMPLE: Final = """
 Examples:
@@ -49,6 +46,7 @@ def explain(
     from collab.updates.policies.decide import decide
     from collab.updates.policies.memory import MAX_MEMORY_BYTES, Memory, memory_of
     from collab.updates.policies.state import MAX_STATE_BYTES, state_of
+    from collab.updates.policy_file import read_policy
 
     rules = read_policy(policy)
     try:
@@ -63,66 +61,11 @@ def explain(
         _print(rules, decision)
 
 
-def read_policy(path: Path) -> Policy:
-    """A policy from its file, TOML where its name says so; raises `ConfigError` or `InputError`."""
-    import sys
-
-    import yaml
-
-    from collab.updates.policies.parse import MAX_POLICY_BYTES, policy_of
-
-    text = _read(path, MAX_POLICY_BYTES)
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        if path.suffix == ".toml":
-            tree: Any = tomllib.loads(text)
-        else:
-            _check_tokens(text, path)
-            tree = yaml.safe_load(text)
-    except (yaml.YAMLError, tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        return policy_of(tree)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def _check_tokens(text: str, path: Path) -> None:
-    """Refuse what a few lines can blow up: aliases, and nesting that costs its square."""
-    import yaml
-
-    depth = 0
-    for token in yaml.scan(text):
-        starts = (yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
-        if isinstance(token, (*starts, yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken)):
-            depth += 1
-        elif isinstance(token, (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)):
-            depth -= 1
-        if depth > _MAX_DEPTH:
-            raise ConfigError(f"{path}: nested deeper than {_MAX_DEPTH}")
-        if isinstance(token, yaml.AliasToken):
-            raise ConfigError(f"{path}: has an alias (*name); write the clause out")
-
-
-def _read(path: Path, most: int) -> str:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(most + 1)
-        if len(data) > most:
-            raise InputError(f"{path}: over {most} bytes")
-        return data.decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text in UTF-8") from error
-
-
 def _json(path: Path, most: int) -> Any:
+    from collab.updates.policy_file import read_text
+
     try:
-        return json.loads(_read(path, most))
+        return json.loads(read_text(path, most))
     except (ValueError, RecursionError) as error:
         raise InputError(f"is no JSON: {error}") from error
 

@@ -1,11 +1,11 @@
-"""``collab release status|activate|rollback|pin|history``: what a device runs, tries and goes back to."""
+"""``collab release activate|rollback|pin|history``: what a device runs, tries and goes back to."""
 
 from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collab.updates.store.state import State
     from collab.updates.store.store import Store
 
+_SHOWN: Final = 5
+"""Of the reports of an agent."""
+
 Folder = Annotated[
     Path, typer.Argument(help="A device's store of releases of one family.", show_default=False)
 ]
@@ -25,7 +28,6 @@ Folder = Annotated[
 
 def register(to: typer.Typer) -> None:
     """Add the commands."""
-    to.command(epilog="Example:\n\n    collab release status dev/digits --json")(status)
     to.command(epilog="Example:\n\n    collab release activate dev/digits")(activate)
     to.command(epilog="Example:\n\n    collab release rollback dev/digits --reason 'misreads sevens'")(
         rollback
@@ -37,11 +39,18 @@ def register(to: typer.Typer) -> None:
 
 
 def status(folder: Folder, json_: AsJson = False) -> None:
-    """What runs, what is judged beside it, and what can be gone back to."""
+    """What runs, what is judged beside it, what can be gone back to, and what came of the last ones."""
+    from collab.updates.agenda import builtins
+    from collab.updates.agenda_file import AgendaFile
+
     state = open_store(folder).state()
+    reports = AgendaFile(folder).read().reports
     if json_:
-        emit(_document(state))
+        emit({**_document(state), "reports": [builtins(report) for report in reports]})
     _say(state)
+    for report in reports[-_SHOWN:]:
+        version = f" {report.version}" if report.version else ""
+        say(f"{_when(report.at)}{version}: {report.result}" + (f": {report.reason}" if report.reason else ""))
 
 
 def activate(folder: Folder, json_: AsJson = False) -> None:

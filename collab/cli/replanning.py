@@ -12,6 +12,7 @@ from collab.errors import UsageError
 
 if TYPE_CHECKING:
     from collab.coordinator.cluster import Cluster
+    from collab.coordinator.plan_versions import PlanVersions
     from collab.coordinator.rebuilding import Build
     from collab.coordinator.replan import Decision, Replanner, ReplanRules
     from collab.core.plan import Plan
@@ -30,6 +31,14 @@ def keep_successor(path: Path, plan: Plan) -> None:
     from collab.cli.files import write_plan
 
     write_plan(successor_path(path), plan)
+
+
+def plan_versions(path: Path) -> PlanVersions:
+    """The journal of what a plan's file ran."""
+    from collab.cli.files import read_plan
+    from collab.coordinator.plan_versions import PlanVersions
+
+    return PlanVersions(path, successor_path(path), read_plan, lambda plan: keep_successor(path, plan))
 
 
 @dataclass(frozen=True)

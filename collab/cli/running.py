@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collab.core.token import Priority
 
 MAX_ATTEMPTS = 16
+MAX_IDS = 256
+"""Requests that the output of ``--json`` names."""
 
 EXAMPLE = """
 Examples:
@@ -87,7 +89,7 @@ def run(
         bool,
         typer.Option(
             "--follow/--no-follow",
-            help="Go along when a controller deploys the plan anew, as the file beside it says.",
+            help="Go along when a controller deploys the plan anew, and take part in trials of new models.",
         ),
     ] = True,
     local: Annotated[
@@ -134,7 +136,8 @@ def run(
             return found
 
         opened = await refresh(cluster, parsed, read_peers(peers))
-        exact = expected is not None  # answers of other weights are not those that are expected
+        # Answers of other weights are not those that are expected; who stays takes no part in trials.
+        exact = expected is not None or not follow
         try:
             client = await cluster.follow(opened, successor, concurrency, retry, fallback, same_model=exact)
         except NotLoaded:
@@ -209,19 +212,24 @@ class _Tally:
         self.reports = Reports(plan)
         self.retries = 0
         self.hedged = 0
+        self.ids: list[str] = []
+        """Names of the first requests that were answered, as they were."""
 
     async def run(self, inputs: Request, deadline_s: float) -> Result:
         """One inference."""
         result = await self._client.run(inputs, deadline_s, self._priority)
         self.hedged += result.hedged
         self.retries += result.attempts - 1 - result.hedged
+        if len(self.ids) < MAX_IDS:
+            self.ids.append(result.request.hex())
         if result.absent is None:
             self.reports.add(result.outputs)
         return result
 
     def to_json(self) -> dict[str, Any]:
         """As ``collab run --json`` prints it."""
-        return {"retries": self.retries, "hedged": self.hedged} | self.reports.to_json()
+        own = {"retries": self.retries, "hedged": self.hedged, "ids": self.ids}
+        return own | self.reports.to_json()
 
 
 def _retry_policy(attempts: int, hedge: bool) -> RetryPolicy:
@@ -245,7 +253,7 @@ def _priority(name: str) -> Priority:
 
 
 def _tell(ran: _Ran, as_json: bool, answers: Sequence[Mapping[str, Any]]) -> None:
-    from collab.client.runner import PRIMARY
+    from collab.client.runner import CANDIDATE, PRIMARY
     from collab.coordinator.calibration import calibration
 
     report = ran.report
@@ -261,7 +269,12 @@ def _tell(ran: _Ran, as_json: bool, answers: Sequence[Mapping[str, Any]]) -> Non
         show(*describe_reports(ran.tally.reports.to_json()))
     if ran.tally.retries or ran.tally.hedged:
         say(f"answers took {ran.tally.retries} retries and {ran.tally.hedged} hedged attempts")
-    others = {via: count for via, count in report.via.items() if via != PRIMARY}
+    tried = sum(count for via, count in report.via.items() if via.startswith(CANDIDATE))
+    if tried:
+        say(f"a new model is on trial: {tried} requests were answered by it")
+    others = {
+        via: count for via, count in report.via.items() if via != PRIMARY and not via.startswith(CANDIDATE)
+    }
     if others:
         paths = ", ".join(f"{count} by {via}" for via, count in others.items())
         say(f"nodes of the plan were lost: {paths}, {report.via[PRIMARY]} by the plan itself")

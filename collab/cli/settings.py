@@ -14,7 +14,7 @@ from collab.errors import ConfigError
 
 T = TypeVar("T")
 
-_SECTIONS: Final = ("node", "runtime", "training")
+_SECTIONS: Final = ("node", "runtime", "training", "condition", "serve_releases", "releases")
 """Tables that the file may have: each belongs to one command, or is one of its settings."""
 _SHARED: Final = ("peers", "identity")
 """Names at the file's top level that are no section's."""
@@ -27,6 +27,11 @@ def read_file(path: Path | None) -> dict[str, Any]:
         if not named:
             return {}
         path = Path(named)
+    return read_toml(path, "--config")
+
+
+def read_toml(path: Path, option: str) -> dict[str, Any]:
+    """A TOML file that an option names; raises `ConfigError`."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -34,9 +39,9 @@ def read_file(path: Path | None) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
+        raise ConfigError(f"{option} {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"--config {path}: not TOML: {error}") from error
+        raise ConfigError(f"{option} {path}: not TOML: {error}") from error
 
 
 def gather(kind: type[T], flags: Mapping[str, Any], file: Path | None, section: str) -> T:
@@ -66,10 +71,15 @@ def gather(kind: type[T], flags: Mapping[str, Any], file: Path | None, section: 
         if field.required and field.name not in values:
             option = field.name.replace("_", "-")
             raise ConfigError(f"settings: {field.name} is missing; give --{option} or set it in a file")
+    return convert(values, kind)
+
+
+def convert(values: Mapping[str, Any], kind: type[T], where: str = "") -> T:
+    """A settings type from a table; raises `ConfigError` for unknown names and wrong values."""
     try:
         return msgspec.convert(values, kind, strict=False, dec_hook=_path)
     except (msgspec.ValidationError, TypeError) as error:
-        raise ConfigError(f"settings: {error}") from error
+        raise ConfigError(f"settings: {f'{where}: ' if where else ''}{error}") from error
 
 
 def _path(kind: type[Any], value: Any) -> Any:

@@ -17,6 +17,9 @@ from collab.core.profile import CodecSpeed
 from collab.errors import ProtocolError
 from collab.link.link import Link
 from collab.link.mux import Channel
+from collab.updates.health.trial import Counts, Trial
+from collab.updates.health.trial_messages import counts_message, counts_of, trial_message, trial_of
+from collab.updates.policies.condition import Condition, decode_condition
 
 _PART_BYTES: Final = 1 << 20
 _LOAD_TIMEOUT_S: Final = 120.0
@@ -108,11 +111,47 @@ class Control:
         samples = [Sample(s.up_bytes, s.down_bytes, s.ms) for s in reply.samples]
         return Probed(samples, reply.lost)
 
+    async def condition(self) -> Condition:
+        """How the node's device is, and what its answers are like; raises `InputError` for what cannot be."""
+        reply = await self.call("Condition", pb.ConditionRequest())
+        return decode_condition(reply.json, self.name)
+
+    async def feedback(self, request: pb.FeedbackRequest) -> pb.FeedbackReply:
+        """Say whether an answer of the node was right."""
+        reply: pb.FeedbackReply = await self.call("Feedback", request, timeout_s=_LEASE_TIMEOUT_S)
+        return reply
+
     async def put_revocations(self, crl: bytes) -> int:
         """Hand on the authority's revocation list; the number of the one that the node goes by now."""
         request = pb.PutRevocationsRequest(crl=crl)
         reply = await self.call("PutRevocations", request, timeout_s=_LEASE_TIMEOUT_S)
         return int(reply.number)
+
+    async def put_trial(self, trial: Trial) -> None:
+        """Announce a trial of a plan, its next phase or its end; raises `Conflict` for an older one."""
+        await self.call("PutTrial", pb.PutTrialRequest(trial=trial_message(trial)))
+
+    async def observe(self, plan: PlanName, known: Trial | None, counts: Counts | None) -> Trial | None:
+        """Say what was seen of a plan's trial, and ask for it; None where there is none.
+
+        Of one that is known, candidate and bounds are not said again.
+        """
+        request = pb.ObserveRequest(
+            plan=plan,
+            known_number=known.number if known is not None else 0,
+            known_phase=known.phase if known is not None else "",
+            counts=counts_message(counts) if counts is not None else None,
+        )
+        reply = await self.call("Observe", request, timeout_s=_LEASE_TIMEOUT_S, patient=True)
+        return trial_of(reply.trial)
+
+    async def get_trial(self, plan: PlanName) -> tuple[Trial | None, dict[str, Counts]]:
+        """A plan's trial, without candidate and bounds, and what its requesters have seen, by name.
+
+        An operator or a controller that asks keeps the trial alive on the node.
+        """
+        reply = await self.call("GetTrial", pb.GetTrialRequest(plan=plan), timeout_s=_LEASE_TIMEOUT_S)
+        return trial_of(reply.trial), {one.requester: counts_of(one.counts) for one in reply.counts}
 
     async def missing(self, digests: list[Digest]) -> dict[Digest, int]:
         """Blobs that the node lacks, with the bytes of each that it holds already."""

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Protocol
 
+from collab.client.participant import Participant
 from collab.client.runner import DEFAULT_DEADLINE_S, PRIMARY, Result
 from collab.codec.tensors import Array
 from collab.core.ids import Epoch
@@ -77,7 +78,8 @@ class Follower:
     """Requests of one client to whatever epoch of a plan is current.
 
     ``start`` before use, ``close`` after; many `run` may be under way at a time.  With
-    ``same_model`` a plan of other weights is not gone to: the answers would be others.
+    ``same_model`` a plan of other weights is not gone to: the answers would be others.  The
+    ``participant`` takes part in trials of the plan.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class Follower:
         fetch_plan: FetchPlan,
         *,
         same_model: bool = False,
+        participant: Participant | None = None,
     ) -> None:
         self._open_plan = open_plan
+        self._participant = participant
         self._release = release
         self._fetch_plan = fetch_plan
         self._same_model = same_model
@@ -111,6 +115,8 @@ class Follower:
 
     async def close(self) -> None:
         """Release every epoch's client; cancels what is under way."""
+        if self._participant is not None:
+            await self._participant.close()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -152,12 +158,29 @@ class Follower:
         only: str = "",
     ) -> Result:
         """One inference, as `LadderClient.run`; on the next epoch where the one at hand is gone."""
+        participant = self._participant
+        # Who asks for a path of its own is not sent to another plan.
+        if only or participant is None or not participant.heed(self.client.plan):
+            return await self._ask(inputs, deadline_s, priority, [], only=only)
+        return await participant.run(inputs, deadline_s, priority, self._ask)
+
+    async def _ask(
+        self,
+        inputs: Mapping[str, Array],
+        deadline_s: float,
+        priority: Priority,
+        went: list[Plan],
+        *,
+        only: str = "",
+    ) -> Result:
+        """As `run` without trials; adds the plans that it was sent to to ``went``."""
         now = asyncio.get_running_loop().time
         start_s = now()
         until_s, tries = start_s + deadline_s, 0
         while True:
             client, tries = self.client, tries + 1
             self._under_way[client] += 1
+            went.append(client.plan)
             try:
                 left_s = deadline_s if tries == 1 else max(until_s - now(), 0.0)
                 result = await client.run(inputs, left_s, priority, only=only)

@@ -40,6 +40,8 @@ from collab.transport.aio import timeout
 DEFAULT_DEADLINE_S = 30.0
 PRIMARY: Final = "primary"
 LOCAL_PATH: Final = "local"
+CANDIDATE: Final = "candidate:"
+"""What `Result.via` begins with where the plan of a new model answered."""
 _RETRY_LEASE_US = 300_000
 _RENEW_PAUSE_S = 0.05
 """At least, between two leases."""
@@ -77,7 +79,10 @@ class Result:
     hedged: bool = False
     """Whether one was started because an earlier one took long."""
     via: str = PRIMARY
-    """Who answered: ``primary``, ``alternative:NAME`` for another plan, or ``local``."""
+    """Who answered: ``primary``, ``alternative:NAME`` for another plan, ``local``, or ``candidate:NAME``
+    for the plan of a new model in a trial."""
+    request: RequestId = RequestId(b"")
+    """Names the answer for who says later whether it was right; empty for ``local`` ones."""
 
     @property
     def wire_ms(self) -> float:
@@ -312,6 +317,7 @@ class PlanClient:
             self.epoch,
             answer.attempts,
             answer.hedged,
+            request=request,
         )
 
     # --- events ----------------------------------------------------------------------

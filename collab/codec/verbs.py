@@ -47,6 +47,12 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "TrainingStatus": Verb(pb.TrainingStatusRequest, pb.TrainingStatusReply),
         "EndTraining": Verb(pb.EndTrainingRequest, pb.EndTrainingReply),
         "MaskTraining": Verb(pb.MaskTrainingRequest, pb.MaskTrainingReply),
+        "PutTrial": Verb(pb.PutTrialRequest, pb.PutTrialReply),
+        "Observe": Verb(pb.ObserveRequest, pb.ObserveReply),
+        "GetTrial": Verb(pb.GetTrialRequest, pb.GetTrialReply),
+        "Condition": Verb(pb.ConditionRequest, pb.ConditionReply),
+        "Feedback": Verb(pb.FeedbackRequest, pb.FeedbackReply),
+        "GetReleaseFile": Verb(pb.GetReleaseFileRequest, pb.GetReleaseFileReply),
     }
 )
 """Every verb of ``control.proto`` that nodes serve."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from collab.coordinator.alternatives import predicted, with_alternatives
-from collab.coordinator.planning import build_solved, per_link
+from collab.coordinator.planning import build_solved, per_link, reference_blob, referring
 from collab.core.codecs import NAMES, RAW, parse_codec
 from collab.core.ids import NodeName, PlanName
 from collab.core.plan import NodeRef, Plan
@@ -299,8 +299,9 @@ def plan_of(chosen: Chosen, path: Path, graph: Graph, refs: Sequence[NodeRef], o
             return_by_chain=options.return_by_chain,
             codec_error=chosen.wants.codec_error,
         )
-        return plan
+        return referring(plan, reference)
 
+    reference = next(iter(reference_blob(path)), None)
     predict = partial(predicted, chosen.profile, basis=chosen.basis)
     chain = chosen.solution.best.chain
     plan = build(chain).replace(predicted=predict(chain))

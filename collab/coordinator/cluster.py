@@ -14,6 +14,7 @@ from collab.client.failover import LadderClient
 from collab.client.follow import FetchPlan, Follower, Opened
 from collab.client.hub import ClientHub
 from collab.client.local import LocalModel
+from collab.client.participant import Participant
 from collab.client.policy import RetryPolicy
 from collab.client.runner import PlanClient
 from collab.codec.pb import control_pb2 as pb
@@ -267,7 +268,8 @@ class Cluster:
     ) -> Follower:
         """As `climb`, and goes along when the plan is deployed anew, as ``fetch_plan`` gives it.
 
-        Without that the nodes are asked.  With ``same_model`` it does not go to other weights.
+        Without that the nodes are asked.  With ``same_model`` it does not go to other weights, and
+        takes no part in trials of them.
         """
         fetch_plan = fetch_plan or self.successor
 
@@ -276,7 +278,15 @@ class Cluster:
             still = [m.sha256 for m in current.models] == [m.sha256 for m in plan.models]
             return await self.climb(current, credits, retry, local if still else None)
 
-        follower = Follower(open_plan, self._release_opened, fetch_plan, same_model=same_model)
+        # Who goes by the answers of one model gets those of no other.
+        participant = None if same_model else Participant(self.links, self.open, self.release)
+        follower = Follower(
+            open_plan,
+            self._release_opened,
+            fetch_plan,
+            same_model=same_model,
+            participant=participant,
+        )
         self._followers.append(await follower.start(plan))
         return follower
 

@@ -155,6 +155,10 @@ async def _send_blobs(
             for stage in one.stages_on(name):
                 if stage.sha256 is not None:
                     wanted.setdefault(stage.sha256, one)
+            # Nodes do without where nobody has it: they compare less.
+            for model in one.models:
+                if model.reference is not None and model.reference in blobs:
+                    wanted.setdefault(model.reference, one)
         missing = await control.missing(list(wanted))
         total = sum(max(0, len(blobs[digest]) - held) for digest, held in missing.items())
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from collab.codec.tensors import Array
 from collab.coordinator.cluster import NodeView
@@ -204,6 +207,8 @@ def stage_blobs(plan: Plan, folder: Path) -> dict[Digest, bytes]:
     """
     blobs: dict[Digest, bytes] = {}
     for i, model in enumerate(plan.models):
+        if model.path is not None and model.reference is not None:
+            blobs |= reference_blob(folder / model.path)
         if model.path is None:
             raise ModelError(f"models[{i}].path: the plan does not say where the model is; add the path")
         graph = open_model(folder / model.path, model.signature)
@@ -216,6 +221,21 @@ def stage_blobs(plan: Plan, folder: Path) -> dict[Digest, bytes]:
             for stage in split(graph, starts[1:]):
                 blobs[Digest(stage.sha256)] = stage.data
     return blobs
+
+
+def reference_blob(path: Path) -> dict[Digest, bytes]:
+    """What a bundle says of the data that its model was made with, by digest; empty where it says nothing."""
+    found = open_bundle(path).reference() if is_bundle(path) else None
+    return {} if found is None else {Digest(hashlib.sha256(found).hexdigest()): found}
+
+
+def referring(plan: Plan, reference: Digest | None) -> Plan:
+    """A plan of one model, and its alternatives, that name what that was made with."""
+    (model,) = plan.models
+    return plan.replace(
+        models=(msgspec.structs.replace(model, reference=reference),),
+        alternatives=tuple(referring(one, reference) for one in plan.alternatives),
+    )
 
 
 def allowed_cuts(graph: Graph) -> dict[int, int]:

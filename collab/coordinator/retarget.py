@@ -63,13 +63,13 @@ def check_same_operators(running: Graph, graph: Graph) -> None:
             there, here = (op.name if op is not None else "nothing" for op in (old, new))
             raise ModelError(
                 f"operator {number} is {here}, and {there} in the model that runs: the plan's cuts do not "
-                "fit; plan and deploy the baked model once, then rounds can replace it"
+                "fit; plan the new model with `collab plan` and deploy that once"
             )
     for number, (before, after) in enumerate(zip(_operands(running), _operands(graph), strict=True)):
         if before != after:
             raise ModelError(
                 f"operator {number} ({graph.operators[number].name}) has tensors {after}, and {before} in "
-                "the model that runs; plan and deploy the baked model once, then rounds can replace it"
+                "the model that runs; plan the new model with `collab plan` and deploy that once"
             )
     for what, olds, news in (
         ("input", running.inputs, graph.inputs),
@@ -81,7 +81,7 @@ def check_same_operators(running: Graph, graph: Graph) -> None:
         if input_quantisation(running, number) != input_quantisation(graph, number):
             raise ModelError(
                 f"input {spec.name!r} has another scale than in the model that runs, so requests would mean "
-                "something else; bake both with the same calibration"
+                "something else; quantise both with the same calibration"
             )
 
 
@@ -123,7 +123,7 @@ def _check_tensors(index: int, stage: StageSpec, model: StageModel) -> None:
         if stage.in_file(planned) != tuple(made):
             raise ModelError(
                 f"stages[{index}].{what}: {_said(made)}, and {_said(planned)} in the plan that runs; "
-                "plan and deploy the baked model once, then rounds can replace it"
+                "plan the new model with `collab plan` and deploy that once"
             )
 
 

@@ -7,7 +7,6 @@ copies them for a trial.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -19,20 +18,18 @@ from numpy.typing import NDArray
 
 from collab.client.runner import PlanClient
 from collab.codec.tensors import Array
+from collab.coordinator.beside import beside, take_down
 from collab.coordinator.cluster import Cluster
 from collab.coordinator.comparing import choose_comparison
-from collab.coordinator.deploy import Blobs, deploy, undeploy
+from collab.coordinator.deploy import Blobs, deploy
 from collab.coordinator.planning import whole_model
 from collab.coordinator.retarget import Quantisation, input_quantisation, output_quantisation
-from collab.core.ids import PlanName
 from collab.core.plan import Plan
 from collab.errors import CollabError, ModelError, Overloaded
 from collab.federated.swapping import LOSS, Asked, Compared
 from collab.graph import Graph
 from collab.runtime.litert import LiteRT
 
-_LONGEST_NAME: Final = 63
-_DRAIN_S: Final = 2.0
 _CREDITS: Final = 4
 """Of a shadow plan: it is asked one request at a time."""
 _WARM: Final = 2
@@ -126,35 +123,26 @@ async def shadow(cluster: Cluster, plan: Plan, blobs: Blobs) -> AsyncIterator[Pl
 
     What they need is on the nodes' disks afterwards.  Raises what `deploy` raises.
     """
-    beside = _beside(plan)
-    await deploy(cluster, beside, blobs)
+    candidate = _beside(plan)
+    await deploy(cluster, candidate, blobs)
     try:
-        client = await cluster.open(beside)
+        client = await cluster.open(candidate)
         try:
             yield client
         finally:
             await cluster.release(client)
     finally:
         with suppress(CollabError):  # a node that is lost forgets it with its epoch's next deployment
-            await undeploy(cluster, beside, _DRAIN_S)
+            await take_down(cluster, candidate)
 
 
 async def clear(cluster: Cluster, plan: Plan) -> None:
     """Take down what a trial has left that was killed; raises `PeerError` where a node is away."""
-    await undeploy(cluster, _beside(plan), _DRAIN_S)
+    await take_down(cluster, _beside(plan))
 
 
 def _beside(plan: Plan) -> Plan:
-    credits = min(plan.credits, _CREDITS)
-    return plan.replace(name=_shadow_name(plan.name), alternatives=(), local=False, credits=credits)
-
-
-def _shadow_name(name: PlanName) -> PlanName:
-    whole = f"{name}-shadow"
-    if len(whole) <= _LONGEST_NAME:
-        return PlanName(whole)
-    mark = hashlib.sha256(whole.encode()).hexdigest()[:8]
-    return PlanName(f"{name[: _LONGEST_NAME - 16]}-{mark}-shadow")
+    return beside(plan, "shadow").replace(credits=min(plan.credits, _CREDITS))
 
 
 async def ask_both(

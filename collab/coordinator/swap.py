@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab.coordinator.cluster import Cluster
-from collab.coordinator.deploy import Blobs, Deployment, deploy
+from collab.coordinator.deploy import Blobs
 from collab.coordinator.planning import stage_blobs
 from collab.coordinator.retarget import check_same_operators, retarget
 from collab.coordinator.shadow import HeldOut, ask_both, clear, compare, shadow
 from collab.coordinator.swap_folder import SwapFolder, SwapState, Version
-from collab.core.ids import Digest, Epoch, NodeName, PlanName
+from collab.coordinator.takeover import Keep, take_over
+from collab.coordinator.version_folder import locked
+from collab.core.ids import Digest, Epoch
 from collab.core.plan import Plan
 from collab.errors import CollabError, ConfigError, NotLoaded, PeerError, Refused
 from collab.federated.records import RoundRecord, Swap
@@ -44,8 +46,6 @@ log = logging.getLogger("collab.swap")
 
 Bake = Callable[[Parameters], bytes]
 """From weights to the ``.tflite`` that serves, in the running model's form.  Blocks."""
-Keep = Callable[[Plan], None]
-"""Told of a plan before the former one admits nothing more, so that clients find it.  May block."""
 Measurement = tuple[int, Mapping[str, float], Mapping[str, float]]
 """A client's samples, and its metrics of the running and of the new model."""
 _KEPT_ROUNDS: Final = 4
@@ -146,7 +146,7 @@ class Swapper:
         return None if swap is None else _timed(swap, self._clock() - begun)
 
     async def _tried(self, record: RoundRecord, weights: Parameters) -> Swap | None:
-        async with _locked(self._folder):
+        async with locked(self._folder.files):
             state = await asyncio.to_thread(self._folder.read)
             if state.tried >= record.round:
                 return None
@@ -297,33 +297,6 @@ def begin(
         folder.write(SwapState(plan_file=plan_file, versions=versions, tried=tried))
 
 
-async def take_over(cluster: Cluster, plan: Plan, blobs: Blobs, keep: Keep) -> Deployment:
-    """Bring a plan up beside its former epochs, then let those admit nothing more.
-
-    Raises what `deploy` raises; nothing has changed then.
-    """
-    deployment = await deploy(cluster, plan, blobs)
-    try:
-        await asyncio.to_thread(keep, plan)
-    except CollabError as error:
-        log.warning("plan %r runs, but clients may not find it: %s", plan.name, error)
-    views = await cluster.describe(sorted({ref.name for one in plan.family for ref in one.nodes}))
-    former = [
-        (view.name, one.name, epoch)
-        for view in views.values()
-        for one in plan.family
-        for epoch in view.holds(one.name)
-        if epoch < (view.epoch_of(one.name) or (Epoch(0), ""))[0]
-    ]
-    await asyncio.gather(*(_retire(cluster, *entry) for entry in former))
-    return deployment
-
-
-async def _retire(cluster: Cluster, node: NodeName, plan: PlanName, epoch: Epoch) -> None:
-    with suppress(CollabError):  # it is lost, or has unloaded it by itself
-        await cluster.control(node).epoch("Retire", plan, epoch, "", "")
-
-
 async def roll_back(
     cluster: Cluster, folder: SwapFolder, keep: Keep, refresh: Callable[[Plan], Awaitable[Plan]]
 ) -> tuple[Version, Version]:
@@ -336,7 +309,7 @@ async def roll_back(
         NotLoaded: the nodes run something else by now.
         Conflict: somebody deploys from the folder.
     """
-    async with _locked(folder):
+    async with locked(folder.files):
         state = await _settled(cluster, folder, await asyncio.to_thread(folder.read))
         if len(state.versions) < 2:
             raise ConfigError(
@@ -357,13 +330,6 @@ async def roll_back(
         state_now = msgspec.structs.replace(state, versions=(*kept, now), pending=None, held=held)
         await asyncio.to_thread(folder.write, state_now)
     return state.running, now
-
-
-@asynccontextmanager
-async def _locked(folder: SwapFolder) -> AsyncIterator[None]:
-    with ExitStack() as stack:
-        await asyncio.to_thread(stack.enter_context, folder.locked())
-        yield
 
 
 def _after(state: SwapState, version: Version) -> SwapState:

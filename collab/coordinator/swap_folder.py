@@ -7,25 +7,21 @@ Blocks on the disk.
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from collab.coordinator.version_folder import KEPT_VERSIONS, VersionFolder
 from collab.core.ids import Digest
 from collab.core.plan import Frozen, Plan
-from collab.core.validate import decode_plan
-from collab.errors import Conflict, InputError, StoreError
+from collab.errors import InputError
 from collab.federated.disk import Folder, replace_file
-from collab.graph import Graph, read_model
+from collab.graph import Graph
 
-KEPT_VERSIONS: Final = 4
-"""The one that runs included; older ones are removed."""
-_STATE, _LOCK = "state.json", "lock"
+_STATE: Final = "state.json"
+_PREFIX: Final = "round-"
 
 
 class Version(Frozen, frozen=True, kw_only=True):
@@ -64,29 +60,17 @@ class SwapFolder:
     """One run's."""
 
     def __init__(self, run: Path) -> None:
-        self.path = run.absolute() / "deploy"
+        self.files = VersionFolder(run / "deploy")
+        self.path = self.files.path
 
     @property
     def begun(self) -> bool:
         """Whether anything was deployed from here."""
         return (self.path / _STATE).exists()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """For whoever deploys; raises `Conflict` while somebody else does."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be used: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise Conflict(f"{self.path}: another process deploys from it; try again") from error
-            yield
-        finally:
-            os.close(descriptor)
+        return self.files.locked()
 
     def read(self) -> SwapState:
         """The state; raises `InputError` where there is none, or it cannot be read."""
@@ -100,46 +84,26 @@ class SwapFolder:
     def write(self, state: SwapState) -> None:
         """Keep the state, and forget versions beyond the newest `KEPT_VERSIONS`."""
         state = msgspec.structs.replace(state, versions=state.versions[-KEPT_VERSIONS:])
-        disk = Folder(self.path)
-        replace_file(disk, _STATE, msgspec.json.encode(state))
+        replace_file(Folder(self.path), _STATE, msgspec.json.encode(state))
         known = [*state.versions, *([state.pending] if state.pending is not None else [])]
-        kept = {name for version in known for name in (self._model(version.round), self._plan(version.round))}
-        for name in disk.names():
-            if name.startswith("round-") and name not in kept:
-                disk.remove(name)
+        self.files.forget(_PREFIX, {_name(version.round) for version in known})
 
     def put(self, round_: int, plan: Plan, model: bytes) -> None:
         """Keep a version's files."""
-        disk = Folder(self.path)
-        replace_file(disk, self._model(round_), model)
-        near = plan.replace(
-            models=tuple(msgspec.structs.replace(m, path=self._model(round_)) for m in plan.models)
-        )
-        # JSON is YAML as well.
-        replace_file(disk, self._plan(round_), msgspec.json.format(msgspec.json.encode(near), indent=1))
+        self.files.put(_name(round_), plan, model)
 
     def plan(self, version: Version) -> Plan:
         """A version's plan; its model's path is as seen from the folder.  Raises `InputError`."""
-        return decode_plan(self._bytes(self._plan(version.round)))
+        return self.files.plan(_name(version.round))
 
     def graph(self, version: Version, signature: str | None) -> Graph:
         """A version's model; raises `ModelError`."""
-        return read_model(self.path / self._model(version.round), signature=signature)
+        return self.files.graph(_name(version.round), signature)
 
     def model_path(self, round_: int) -> Path:
         """Where a version's model is."""
-        return self.path / self._model(round_)
+        return self.files.model_path(_name(round_))
 
-    def _bytes(self, name: str) -> bytes:
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path / name}: {error.strerror}") from error
 
-    @staticmethod
-    def _model(round_: int) -> str:
-        return f"round-{round_}.tflite"
-
-    @staticmethod
-    def _plan(round_: int) -> str:
-        return f"round-{round_}.plan.yaml"
+def _name(round_: int) -> str:
+    return f"{_PREFIX}{round_}"

@@ -163,6 +163,18 @@ class NodeRef(Frozen, frozen=True, kw_only=True):
     endpoints: tuple[str, ...] = ()
 
 
+class ReleaseRef(Frozen, frozen=True, kw_only=True):
+    """A signed release, as nodes say which one they run."""
+
+    family: str
+    version: int
+    sha256: Digest
+    """Of the release's file."""
+
+    def __str__(self) -> str:
+        return f"{self.family}:{self.version}"
+
+
 class ModelRef(Frozen, frozen=True, kw_only=True):
     """The whole model that stages were taken from."""
 
@@ -175,6 +187,10 @@ class ModelRef(Frozen, frozen=True, kw_only=True):
     origin: Digest | None = None
     """The model that the plan was first made with, where another of the same operators, with other
     weights, has taken its place: who follows the plan goes along."""
+    reference: Digest | None = None
+    """Blob that says what its inputs and answers are like on the data that it was made with."""
+    release: ReleaseRef | None = None
+    """The release that it came in; None where it came in none."""
 
     @property
     def lineage(self) -> Digest:
@@ -253,6 +269,11 @@ class Plan(Frozen, frozen=True, kw_only=True):
     """Of an alternative: one node alone answers, also when that has lost all others; it reports later."""
     predicted: Predicted | None = None
     """Kept in files for comparing; it changes nothing that is deployed and does not travel."""
+
+    @property
+    def release(self) -> str:
+        """The releases that its models came in, as ``FAMILY:VERSION``; empty where there are none."""
+        return ", ".join(str(model.release) for model in self.models if model.release is not None)
 
     @property
     def family(self) -> tuple[Plan, ...]:
@@ -340,8 +361,9 @@ class Plan(Frozen, frozen=True, kw_only=True):
             if getattr(self, name) == default:
                 del fields[name]
         for model in fields["models"]:
-            if model["origin"] is None:
-                del model["origin"]
+            for name in ("origin", "reference", "release"):
+                if model[name] is None:
+                    del model[name]
         for stage in fields["stages"]:  # and before stages could have these
             for name in ("weights", "file_names", "quarantine"):
                 if not stage[name]:

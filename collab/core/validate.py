@@ -19,6 +19,7 @@ from collab.core.plan import (
     Edge,
     FireAll,
     FireQuorum,
+    ModelRef,
     Plan,
     Predicted,
     Quarantine,
@@ -35,6 +36,8 @@ MAX_CREDITS = 4096
 MAX_ALTERNATIVES = 64
 MAX_WINDOW = 1000
 """Requests over which a quarantine judges."""
+MAX_RELEASE_VERSION = 2**53
+"""Larger numbers do not survive every reader of JSON."""
 MAX_BASIS = 1000
 """Characters of what a prediction rests on."""
 
@@ -133,10 +136,7 @@ def _check_names(plan: Plan) -> None:
     for i, node in enumerate(plan.nodes):
         check_name(node.name, f"nodes[{i}].name:")
     for i, model in enumerate(plan.models):
-        check_name(model.id, f"models[{i}].id:")
-        check_digest(model.sha256, f"models[{i}].sha256:")
-        if model.origin is not None:
-            check_digest(model.origin, f"models[{i}].origin:")
+        _check_model(f"models[{i}]", model)
     for i, stage in enumerate(plan.stages):
         check_name(stage.id, f"stages[{i}].id:")
         if stage.sha256 is not None:
@@ -149,6 +149,24 @@ def _check_names(plan: Plan) -> None:
         for name, count in Counter(names).items():
             if count > 1:
                 raise PlanError(f"{what}: {name!r} stands there {count} times; names must differ")
+
+
+def _check_model(where: str, model: ModelRef) -> None:
+    check_name(model.id, f"{where}.id:")
+    check_digest(model.sha256, f"{where}.sha256:")
+    if model.origin is not None:
+        check_digest(model.origin, f"{where}.origin:")
+    if model.reference is not None:
+        check_digest(model.reference, f"{where}.reference:")
+    release = model.release
+    if release is None:
+        return
+    check_name(release.family, f"{where}.release.family:")
+    check_digest(release.sha256, f"{where}.release.sha256:")
+    if not 1 <= release.version <= MAX_RELEASE_VERSION:
+        raise PlanError(
+            f"{where}.release.version: {release.version} is not within 1 to {MAX_RELEASE_VERSION}"
+        )
 
 
 def _check_limits(plan: Plan) -> None:

@@ -165,6 +165,11 @@ class Link:
         return self._mux.sent_bytes, self._mux.received_bytes
 
     @property
+    def rate_mbit_s(self) -> float | None:
+        """What large messages to the peer reached lately, at best; None before there were any."""
+        return self._detector.rate * 8 or None
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes that wait to be sent."""
         return self._mux.queued_bytes

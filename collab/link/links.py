@@ -184,7 +184,7 @@ class Links:
         Raises `Refused` off loopback when nothing proves who the peers are.
         """
         self._establish.check(address)
-        listener = await self._establish.transport(address).listen(address, self._accepted)
+        listener = await self._establish.transport(address).listen(address, self.accept)
         self._listeners.append(listener)
         return listener.address
 
@@ -274,7 +274,8 @@ class Links:
             raise LinkLost(f"{address}: this end is closing")
         return link
 
-    async def _accepted(self, connection: Connection) -> None:
+    async def accept(self, connection: Connection) -> None:
+        """Serve a connection until it ends, as those that listeners accept."""
         if self._closing or sum(map(len, self._links.values())) >= MAX_LINKS:
             connection.abort()
             return

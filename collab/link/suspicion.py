@@ -198,7 +198,7 @@ class _Flow:
     def __init__(self) -> None:
         self.written = self.proven = 0
         self._since_us = 0
-        self._rate = 0.0
+        self.rate = 0.0
         self.transfer_us = 0.0
         """What a large frame of the peer took lately."""
 
@@ -209,13 +209,13 @@ class _Flow:
 
     def allowance_us(self, position: int) -> float:
         """The time that bytes up to a position may take, and a frame that the peer may be sending."""
-        return max(0, position - self.proven) / (self._rate or _SLOW_LINK) + self.transfer_us
+        return max(0, position - self.proven) / (self.rate or _SLOW_LINK) + self.transfer_us
 
     def prove(self, position: int, now_us: int) -> None:
         """All bytes up to a position have arrived; the rate is the best lately (as BBR's, Cardwell 2016)."""
         size = position - self.proven
         if size >= _BULK_BYTES:
-            self._rate = max(self._rate * 0.95, size / max(1, now_us - self._since_us))
+            self.rate = max(self.rate * 0.95, size / max(1, now_us - self._since_us))
         if size > 0:
             self.proven, self._since_us = position, now_us
         self.transfer_us *= 0.98
@@ -266,6 +266,11 @@ class Detector:
         return max(0, now_us - self.due_us)
 
     # --- events ----------------------------------------------------------------
+
+    @property
+    def rate(self) -> float:
+        """Bytes/µs that large messages reached lately, at best; 0 before there were any."""
+        return self._flow.rate
 
     def wrote(self, position: int, now_us: int) -> None:
         """Messages were handed to the transport, up to so many bytes since the link began."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
+from collab.errors import UsageError
+from collab.node.condition_config import ConditionConfig
+from collab.node.serving import ServeConfig
 from collab.node.training_config import TrainingConfig
+from collab.updates.settings import ReleaseSettings
 
 Bytes = Annotated[int, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
@@ -18,6 +22,11 @@ class RuntimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     delegate: str = "auto"
     """``auto``, ``xnnpack``, ``edgetpu``, ``gpu``, ``openvino``, or the path of a delegate's library."""
+    first_run: Literal["updates", "all", "off"] = "updates"
+    """Whose stages run once in a process of their own before they are loaded: of releases and retrained
+    models, of all plans, of none."""
+    first_run_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+    """How long that may take."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,3 +80,16 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stages run on; a table of its own."""
     training: TrainingConfig = TrainingConfig()
     """Whether and when this node takes part in federated training; a table of its own."""
+    condition: ConditionConfig = ConditionConfig()
+    """What this node reports of its device and its models; a table of its own."""
+    serve_releases: ServeConfig = ServeConfig()
+    """Releases that this node gives to others; a table of its own."""
+    releases: ReleaseSettings = ReleaseSettings()
+    """Releases that this node takes for plans of its own; a table of its own."""
+
+    def addresses(self, *, secured: bool) -> tuple[str, ...]:
+        """Where to listen, with or without an identity; raises `UsageError`."""
+        if self.no_listen and self.listen:
+            raise UsageError("--no-listen: --listen is given as well; choose one of them")
+        listen = self.listen or (() if self.no_listen else ("0.0.0.0:0" if secured else "127.0.0.1:0",))
+        return (*listen, self.broker) if self.broker else listen

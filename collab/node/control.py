@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from collab import __version__
 from collab.client.measuring import MAX_PROBE_BYTES
@@ -15,12 +15,16 @@ from collab.core.plan import from_json, to_json
 from collab.errors import LimitExceeded, NotLoaded, Refused
 from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
+from collab.node.serving import MAX_PART_BYTES
 from collab.node.training_verbs import TrainingVerbs
 from collab.node.verbs import Caller, Implementation
 from collab.runtime.cpu import resident_bytes
 
 if TYPE_CHECKING:
     from collab.node.service import NodeService
+
+MAX_FAULT: Final = 300
+"""Characters of what is said of an epoch."""
 
 
 class NodeControl:
@@ -54,7 +58,10 @@ class NodeControl:
             "Drain": self.drain,
             "PutRevocations": self.put_revocations,
             "TakeReports": self.take_reports,
+            "GetReleaseFile": self.get_release_file,
             **TrainingVerbs(self._node.training, self._node.stages).implementations(),
+            **self._node.trials.implementations(),
+            **self._node.feedback.implementations(),
         }
         return table
 
@@ -99,6 +106,8 @@ class NodeControl:
                 stages=[stage.id for stage in info.stages],
                 in_flight=info.in_flight,
                 primary=info.primary or "",
+                fault=node.proving.fault(info.plan, info.epoch)[:MAX_FAULT],
+                release=info.release,
             )
             for info in node.session.plans()
         ]
@@ -272,6 +281,15 @@ class NodeControl:
             for record in taken
         ]
         return pb.TakeReportsReply(reports=reports, state=self._reports())
+
+    async def get_release_file(self, _: Caller, request: pb.GetReleaseFileRequest) -> pb.GetReleaseFileReply:
+        """A part of a file of a repository, or of the content of a release."""
+        limit = min(request.limit or MAX_PART_BYTES, MAX_PART_BYTES)
+        read = self._node.releases.read
+        total, data = await self._node.stages.off_loop(
+            read, request.repository, request.path, request.offset, limit
+        )
+        return pb.GetReleaseFileReply(total_bytes=total, data=data)
 
     async def profile(self, _: Caller, request: pb.ProfileRequest) -> pb.ProfileReply:
         """Time a blob of the store as a stage on this device."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from collab.client.wiring import Route, wire
-from collab.core.ids import Digest, Epoch, NodeName, PlanName
+from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
 from collab.core.plan import Plan, StageSpec
+from collab.core.validate import flow
 from collab.errors import Conflict, LimitExceeded, NotLoaded, PlanError
 from collab.node.lanes import Lanes
 from collab.node.leases import Leases, share
@@ -97,6 +98,8 @@ class PlanInfo:
     in_flight: int
     primary: PlanName | None = None
     """The plan that it stands in for."""
+    release: str = ""
+    """The release that its model came in."""
 
 
 @dataclass(slots=True)
@@ -142,7 +145,7 @@ class Deployments:
         return gone + [
             PlanInfo(
                 *(name, epoch, loaded.digest, loaded.state),
-                *(loaded.plan.stages_on(self._node), loaded.live, loaded.plan.primary),
+                *(loaded.plan.stages_on(self._node), loaded.live, loaded.plan.primary, loaded.plan.release),
             )
             for (name, epoch), loaded in self._loaded.items()
         ]
@@ -236,6 +239,12 @@ class Deployments:
         if known is not None and held is not None and held.is_for(epoch, digest, holder):
             known.reservation = None
 
+    def remember(self, plan: PlanName, epoch: Epoch, now_us: int) -> None:
+        """Take no epoch up to this one again; raises `LimitExceeded`."""
+        known = self._names.get(plan) or _Name()
+        self._remember(plan, known, now_us)
+        known.highest = max(epoch, known.highest or epoch)
+
     def retire(self, plan: PlanName, epoch: Epoch) -> None:
         """Admit no more attempts of an epoch."""
         loaded = self.find(plan, epoch)
@@ -279,6 +288,19 @@ class Deployments:
                     f"limits.plans: node {self._node!r} has {self._limits.plans} plans already"
                 )
         self._names[plan] = known
+
+
+def check_tensors(plan: Plan, node: NodeName, limit: int) -> None:
+    """Refuse a plan whose edges carry more bytes than a node takes; raises `LimitExceeded`."""
+    on_edge = flow(plan)
+    for index, edge in enumerate(plan.edges):
+        target = () if edge.target == REQUESTER else plan.stage(edge.target).nodes
+        size = sum(spec.nbytes for spec in on_edge[EdgeId(index)].values())
+        if size > limit and node in (*target, *edge.via):
+            raise LimitExceeded(
+                f"edges[{index}] ({edge.source} -> {edge.target}): its tensors have {size} bytes, "
+                f"node {node!r} takes {limit}; raise its --max-tensor-bytes"
+            )
 
 
 def _say(version: Version | None) -> str:

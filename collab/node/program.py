@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from collab.codec.edges import Coded, EdgeEncoder
 from collab.codec.tensors import Array, EncodedTensor, Payload, decode
-from collab.core.ids import EdgeId, NodeName
+from collab.core.ids import EdgeId, NodeName, RequestId
 from collab.core.plan import Edge, Plan, StageSpec
 from collab.core.token import Fault, Hop
 from collab.errors import CollabError, DeadlineExceeded, StageFailed
+from collab.node.observing import Observer
 from collab.node.session import Computed
 from collab.runtime.base import LoadedStage
 from collab.runtime.combiners import Member, Merge
@@ -19,11 +21,29 @@ from collab.runtime.guards import passes
 Inputs = Sequence[tuple[EdgeId, Payload | None]]
 
 
+class _Made(NamedTuple):
+    """What one run took, as a model or as a combiner, and made."""
+
+    arrays: Sequence[Array]
+    members: Sequence[Member | None]
+    made: Mapping[str, Array]
+
+
 class Program:
     """One stage of one plan, ready to run on payloads."""
 
-    def __init__(self, plan: Plan, stage: StageSpec, node: NodeName, loaded: LoadedStage | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        stage: StageSpec,
+        node: NodeName,
+        loaded: LoadedStage | None,
+        observer: Observer | None = None,
+    ) -> None:
         self.stage = stage
+        self.observer = observer
+        self._last: _Made | None = None
+        """What the last job took and made, until `observe`."""
         self._index = plan.stage_index(stage.id)
         self._node = node
         self._loaded = loaded
@@ -46,13 +66,16 @@ class Program:
         self, inputs: Inputs, queued_us: int, deadline_us: int, clock: Callable[[], int]
     ) -> Computed | Fault:
         """Decode, compute and encode; every error becomes a fault that names node and stage."""
+        self._last = None
         start_us = clock()
         if start_us > deadline_us:
             return self._fault(DeadlineExceeded("the deadline passed while the request waited for the stage"))
         try:
             received = {t.spec.name: t for _, payload in inputs for t in payload or ()}
+            arrays: Sequence[Array] = ()
+            members: Sequence[Member | None] = ()
             if self._merge is None:
-                arrays: Sequence[Array] = [decode(received[spec.name]) for spec in self.stage.inputs]
+                arrays = [decode(received[spec.name]) for spec in self.stage.inputs]
                 decoded_us = clock()
                 made = self._compute(arrays)
             else:
@@ -78,7 +101,25 @@ class Program:
             coded.fallbacks,
         )
         self.codec_fallbacks += coded.fallbacks
+        if self.observer is not None:
+            self._last = _Made(arrays, members, made)
         return Computed(payloads, frozenset(skipped), hop)
+
+    def note(self, request: RequestId, requester: NodeName, result: Computed | Fault) -> None:
+        """Remember how the last `run` ended, for who may ask; to be called before it is told."""
+        if self.observer is None:
+            return
+        if isinstance(result, Computed) and self._last is not None:
+            self.observer.note(request, requester, result.payloads.keys(), self._last.made)
+        elif isinstance(result, Fault) and result.code == StageFailed.code:
+            self.observer.failed()
+
+    def observe(self, hop: Hop) -> None:
+        """Look at the last `run` where it is time to; to be called when its result is on its way."""
+        last, self._last = self._last, None
+        if self.observer is not None and last is not None and self.observer.due():
+            given = {spec.name: array for spec, array in zip(self.stage.inputs, last.arrays, strict=False)}
+            self.observer.take(hop.total_us - hop.queue_us, given, last.members, last.made)
 
     def _members(self, inputs: Inputs) -> list[Member | None]:
         """What came over each in-edge: None where nothing did, empty where a guard kept it back."""

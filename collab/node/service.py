@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,10 +13,9 @@ from typing import TYPE_CHECKING
 from collab.codec.envelope import EnvelopeLimits, decode_envelope, encode_envelope
 from collab.codec.verbs import DRAINING
 from collab.codec.wire import Buffer
-from collab.core.ids import REQUESTER, Digest, EdgeId, Epoch, NodeName, PlanName
+from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.core.token import Fault, Hop, Kind, Token
-from collab.core.validate import flow
+from collab.core.token import Fault, Kind, Token
 from collab.errors import (
     CollabError,
     LimitExceeded,
@@ -23,7 +23,6 @@ from collab.errors import (
     Overloaded,
     ProtocolError,
     StoreError,
-    UsageError,
 )
 from collab.link.link import Handler, Link
 from collab.link.links import Links
@@ -31,16 +30,24 @@ from collab.link.relay import relay_address
 from collab.link.suspicion import Health
 from collab.node.config import NodeConfig
 from collab.node.control import NodeControl
+from collab.node.deployments import check_tensors
 from collab.node.device import Device, describe_device
+from collab.node.feedback import NodeFeedback
+from collab.node.first_run import FirstRuns
 from collab.node.flow import unknown
+from collab.node.lives import Kept
 from collab.node.membership import MakeDiscoveries, Membership
 from collab.node.program import monotonic_us
+from collab.node.proving import Proving
 from collab.node.reporting import Reporter
+from collab.node.serving import ReleaseFiles
 from collab.node.session import Action, Compute, Computed, Drop, Send, Session, SessionLimits, Work
+from collab.node.stage_times import StageTimes
 from collab.node.stages import Stages
 from collab.node.store import Store
 from collab.node.training import NodeTraining
 from collab.node.training_work import MakeTrainer
+from collab.node.trials import Trials
 from collab.node.verbs import Caller, Dispatcher
 from collab.runtime.base import Backend
 from collab.transport.aio import timeout
@@ -74,6 +81,7 @@ class NodeService(Handler):
         security: Credentials | None = None,
         make_discoveries: MakeDiscoveries | None = None,
         trainers: Mapping[str, MakeTrainer] = MappingProxyType({}),
+        first_run: Sequence[str] = (),
     ) -> None:
         self.name = NodeName(config.name)
         self.security = security
@@ -85,9 +93,12 @@ class NodeService(Handler):
         self.on_serving: Callable[[bool], Awaitable[None]] | None = None
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
-        self.stages = Stages(self.name, store, backends, self._computed)
+        first_runs = FirstRuns(first_run, store.first_runs, config.runtime) if first_run else None
+        noted = config.condition.samples_s
+        self.stages = Stages(self.name, store, backends, self._computed, first_runs, noted)
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
+        self.proving = Proving(self.name, store.plans, self.stages.off_loop, self.session.plans)
         self.reporter = Reporter(self.stages.off_loop)
         self.backends = backends
         self.links = make_links(self)
@@ -101,7 +112,10 @@ class NodeService(Handler):
             )
         settings = (config.training, store, self.stages.off_loop, trainers)
         self.training = NodeTraining(self.name, *settings, gateway=gateway, credentials=security)
+        self.releases = ReleaseFiles(config.serve_releases)
         self.membership = Membership(self.links, security, make_discoveries)
+        self.feedback = NodeFeedback(self.name, config, self.stages, self.links.all)
+        self.trials = Trials(lambda name: self.session.current(name) is not None, time.monotonic)
         self.dispatcher = Dispatcher(NodeControl(self).implementations())
         self._envelope_limits = EnvelopeLimits(tensor_bytes=config.max_tensor_bytes)
         self._timer: asyncio.TimerHandle | None = None
@@ -110,8 +124,7 @@ class NodeService(Handler):
         self._idle = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._counters: dict[str, int] = {}
-        self._stage_times: dict[tuple[PlanName, Epoch, int], tuple[int, int]] = {}
-        """Time in µs and runs of each loaded stage."""
+        self._times = StageTimes()
         self._heard_us = -_QUIET_US
         self._preparing = asyncio.Lock()
 
@@ -151,7 +164,8 @@ class NodeService(Handler):
             await self.reporter.open(reports, config.max_reports, config.report_bytes)
             await self.training.start()
             await self._restore()
-            for address in self._addresses():
+            await self.feedback.open()
+            for address in self.config.addresses(secured=self.security is not None):
                 self.endpoints.append(await self.links.listen(address))
             self.endpoints += [relay_address(address, self.name) for address in self.config.join]
             self.links.set_endpoints(tuple(self.endpoints))
@@ -168,15 +182,6 @@ class NodeService(Handler):
     async def __aexit__(self, *error: object) -> None:
         await self._stop()
 
-    def _addresses(self) -> tuple[str, ...]:
-        """Where to listen."""
-        config = self.config
-        if config.no_listen and config.listen:
-            raise UsageError("--no-listen: --listen is given as well; choose one of them")
-        anywhere = "127.0.0.1:0" if self.security is None else "0.0.0.0:0"
-        listen = config.listen or (() if config.no_listen else (anywhere,))
-        return (*listen, config.broker) if config.broker else listen
-
     async def _stop(self) -> None:
         for task in self._background:
             task.cancel()
@@ -187,6 +192,10 @@ class NodeService(Handler):
         await self.links.__aexit__(None, None, None)
         await self.reporter.close()
         await self.training.close()
+        await self.feedback.close()
+        await self.stages.unload_all()
+        # Not before: one that cannot even be unloaded has not ended well.
+        await self.proving.close()
         await self.stages.close()
 
     async def drain_and_wait(self) -> int:
@@ -223,24 +232,35 @@ class NodeService(Handler):
 
     def used_digests(self) -> list[Digest]:
         """Blobs that must stay in the store."""
-        return [*self.stages.used_digests(), *self.training.used_digests()]
+        kept = self.stages.store.plans.sheltered
+        return [*self.stages.used_digests(), *self.training.used_digests(), *kept]
 
     def _in_flight(self) -> int:
         return sum(info.in_flight for info in self.session.plans())
 
     async def _restore(self) -> None:
         """Load what was current when the node last ran."""
-        kept, broken = await self.stages.off_loop(self.stages.store.kept_plans)
+        kept, broken = await self.stages.off_loop(self.stages.store.plans.all)
         for text in broken:
             log.warning("a kept plan cannot be read and is left out: %s", text)
-        for entry in kept:
-            try:
-                self.check_fits(entry.plan)
-                await self.stages.load(entry.plan, entry.epoch)
-                self.session.restore(entry.plan, entry.epoch, monotonic_us())
-                self._reach(entry.plan)
-            except CollabError as error:
-                log.warning("plan %r epoch %d is not loaded: %s", entry.plan.name, entry.epoch, error)
+        for one in kept:
+            await self._restore_one(one)
+
+    async def _restore_one(self, kept: Kept) -> None:
+        entry = await self.proving.choose(kept)
+        plan, epoch = (kept.current.plan, kept.current.epoch) if entry is None else (entry.plan, entry.epoch)
+        try:
+            if entry is not None:
+                self.check_fits(plan)
+                await self.stages.load(plan, epoch)
+                self.session.restore(plan, epoch, monotonic_us())
+                self._reach(plan)
+            self.session.remember(plan.name, kept.newest, monotonic_us())
+        except CollabError as error:
+            log.warning("plan %r epoch %d is not loaded: %s", plan.name, epoch, error)
+            return
+        if entry is not None and entry.lives is not None:
+            self._spawn(self.proving.begin(plan.name, epoch))
 
     def _join_failed(self, address: str, error: CollabError) -> None:
         log.warning("cannot join %s: %s", address, error)
@@ -249,16 +269,7 @@ class NodeService(Handler):
 
     def check_fits(self, plan: Plan) -> None:
         """Refuse a plan whose tensors are too large for this node; raises `LimitExceeded`."""
-        limit = self.config.max_tensor_bytes
-        on_edge = flow(plan)
-        for index, edge in enumerate(plan.edges):
-            target = () if edge.target == REQUESTER else plan.stage(edge.target).nodes
-            size = sum(spec.nbytes for spec in on_edge[EdgeId(index)].values())
-            if size > limit and self.name in (*target, *edge.via):
-                raise LimitExceeded(
-                    f"edges[{index}] ({edge.source} -> {edge.target}): its tensors have {size} bytes, "
-                    f"node {self.name!r} takes {limit}; raise its --max-tensor-bytes"
-                )
+        check_tensors(plan, self.name, self.config.max_tensor_bytes)
 
     async def prepare(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Load the stages of a reserved epoch; see `Session.reserve`."""
@@ -268,7 +279,7 @@ class NodeService(Handler):
             plan = self.session.reserved(name, epoch, digest, holder, monotonic_us())
             await self.stages.load(plan, epoch)
             try:
-                await self.stages.off_loop(self.stages.store.write_plan, plan, epoch)
+                await self.stages.off_loop(self.stages.store.plans.write, plan, epoch)
                 self._perform(self.session.prepare(name, epoch, digest, holder, monotonic_us()))
             except CollabError:
                 await self.stages.unload(name, epoch)
@@ -288,26 +299,32 @@ class NodeService(Handler):
             self._spawn(self._retire_later(name, previous[0]))
         for old in self.session.epochs(name)[: -self.config.max_epochs]:
             await self.unload(name, old)
+        self.proving.superseded(name, epoch)
         try:
-            await self.stages.off_loop(self.stages.store.keep_plan, name, epoch)
+            await self.stages.off_loop(self.stages.store.plans.keep, name, epoch)
         except StoreError as error:
             # The other nodes have it too, and it serves: too late to say no.
             log.warning("plan %r epoch %d serves, but not after a restart: %s", name, epoch, error)
+        else:
+            self._spawn(self.proving.begin(name, epoch))
 
     async def abort(self, name: PlanName, epoch: Epoch, digest: Digest, holder: str) -> None:
         """Give a reservation back; unload what was loaded under it."""
         self._perform(self.session.abort(name, epoch, digest, holder, monotonic_us()))
         if not self.session.loaded(name, epoch):
-            await self.stages.off_loop(self.stages.store.drop_plan, name, epoch)
+            await self.stages.off_loop(self.stages.store.plans.drop, name, epoch)
 
     async def retire(self, name: PlanName, epoch: Epoch) -> None:
         """Admit nothing more to an epoch, and do not load it at the next start."""
         self.session.retire(name, epoch)
-        await self.stages.off_loop(self.stages.store.forget_plan, name, epoch)
+        self.proving.gone(name, epoch)
+        await self.stages.off_loop(self.stages.store.plans.forget, name, epoch)
 
     async def unload(self, name: PlanName, epoch: Epoch) -> None:
         """Free an epoch."""
         self._perform(self.session.unload(name, epoch, monotonic_us()))
+        if self.session.current(name) is None:
+            self.trials.forget(name)
 
     async def _retire_later(self, name: PlanName, epoch: Epoch) -> None:
         """The previous epoch stays for requests that were admitted to it."""
@@ -356,7 +373,10 @@ class NodeService(Handler):
 
     def _computed(self, work: Work, result: Computed | Fault) -> None:
         if isinstance(result, Computed):
-            self._time(work, result.hop)
+            self._times.add(work, result.hop, self.session.loaded(work.key.plan, work.key.epoch))
+            proven = self.proving.computed(work.key.plan, work.key.epoch)
+            if proven is not None:
+                self._spawn(proven)
         plan = self.stages.plan(work.key.plan, work.key.epoch)
         if plan is not None and plan.offline:
             self.reporter.computed(work, result, plan, self._alone())
@@ -378,7 +398,8 @@ class NodeService(Handler):
                 elif isinstance(action, Drop):
                     self._drop(action.work)
                 else:
-                    self._forget_times(action.plan, action.epoch)
+                    self._times.forget(action.plan, action.epoch)
+                    self.proving.gone(action.plan, action.epoch)
                     self._spawn(self.stages.unload(action.plan, action.epoch))
             actions = [more for token in failed for more in self.session.undeliverable(token, monotonic_us())]
             actions += [more for token in doubtful for more in self.session.doubtful(token)]
@@ -399,7 +420,14 @@ class NodeService(Handler):
             return None
         return link
 
+    async def _wake(self, action: Compute) -> None:
+        await self.proving.wake(action.plan, action.epoch)
+        self._compute(action)
+
     def _compute(self, action: Compute) -> None:
+        if self.proving.rests(action.plan, action.epoch):
+            self._spawn(self._wake(action))
+            return
         worker = self.stages.worker(action.plan, action.epoch, action.stage)
         try:
             if worker is None:
@@ -458,28 +486,13 @@ class NodeService(Handler):
     def _count(self, name: str) -> None:
         self._counters[name] = self._counters.get(name, 0) + 1
 
-    def _time(self, work: Work, hop: Hop) -> None:
-        """Count a stage's time without its queue: others may wait in it."""
-        key = (work.key.plan, work.key.epoch, work.stage)
-        total_us, runs = self._stage_times.get(key, (0, 0))
-        if runs or self.session.loaded(*key[:2]):
-            self._stage_times[key] = (total_us + hop.total_us - hop.queue_us, runs + 1)
-
-    def _forget_times(self, plan: PlanName, epoch: Epoch) -> None:
-        self._stage_times = {key: t for key, t in self._stage_times.items() if key[:2] != (plan, epoch)}
-
     def counters(self) -> dict[str, int]:
         """Everything counted on this node, by name.
 
         ``stage_us:PLAN/EPOCH/STAGE`` and ``stage_runs:…`` of each loaded stage that has run;
         ``quarantined:PLAN/STAGE/MEMBER``, requests that a member was left out of.
         """
-        stages: dict[str, int] = {}
-        for (name, epoch, index), (total_us, runs) in self._stage_times.items():
-            plan = self.stages.plan(name, epoch)
-            if plan is not None:
-                where = f"{name}/{epoch}/{plan.stages[index].id}"
-                stages |= {f"stage_us:{where}": total_us, f"stage_runs:{where}": runs}
+        stages = self._times.counters(self.stages.plan)
         codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
         quarantined = {f"quarantined:{where}": n for where, n in self.stages.left_out().items()}
         return {**self.session.counters, **self._counters, **codecs, **stages, **quarantined}

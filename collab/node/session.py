@@ -115,6 +115,10 @@ class Session:
         self._deployments.prepare(plan.name, epoch, digest, holder, now_us)
         self._deployments.commit(plan.name, epoch, digest, holder)
 
+    def remember(self, plan: PlanName, epoch: Epoch, now_us: int) -> None:
+        """Let no later deployment of a plan have an epoch that was here, though it is not loaded."""
+        self._deployments.remember(plan, epoch, now_us)
+
     def retire(self, plan: PlanName, epoch: Epoch) -> None:
         """Admit no new attempts of an epoch; what is in flight goes on. Raises `NotLoaded`."""
         self._deployments.retire(plan, epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,11 +13,16 @@ from collab.core.plan import Plan, StageSpec
 from collab.core.tensor import TensorSpec
 from collab.core.token import Priority
 from collab.core.validate import flow
-from collab.errors import BackendError, PlanError
+from collab.errors import BackendError, CollabError, PlanError
+from collab.node.first_run import FirstRuns, StageTry
+from collab.node.observing import Observer
 from collab.node.program import Program, monotonic_us
 from collab.node.store import Store
 from collab.node.worker import Done, Worker
-from collab.runtime.base import Backend, LoadedStage
+from collab.runtime.base import Backend, LoadedStage, RuntimeClass
+from collab.updates.policies.reference import decode_reference
+
+log = logging.getLogger("collab.node")
 
 T = TypeVar("T")
 Specs = tuple[TensorSpec, ...]
@@ -25,9 +31,10 @@ Specs = tuple[TensorSpec, ...]
 class _LoadedEpoch:
     """One epoch of one plan: a worker for each of this node's stages, by index."""
 
-    def __init__(self, plan: Plan, workers: dict[int, Worker]) -> None:
+    def __init__(self, plan: Plan, workers: dict[int, Worker], observers: Mapping[int, Observer]) -> None:
         self.plan = plan
         self.workers = workers
+        self.observers = observers
         on_edge = flow(plan)
         self.edge_kinds = tuple(edge.transport for edge in plan.edges)
         self.edge_specs: tuple[Specs, ...] = tuple(tuple(on_edge[i].values()) for i in sorted(on_edge))
@@ -36,8 +43,19 @@ class _LoadedEpoch:
 class Stages:
     """Workers by plan, epoch and stage; the disk and the loading stay off the event loop."""
 
-    def __init__(self, node: NodeName, store: Store, backends: Mapping[str, Backend], done: Done) -> None:
+    def __init__(
+        self,
+        node: NodeName,
+        store: Store,
+        backends: Mapping[str, Backend],
+        done: Done,
+        first_runs: FirstRuns | None = None,
+        samples_s: float | None = None,
+    ) -> None:
         self.store = store
+        self._first_runs = first_runs
+        self._samples_s = samples_s
+        """Requests a second of which each stage's values are looked at; None: nothing is noted of any."""
         self._node = node
         self._backends = backends
         self._done = done
@@ -58,7 +76,8 @@ class Stages:
     def used_digests(self) -> list[Digest]:
         """Blobs that must stay in the store."""
         plans = [*(loaded.plan for loaded in self._loaded.values()), *self._loading.values()]
-        return [s.sha256 for plan in plans for s in plan.stages_on(self._node) if s.sha256]
+        stages = [s.sha256 for plan in plans for s in plan.stages_on(self._node) if s.sha256]
+        return [*stages, *(m.reference for plan in plans for m in plan.models if m.reference)]
 
     @property
     def codec_fallbacks(self) -> int:
@@ -108,6 +127,7 @@ class Stages:
         self._loading[key] = plan
         programs: list[Program] = []
         try:
+            await self._run_first(plan)
             for stage in plan.stages_on(self._node):
                 program = await self.off_loop(self._program, plan, stage)
                 programs.append(program)
@@ -119,20 +139,59 @@ class Stages:
             del self._loading[key]
         loop = asyncio.get_running_loop()
         workers = {plan.stage_index(p.stage.id): Worker(p, loop, self._done) for p in programs}
-        self._loaded[key] = _LoadedEpoch(plan, workers)
+        observers = {plan.stage_index(p.stage.id): p.observer for p in programs if p.observer is not None}
+        self._loaded[key] = _LoadedEpoch(plan, workers, observers)
 
-    def _program(self, plan: Plan, stage: StageSpec) -> Program:
-        if stage.sha256 is None:
-            return Program(plan, stage, self._node, None)
+    def observed(self) -> list[tuple[Plan, Epoch, Mapping[int, Observer]]]:
+        """What is noted of each loaded epoch, by the stage's index."""
+        return [(loaded.plan, epoch, loaded.observers) for (_, epoch), loaded in self._loaded.items()]
+
+    def _observer(self, plan: Plan, stage: StageSpec) -> Observer | None:
+        if self._samples_s is None:
+            return None
+        model = next((m for m in plan.models if m.id == stage.model), None) if stage.sha256 else None
+        if model is not None and model.reference is not None:
+            try:
+                data = self.store.path(model.reference).read_bytes()
+                reference = decode_reference(data, f"models ({model.id}).reference")
+                return Observer(plan, stage, reference, self._samples_s, monotonic_us)
+            except (CollabError, OSError) as error:
+                log.warning("plan %r: nothing is compared with its reference: %s", plan.name, error)
+        return Observer(plan, stage, None, self._samples_s, monotonic_us)
+
+    async def _run_first(self, plan: Plan) -> None:
+        """Run stages in a process of their own where they have not run here before."""
+        if self._first_runs is None or not self._first_runs.concerns(plan):
+            return
+        tries = [
+            await self.off_loop(self._stage_try, stage)
+            for stage in plan.stages_on(self._node)
+            if stage.sha256 is not None
+        ]
+        await self._first_runs.run(tries)
+
+    def _stage_try(self, stage: StageSpec) -> tuple[StageTry, RuntimeClass]:
+        assert stage.sha256 is not None
+        path = self.store.path(stage.sha256)
+        one = StageTry(stage.id, str(path.absolute()), stage.sha256, stage.backend, stage.threads)
+        return one, self._backend(stage).runtime_class()
+
+    def _backend(self, stage: StageSpec) -> Backend:
         backend = self._backends.get(stage.backend)
         if backend is None:
             known = ", ".join(sorted(self._backends))
             raise BackendError(
                 f"stage {stage.id!r}: back end {stage.backend!r} is not here; this node has {known}"
             )
-        loaded = backend.load(self.store.path(stage.sha256), stage.threads)
+        return backend
+
+    def _program(self, plan: Plan, stage: StageSpec) -> Program:
+        observer = self._observer(plan, stage)
+        if stage.sha256 is None:
+            return Program(plan, stage, self._node, None, observer)
+        loaded = self._backend(stage).load(self.store.path(stage.sha256), stage.threads)
         _check_signature(stage, loaded)
-        return Program(plan, stage, self._node, loaded)
+        return Program(plan, stage, self._node, loaded, observer)
 
     async def unload(self, name: PlanName, epoch: Epoch) -> None:
         """Stop the workers of an epoch and free its stages; nothing happens if it is not loaded."""
@@ -141,10 +200,14 @@ class Stages:
             await asyncio.gather(*(worker.close() for worker in loaded.workers.values()))
             self._unloaded_fallbacks += sum(worker.codec_fallbacks for worker in loaded.workers.values())
 
-    async def close(self) -> None:
-        """Unload everything and let go of the store."""
+    async def unload_all(self) -> None:
+        """Unload every epoch."""
         for name, epoch in tuple(self._loaded):
             await self.unload(name, epoch)
+
+    async def close(self) -> None:
+        """Unload everything and let go of the store."""
+        await self.unload_all()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._disk.shutdown)
         self.store.close()

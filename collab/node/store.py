@@ -11,45 +11,39 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from collab.core.ids import Digest, Epoch, PlanName, check_digest
-from collab.core.plan import Plan, from_json
-from collab.errors import CollabError, IntegrityError, LimitExceeded, ProtocolError, StoreError
+from collab.core.ids import Digest, check_digest
+from collab.errors import IntegrityError, LimitExceeded, ProtocolError, StoreError
+from collab.node.kept import KeptPlans
+from collab.node.store_errors import store_errors
+from collab.updates.store.disk import RealDisk
 
 _READ_BYTES: Final = 1 << 20
 DEFAULT_BYTES: Final = 4 << 30
-
-
-class KeptPlan(msgspec.Struct, frozen=True):
-    """A plan that a node goes back to when it starts again."""
-
-    plan: Plan
-    epoch: Epoch
-
-
-class _Record(msgspec.Struct, frozen=True):
-    epoch: int
-    plan: msgspec.Raw
 
 
 class Store:
     """Blobs and kept plans under one directory, used by one process at a time."""
 
     def __init__(self, root: Path, limit_bytes: int = DEFAULT_BYTES) -> None:
-        self._blobs, self._partial, self._plans = root / "blobs", root / "partial", root / "plans"
+        self._blobs, self._partial = root / "blobs", root / "partial"
+        self.plans = KeptPlans(RealDisk(root / "plans"))
+        """What this node loads when it starts."""
+        self.first_runs = root / "first-runs.json"
+        """Which stages have run here once; `collab.node.first_run` writes it."""
         self.reports = root / "reports.log"
         """What is queued to be reported; `collab.node.reports` writes it."""
+        self.feedback = root / "feedback.json"
+        """What was counted of plans; `collab.node.feedback` writes it."""
         self.training = root / "training"
         """What federated runs have left here; `collab.node.training_state` writes it."""
         self._limit = limit_bytes
         try:
-            for folder in (self._blobs, self._partial, self._plans):
+            for folder in (self._blobs, self._partial, root / "plans"):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(root / "lock", "w", encoding="ascii")  # noqa: SIM115 - held while the store is open
         except OSError as error:
@@ -70,7 +64,7 @@ class Store:
 
     def digests(self) -> list[Digest]:
         """What is held completely."""
-        with _translated("list the blobs"):
+        with store_errors("list the blobs"):
             return [Digest(path.name) for path in sorted(self._blobs.iterdir())]
 
     def held(self, sha256: Digest) -> tuple[int, bool]:
@@ -85,7 +79,7 @@ class Store:
     def checked(self, sha256: Digest) -> tuple[int, bool]:
         """Like `held`, but a complete blob's bytes are checked, and a corrupted one is removed."""
         size, complete = self.held(sha256)
-        with _translated(f"check blob {sha256[:12]}"):
+        with store_errors(f"check blob {sha256[:12]}"):
             if complete and _sha256(self._blobs / sha256) != sha256:
                 (self._blobs / sha256).unlink(missing_ok=True)
                 return 0, False
@@ -107,7 +101,7 @@ class Store:
             return size
         path = self._partial / sha256
         if size > total:
-            with _translated(f"remove a part of blob {sha256[:12]}"):
+            with store_errors(f"remove a part of blob {sha256[:12]}"):
                 path.unlink(missing_ok=True)
             raise IntegrityError(f"blob {sha256[:12]}: {size} bytes were held of {total}; send it again")
         if offset > size or offset + len(data) > total:
@@ -115,7 +109,7 @@ class Store:
                 f"blob {sha256[:12]}: a part at {offset} of {total}, but {size} bytes are held"
             )
         data = memoryview(data)[size - offset :]
-        with _translated(f"write blob {sha256[:12]}"):
+        with store_errors(f"write blob {sha256[:12]}"):
             self._make_room(total, total - size, {*keep, sha256})
             with open(path, "ab") as file:
                 file.write(data)
@@ -142,14 +136,14 @@ class Store:
             raise StoreError(f"blob {sha256[:12]}: not in the store")
         if offset > size:
             raise ProtocolError(f"blob {sha256[:12]}: nothing is at {offset}, it has {size} bytes")
-        with _translated(f"read blob {sha256[:12]}"), open(self._blobs / sha256, "rb") as file:
+        with store_errors(f"read blob {sha256[:12]}"), open(self._blobs / sha256, "rb") as file:
             file.seek(offset)
             return size, file.read(limit)
 
     def drop(self, digests: Iterable[Digest]) -> int:
         """Remove blobs, whole or begun; how many were here."""
         found = 0
-        with _translated("remove blobs"):
+        with store_errors("remove blobs"):
             for sha256 in digests:
                 paths = [
                     path for folder in (self._blobs, self._partial) if (path := folder / sha256).exists()
@@ -194,7 +188,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"store: cannot read blob {sha256[:12]}: {error.strerror}") from error
         if found != sha256:
-            with _translated(f"remove corrupted blob {sha256[:12]}"):
+            with store_errors(f"remove corrupted blob {sha256[:12]}"):
                 path.unlink(missing_ok=True)
             raise IntegrityError(
                 f"blob {sha256[:12]}: corrupted in the store and removed; deploy the plan again"
@@ -202,65 +196,6 @@ class Store:
         with suppress(OSError):  # only the order of eviction depends on it
             os.utime(path)
         return path
-
-    # --- plans -----------------------------------------------------------------
-
-    def write_plan(self, plan: Plan, epoch: Epoch) -> None:
-        """Put an epoch of a plan on the disk, so that `keep_plan` needs no room there."""
-        record = msgspec.json.encode(_Record(epoch, msgspec.Raw(msgspec.json.encode(plan))))
-        with _translated(f"keep plan {plan.name!r}"), open(self._written(plan.name, epoch), "wb") as file:
-            file.write(record)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def keep_plan(self, name: PlanName, epoch: Epoch) -> None:
-        """Load what `write_plan` wrote at the next start, in place of the plan's former epoch."""
-        with _translated(f"keep plan {name!r}"):
-            os.replace(self._written(name, epoch), self._kept(name))
-            _sync_folder(self._plans)
-
-    def drop_plan(self, name: PlanName, epoch: Epoch) -> None:
-        """Take back a `write_plan` that `keep_plan` has not followed."""
-        with _translated(f"drop plan {name!r}"):
-            self._written(name, epoch).unlink(missing_ok=True)
-
-    def forget_plan(self, name: PlanName, epoch: Epoch) -> None:
-        """Do not load an epoch of a plan at the next start."""
-        path = self._kept(name)
-        with _translated(f"forget plan {name!r}"):
-            with suppress(FileNotFoundError, msgspec.DecodeError):
-                if msgspec.json.decode(path.read_bytes(), type=_Record).epoch != epoch:
-                    return
-            path.unlink(missing_ok=True)
-
-    def _kept(self, name: PlanName) -> Path:
-        return self._plans / f"{name}.json"
-
-    def _written(self, name: PlanName, epoch: Epoch) -> Path:
-        return self._plans / f"{name}.{epoch}.new"
-
-    def kept_plans(self) -> tuple[list[KeptPlan], list[str]]:
-        """Plans to load at start, and what is wrong with those that cannot be read."""
-        kept, broken = [], []
-        with suppress(OSError):
-            for path in self._plans.glob("*.new"):
-                path.unlink()
-        for path in sorted(self._plans.glob("*.json")):
-            try:
-                record = msgspec.json.decode(path.read_bytes(), type=_Record)
-                kept.append(KeptPlan(from_json(bytes(record.plan)), Epoch(record.epoch)))
-            except (OSError, msgspec.DecodeError, CollabError) as error:
-                broken.append(f"{path.name}: {error}")
-        return kept, broken
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Let errors of the disk leave as `StoreError`."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"store: cannot {what}: {error.strerror or error}") from error
 
 
 def _sha256(path: Path) -> Digest:

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from collab.core.ids import Digest, check_name
-from collab.errors import StoreError
 from collab.federated.participant import Standing
 from collab.federated.records import Behind
+from collab.node.store_errors import store_errors
 
 MAX_RUNS: Final = 8
 """Runs that a node remembers; the one that was longest without news goes first."""
@@ -60,24 +59,24 @@ class TrainingFiles:
 
     def remember(self, standing: Standing, made: Made) -> None:
         """Keep what the last update was."""
-        with _translated("keep the update"):
-            _write(self._root / _STANDING, msgspec.json.encode(_Standing(standing=standing, made=made)))
+        with store_errors("keep the update"):
+            write_whole(self._root / _STANDING, msgspec.json.encode(_Standing(standing=standing, made=made)))
 
     def client(self, run: str) -> bytes:
         """The client's state; empty before its first update counted."""
-        with _translated(f"read the state of run {run!r}"):
+        with store_errors(f"read the state of run {run!r}"):
             path = self._folder(run) / _CLIENT
             return path.read_bytes() if path.exists() else b""
 
     def stage(self, run: str, state: bytes) -> None:
         """Write what the client's state becomes when the latest update counts."""
-        with _translated(f"stage the state of run {run!r}"):
-            _write(self._folder(run) / _STAGED, state)
+        with store_errors(f"stage the state of run {run!r}"):
+            write_whole(self._folder(run) / _STAGED, state)
 
     def settle(self, run: str, keep: bool) -> None:
         """Make the staged state the client's own, or forget it; harmless twice."""
         staged = self._folder(run) / _STAGED
-        with _translated(f"settle run {run!r}"), suppress(FileNotFoundError):
+        with store_errors(f"settle run {run!r}"), suppress(FileNotFoundError):
             if keep:
                 os.replace(staged, staged.with_name(_CLIENT))
                 _sync(staged.parent)
@@ -92,13 +91,13 @@ class TrainingFiles:
 
     def keep_holds(self, run: str, holds: list[Digest]) -> None:
         """Remember which weights are in the store."""
-        with _translated(f"keep the weights of run {run!r}"):
-            _write(self._folder(run) / _HOLDS, msgspec.json.encode(holds))
+        with store_errors(f"keep the weights of run {run!r}"):
+            write_whole(self._folder(run) / _HOLDS, msgspec.json.encode(holds))
 
     def enter(self, run: str) -> list[Digest]:
         """Make room for a run; weights of runs that were forgotten for it, which nothing needs now."""
         folder = self._folder(run)
-        with _translated(f"keep run {run!r}"):
+        with store_errors(f"keep run {run!r}"):
             if folder.exists():
                 os.utime(folder)
                 return []
@@ -130,15 +129,8 @@ class TrainingFiles:
         return self._root / check_name(run, "run:")
 
 
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"store: cannot {what}: {error.strerror or error}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, power cuts included; raises `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     with open(new, "wb") as file:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from collab.node.training_config import TrainingConfig, minutes_of, within
+from collab.runtime.surroundings import charging, default_device
 
 POWER: Final = Path("/sys/class/power_supply")
 ROUTES: Final = Path("/proc/net/route")
-_UP: Final = 0x1
-"""Flag of a usable route (RTF_UP of linux/route.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +54,7 @@ def look(power: Path = POWER, routes: Path = ROUTES) -> Surroundings:
     local = time.localtime()
     return Surroundings(
         load=os.getloadavg()[0] / (os.cpu_count() or 1),
-        charging=_charging(power),
-        device=_default_device(routes),
+        charging=charging(power),
+        device=default_device(routes),
         minute=local.tm_hour * 60 + local.tm_min,
     )
-
-
-def _charging(power: Path) -> bool | None:
-    """Whether mains are online, else whether no battery discharges."""
-    told: bool | None = None
-    for supply in sorted(power.glob("*")):
-        kind = _text(supply / "type")
-        if kind in ("Mains", "USB") and _text(supply / "online") == "1":
-            return True
-        if kind == "Battery" and _text(supply / "scope") != "Device":
-            told = _text(supply / "status") in ("Charging", "Full", "Not charging")
-    return told
-
-
-def _default_device(routes: Path) -> str:
-    best: tuple[int, str] | None = None
-    for line in _text(routes).splitlines()[1:]:
-        # Iface Destination Gateway Flags RefCnt Use Metric Mask …, numbers in hexadecimal but the metric.
-        words = line.split()
-        if len(words) > 7 and words[1] == words[7] == "00000000" and int(words[3], 16) & _UP:
-            best = min(best or (1 << 32, ""), (int(words[6]), words[0]))
-    return best[1] if best else ""
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""

@@ -45,6 +45,11 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(TRAINING_VERBS, frozenset({"operator", "controller", "node"})),
     # Not for gateways: they would unmask their part of a cohort.
     "MaskTraining": frozenset({"operator", "controller"}),
+    "Observe": _CLIENT,
+    "GetTrial": frozenset({"client", "operator", "controller"}),
+    "Condition": frozenset({"operator", "controller"}),
+    "Feedback": _CLIENT,
+    "GetReleaseFile": _ANYONE,
 }
 """Roles that may call a verb; verbs that are not listed are the operator's."""
 

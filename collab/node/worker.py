@@ -129,10 +129,14 @@ class Worker:
         job.inputs = ()
         result = self._program.run(inputs, job.queued_us, job.deadline_us, monotonic_us)
         self._running = None
+        # Before the answer leaves: its requester may say at once whether it was right.
+        self._program.note(job.work.key.request, job.requester, result)
         try:
             self._loop.call_soon_threadsafe(self._finished, job.work, result)
         except RuntimeError:  # the loop is closed: the node is going down
             return False
+        if isinstance(result, Computed):
+            self._program.observe(result.hop)
         return True
 
     async def close(self) -> None:

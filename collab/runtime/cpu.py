@@ -43,19 +43,28 @@ def device_model() -> str:
 
 def memory_bytes() -> int:
     """Physical memory; 0 if unknown."""
+    return _meminfo("MemTotal:")
+
+
+def available_bytes() -> int:
+    """What a new process can have without anybody swapping; 0 if unknown."""
+    return _meminfo("MemAvailable:")
+
+
+def _meminfo(row: str) -> int:
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemTotal:"):
+            if line.startswith(row):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
     return 0
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process; 0 if unknown."""
+def resident_bytes(process: str = "self") -> int:
+    """Resident memory of a process by its id, of this one by default; 0 if unknown."""
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
         return 0
     import resource

@@ -19,9 +19,10 @@ def load_model(path: Path) -> Any:
         ModelError: There is no such file, or it is no Keras model.
         BackendError: Keras is not installed.
     """
-    keras = needed("keras")
     if not path.is_file():
         raise ModelError(f"{path}: there is no such file: save the model as .keras")
+    needed("tensorflow")  # Keras computes with it
+    keras = needed("keras")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever a file makes it raise

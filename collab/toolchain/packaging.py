@@ -16,6 +16,8 @@ from collab.errors import InputError, UsageError
 from collab.graph import Graph
 from collab.runtime.litert import LiteRT
 from collab.runtime.preprocessing.scaling import Floats
+from collab.toolchain.data.prepared import Prepared
+from collab.toolchain.reference import make_reference
 from collab.updates.bundle.answers import label_port
 from collab.updates.bundle.inputs import check_input, model_inputs
 from collab.updates.bundle.manifest import QUANTISED, About, Port
@@ -31,6 +33,7 @@ class Belongings:
     """What belongs to a model.
 
     Attributes:
+        data: that the model was trained on; what devices compare their inputs with is taken from it.
         examples: float32 inputs ``[n, …]`` as the preprocessing makes them; their answers are
             packaged for comparison on devices.
         variants: model file and a note by back end.
@@ -40,6 +43,7 @@ class Belongings:
     labels: Sequence[str] = ()
     card: bytes | None = None
     examples: Floats | None = None
+    data: Prepared | None = None
     variants: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
 
@@ -61,6 +65,7 @@ def package(model: Path, belongings: Belongings, about: About, out: Path) -> Bun
         if belongings.preprocessing is None:
             raise UsageError("golden examples need the preprocessing that made them")
         golden = (*_golden(graph, inputs, belongings.examples[:GOLDEN]), str(LiteRT().runtime_class()))
+    reference = None if belongings.data is None else make_reference(graph, inputs, belongings.data)
     variants = {
         backend: (_read(path), path.name.lower(), note)
         for backend, (path, note) in belongings.variants.items()
@@ -73,6 +78,7 @@ def package(model: Path, belongings: Belongings, about: About, out: Path) -> Bun
         preprocessing=belongings.preprocessing,
         labels=belongings.labels,
         card=belongings.card,
+        reference=reference,
         golden=golden,
         variants=variants,
     )

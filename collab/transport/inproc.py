@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from collab.codec.wire import Buffer
+from collab.core.identity import Principal
 from collab.errors import CollabError, LimitExceeded, LinkLost, PeerUnreachable, UsageError
 from collab.transport.aio import TaskGroup
 from collab.transport.base import Accept, Connection, Listener, Transport, split_address
@@ -15,6 +17,13 @@ from collab.transport.base import Accept, Connection, Listener, Transport, split
 log = logging.getLogger("collab.transport")
 
 _FRAMES_IN_FLIGHT = 8
+
+
+class Ends(NamedTuple):
+    """Who is at the ends of all connections of a transport that only this process can hold."""
+
+    dialler: Principal
+    listener: Principal
 
 
 class _Pipe:
@@ -73,12 +82,15 @@ class _InprocConnection(Connection):
         self._out = outbound
 
     @staticmethod
-    def pair(address: str, max_frame_bytes: int) -> tuple[_InprocConnection, _InprocConnection]:
+    def pair(
+        address: str, max_frame_bytes: int, ends: Ends | None
+    ) -> tuple[_InprocConnection, _InprocConnection]:
         there, back = _Pipe(address), _Pipe(address)
-        return (
-            _InprocConnection(address, max_frame_bytes, back, there),
-            _InprocConnection(address, max_frame_bytes, there, back),
-        )
+        near = _InprocConnection(address, max_frame_bytes, back, there)
+        far = _InprocConnection(address, max_frame_bytes, there, back)
+        if ends is not None:
+            near.principal, far.principal = ends.listener, ends.dialler
+        return near, far
 
     async def send(self, parts: Sequence[Buffer]) -> None:
         data = b"".join(parts)
@@ -136,12 +148,16 @@ class _InprocListener(Listener):
 
 
 class InprocTransport(Transport):
-    """A private network: only users of the same instance can meet."""
+    """A private network: only users of the same instance can meet.
+
+    With ``ends`` each is known to the other without a certificate: whoever made the instance says so.
+    """
 
     scheme = "inproc"
 
-    def __init__(self, max_frame_bytes: int = 1 << 20) -> None:
+    def __init__(self, max_frame_bytes: int = 1 << 20, ends: Ends | None = None) -> None:
         self._max_frame_bytes = max_frame_bytes
+        self._ends = ends
         self._listeners: dict[str, _InprocListener] = {}
         self._next = 0
 
@@ -163,7 +179,7 @@ class InprocTransport(Transport):
         listener = self._listeners.get(f"inproc://{place}")
         if listener is None:
             raise PeerUnreachable(f"{address}: nobody listens there")
-        near, far = _InprocConnection.pair(address, self._max_frame_bytes)
+        near, far = _InprocConnection.pair(address, self._max_frame_bytes, self._ends)
         listener.offer(far)
         return near
 

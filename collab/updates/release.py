@@ -14,6 +14,7 @@ FORMAT: Final = 1
 MAX_DELTAS: Final = 16
 MAX_DEVICES: Final = 64
 MAX_CUTS: Final = 256
+MAX_PARTS: Final = 256
 MAX_TEXT: Final = 256
 MAX_VERSION: Final = 2**53
 """Larger numbers do not survive every reader of JSON."""
@@ -29,6 +30,13 @@ class Delta(Frozen, frozen=True, kw_only=True):
     kind: DeltaKind
     size: int
     sha256: str
+
+    def check(self) -> None:
+        """Raise `InputError` that names the field."""
+        check_digest(self.base_sha256, "deltas: base_sha256:")
+        check_digest(self.sha256, "deltas: sha256:")
+        if not 0 < self.size <= MAX_RELEASE_BYTES:
+            raise InputError(f"deltas: size: {self.size} is not within 1 to {MAX_RELEASE_BYTES}")
 
 
 class Provenance(Frozen, frozen=True, kw_only=True):
@@ -51,7 +59,10 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
         plan_sha256: digest of the plan that it is for; empty for a whole model.
         cuts: cuts of that plan.
         deltas: ways to make it of an older release, smallest first.
+        accuracy: on examples held out, as its publisher measured it; None where nobody said.
         content_of: version whose content it repeats, 0 if it is new.
+        parts: SHA-256 of each part of the file, so that a node nearby that lies is found at once; see
+            `collab.updates.fetch.parts`.
     """
 
     format: int = FORMAT
@@ -65,8 +76,10 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
     provenance: Provenance = Provenance()
     golden_inputs_sha256: str = ""
     golden_outputs_sha256: str = ""
+    accuracy: float | None = None
     deltas: tuple[Delta, ...] = ()
     content_of: int = 0
+    parts: tuple[str, ...] = ()
 
     def check(self) -> ReleaseInfo:
         """Return self, or raise `InputError` that names the field."""
@@ -79,6 +92,7 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
             ("devices", len(self.devices), MAX_DEVICES),
             ("cuts", len(self.cuts), MAX_CUTS),
             ("deltas", len(self.deltas), MAX_DELTAS),
+            ("parts", len(self.parts), MAX_PARTS),
         ):
             if found > most:
                 raise InputError(f"{field}: {found} are over {most}")
@@ -94,11 +108,12 @@ class ReleaseInfo(Frozen, frozen=True, kw_only=True):
         ):
             if digest:
                 check_digest(digest, f"{field}:")
+        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
+            raise InputError(f"accuracy: {self.accuracy} is not within 0 to 1")
+        for digest in self.parts:
+            check_digest(digest, "parts:")
         for delta in self.deltas:
-            check_digest(delta.base_sha256, "deltas: base_sha256:")
-            check_digest(delta.sha256, "deltas: sha256:")
-            if not 0 < delta.size <= MAX_RELEASE_BYTES:
-                raise InputError(f"deltas: size: {delta.size} is not within 1 to {MAX_RELEASE_BYTES}")
+            delta.check()
         return self
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from collab.assets import path as asset
 from collab.updates.bundle.read import open_bundle
+from collab.updates.policies.reference import decode_reference
 from tests.integration.models import PATHS
 from tests.integration.processes import command
 
@@ -38,6 +39,12 @@ def test_a_bundle_carries_examples_whose_answers_are_checked(data, tmp_path, nam
     assert verified.code == 0, verified.err
     golden = verified.json["golden"]
     assert (golden["compared"], golden["exact"], golden["same_class"]) == (8, 8, True)
+    stored = bundle.reference()
+    assert stored is not None
+    reference = decode_reference(stored, "it")
+    assert reference.features
+    assert reference.accuracy is not None
+    assert reference.accuracy > 0.8
     again = tmp_path / "again.collab"
     assert command("model", "package", PATHS[name], "--data", data, "--out", again, "--name", "m").code == 0
     assert command("model", "snippet", out, "--language", "cpp", "--out", tmp_path / "cpp").code == 0

@@ -38,9 +38,11 @@ PURE = (
     *(f"collab.runtime.preprocessing.{name}" for name in ("quantised", "scaling", "windows")),
     *(f"collab.serving.{name}" for name in ("datatypes", "openapi", "rate", "status", "upload")),
     "collab.updates.bundle.manifest",
-    *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential")),
+    *(f"collab.updates.health.{name}" for name in ("agreement", "crashes", "gate", "sequential", "trial")),
     "collab.updates.store.state",
     "collab.updates.policies",
+    "collab.updates.rollout",
+    "collab.updates.agenda",
     "collab.updates.release",
     *(f"collab.updates.fetch.{name}" for name in ("clock", "deltas", "pace")),
 )

@@ -59,7 +59,7 @@ class RuntimeClass(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., version: _Optional[str] = ..., machine: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., delegate: _Optional[str] = ...) -> None: ...
 
 class LoadedPlan(_message.Message):
-    __slots__ = ("plan", "epoch", "digest", "state", "stages", "in_flight", "primary")
+    __slots__ = ("plan", "epoch", "digest", "state", "stages", "in_flight", "primary", "fault", "release")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,8 @@ class LoadedPlan(_message.Message):
     STAGES_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     plan: str
     epoch: int
     digest: str
@@ -74,7 +76,9 @@ class LoadedPlan(_message.Message):
     stages: _containers.RepeatedScalarFieldContainer[str]
     in_flight: int
     primary: str
-    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[str]] = ..., in_flight: _Optional[int] = ..., primary: _Optional[str] = ...) -> None: ...
+    fault: str
+    release: str
+    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[str]] = ..., in_flight: _Optional[int] = ..., primary: _Optional[str] = ..., fault: _Optional[str] = ..., release: _Optional[str] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
     __slots__ = ("reply_bytes", "body", "timed")
@@ -697,3 +701,147 @@ class MaskTrainingReply(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     message: bytes
     def __init__(self, message: _Optional[bytes] = ...) -> None: ...
+
+class Trial(_message.Message):
+    __slots__ = ("plan", "number", "phase", "candidate", "bounds")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    number: int
+    phase: str
+    candidate: bytes
+    bounds: bytes
+    def __init__(self, plan: _Optional[str] = ..., number: _Optional[int] = ..., phase: _Optional[str] = ..., candidate: _Optional[bytes] = ..., bounds: _Optional[bytes] = ...) -> None: ...
+
+class PutTrialRequest(_message.Message):
+    __slots__ = ("trial",)
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    trial: Trial
+    def __init__(self, trial: _Optional[_Union[Trial, _Mapping]] = ...) -> None: ...
+
+class PutTrialReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TrialCounts(_message.Message):
+    __slots__ = ("number", "phase", "requests", "touched", "compared", "disagreed", "slow", "not_finite", "failed", "served", "reason")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TOUCHED_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_FIELD_NUMBER: _ClassVar[int]
+    DISAGREED_FIELD_NUMBER: _ClassVar[int]
+    SLOW_FIELD_NUMBER: _ClassVar[int]
+    NOT_FINITE_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    SERVED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    phase: str
+    requests: int
+    touched: int
+    compared: int
+    disagreed: int
+    slow: int
+    not_finite: int
+    failed: int
+    served: int
+    reason: str
+    def __init__(self, number: _Optional[int] = ..., phase: _Optional[str] = ..., requests: _Optional[int] = ..., touched: _Optional[int] = ..., compared: _Optional[int] = ..., disagreed: _Optional[int] = ..., slow: _Optional[int] = ..., not_finite: _Optional[int] = ..., failed: _Optional[int] = ..., served: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ObserveRequest(_message.Message):
+    __slots__ = ("plan", "known_number", "known_phase", "counts")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_PHASE_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    known_number: int
+    known_phase: str
+    counts: TrialCounts
+    def __init__(self, plan: _Optional[str] = ..., known_number: _Optional[int] = ..., known_phase: _Optional[str] = ..., counts: _Optional[_Union[TrialCounts, _Mapping]] = ...) -> None: ...
+
+class ObserveReply(_message.Message):
+    __slots__ = ("trial",)
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    trial: Trial
+    def __init__(self, trial: _Optional[_Union[Trial, _Mapping]] = ...) -> None: ...
+
+class GetTrialRequest(_message.Message):
+    __slots__ = ("plan",)
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    def __init__(self, plan: _Optional[str] = ...) -> None: ...
+
+class GetTrialReply(_message.Message):
+    __slots__ = ("trial", "counts")
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    trial: Trial
+    counts: _containers.RepeatedCompositeFieldContainer[RequesterCounts]
+    def __init__(self, trial: _Optional[_Union[Trial, _Mapping]] = ..., counts: _Optional[_Iterable[_Union[RequesterCounts, _Mapping]]] = ...) -> None: ...
+
+class RequesterCounts(_message.Message):
+    __slots__ = ("requester", "counts")
+    REQUESTER_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    requester: str
+    counts: TrialCounts
+    def __init__(self, requester: _Optional[str] = ..., counts: _Optional[_Union[TrialCounts, _Mapping]] = ...) -> None: ...
+
+class ConditionRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ConditionReply(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: bytes
+    def __init__(self, json: _Optional[bytes] = ...) -> None: ...
+
+class FeedbackRequest(_message.Message):
+    __slots__ = ("plan", "request", "correct", "label", "corrected")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    request: bytes
+    correct: bool
+    label: int
+    corrected: bool
+    def __init__(self, plan: _Optional[str] = ..., request: _Optional[bytes] = ..., correct: _Optional[bool] = ..., label: _Optional[int] = ..., corrected: _Optional[bool] = ...) -> None: ...
+
+class FeedbackReply(_message.Message):
+    __slots__ = ("counted", "correct", "reason")
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    counted: bool
+    correct: bool
+    reason: str
+    def __init__(self, counted: _Optional[bool] = ..., correct: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class GetReleaseFileRequest(_message.Message):
+    __slots__ = ("repository", "path", "offset", "limit")
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    repository: str
+    path: str
+    offset: int
+    limit: int
+    def __init__(self, repository: _Optional[str] = ..., path: _Optional[str] = ..., offset: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class GetReleaseFileReply(_message.Message):
+    __slots__ = ("total_bytes", "data")
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    total_bytes: int
+    data: bytes
+    def __init__(self, total_bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...

@@ -71,6 +71,10 @@ class Ask(NamedTuple):
     """Whom a certificate proves; None where nobody needs to prove anything."""
     host: Hashable = ""
     """Where it came from, as far as that can be believed; bounds count by it."""
+    start: int = 0
+    """Where the block begins that is asked for."""
+    room: int = 0
+    """Bytes of that block."""
 
 
 class Reply(NamedTuple):
@@ -83,6 +87,9 @@ class Reply(NamedTuple):
     size1: int | None = None
     """The longest body that would be taken (RFC 7959 4)."""
     location: tuple[str, ...] = ()
+    total: int | None = None
+    """Bytes of all that this is one block of; None where ``body`` is all of it."""
+    etag: bytes = b""
 
 
 class Declined(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -32,6 +33,7 @@ STATUS_S: Final = 1.0
 _STATUS_STEP: Final = 1 << 20
 """Resident memory is told to observers in steps, or it would always have changed."""
 _DESCRIPTIONS: Final = (Format.JSON, Format.CBOR)
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Runs(Protocol):
@@ -105,6 +107,9 @@ class Resources:
                 return self._begin(ask, name)
             case ("jobs", job_id):
                 return self._job(ask, job_id)
+            case ("releases", *path):
+                self._only(ask, Code.GET)
+                return await self._released(ask, path)
         raise Declined(Code.NOT_FOUND, "nothing is here; see /.well-known/core")
 
     def _only(self, ask: Ask, *codes: Code) -> None:
@@ -157,6 +162,8 @@ class Resources:
             Link("/status", _facts("collab.status", described, self.status()), observable=True),
             Link("/plans", _facts("collab.plans", described, self._listed())),
         ]
+        if self._node.releases.repositories:
+            links.append(Link("/releases", {"rt": "collab.releases", "if": "core.rp", "ct": described}))
         for listed in self._listed():
             plan, epoch = self._plan(listed["name"])
             tensors = f"{int(Format.CBOR)}"
@@ -168,6 +175,27 @@ class Resources:
                 Link(f"{listed['href']}/jobs", {"rt": "collab.jobs", "if": "core.p", "ct": tensors}),
             ]
         return Reply(Code.CONTENT, render(links, ask.query), Format.LINKS)
+
+    async def _released(self, ask: Ask, parts: list[str]) -> Reply:
+        """Metadata whole, as it may be replaced between two blocks; what digests name, by blocks."""
+        files, off_loop = self._node.releases, self._node.stages.off_loop
+        if not parts:
+            return _described(ask, files.repositories)
+        if len(parts) == 1:
+            return await self._release_part(ask, "", parts[0])
+        repository, path = parts[0], "/".join(parts[1:])
+        if path.startswith("metadata/"):
+            return Reply(Code.CONTENT, await off_loop(files.metadata, repository, path), Format.JSON)
+        if not _DIGEST.match(path.rpartition("/")[2]):
+            raise NotLoaded(f"{path[:80]!r}: is no target that is named by its digest")
+        return await self._release_part(ask, repository, path)
+
+    async def _release_part(self, ask: Ask, repository: str, path: str) -> Reply:
+        """One block of a file that its digest names."""
+        read, off_loop = self._node.releases.read, self._node.stages.off_loop
+        total, data = await off_loop(read, repository, path, ask.start, ask.room)
+        etag = bytes.fromhex(path.rpartition("/")[2][:64])[:8]
+        return Reply(Code.CONTENT, data, Format.OCTETS, total=total, etag=etag)
 
     # --- running ------------------------------------------------------------------
 

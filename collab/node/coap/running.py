@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import Final
 
 from collab.client.hub import ClientHub
+from collab.client.participant import Participant
 from collab.client.runner import PlanClient, Result
 from collab.client.wiring import entry
 from collab.codec.tensors import Array
 from collab.core.ids import Epoch, NodeName, PlanName
 from collab.core.plan import Plan
-from collab.errors import CollabError, Overloaded, PeerUnreachable
+from collab.core.token import Priority
+from collab.errors import CollabError, NotLoaded, Overloaded, PeerUnreachable
 from collab.link.link import Handler
 from collab.link.links import Links
 from collab.node.service import NodeService
@@ -53,6 +55,7 @@ class Runner:
         self._links = make_links(self._hub)
         self._hub.links = self._links
         self._open: dict[tuple[PlanName, Epoch], _Open] = {}
+        self._participants: dict[PlanName, Participant] = {}
         self._opening = asyncio.Lock()
         self._tasks = TaskGroup()
 
@@ -93,14 +96,38 @@ class Runner:
         opened.users += 1
         try:
             async with opened.free:
-                return await opened.client.run(inputs, deadline_s)
+                return await self._run(opened.client, inputs, deadline_s)
         finally:
             opened.users -= 1
             if not opened.users:
                 loop = asyncio.get_running_loop()
                 opened.idle = loop.call_later(IDLE_S, self._idle, key)
 
-    async def _opened(self, plan: Plan, epoch: Epoch) -> _Open:
+    async def _run(self, client: PlanClient, inputs: Mapping[str, Array], deadline_s: float) -> Result:
+        """One inference, which may be part of a trial."""
+        plan = client.plan
+
+        async def old(
+            inputs: Mapping[str, Array], deadline_s: float, priority: Priority, went: list[Plan]
+        ) -> Result:
+            went.append(plan)
+            return await client.run(inputs, deadline_s, priority)
+
+        participant = self._participants.get(plan.name)
+        if participant is None:
+            participant = Participant(self._links, self._open_candidate, self._release)
+            self._participants[plan.name] = participant
+        if not participant.heed(plan):
+            return await client.run(inputs, deadline_s)
+        return await participant.run(inputs, deadline_s, Priority.NORMAL, old)
+
+    async def _open_candidate(self, candidate: Plan) -> PlanClient:
+        current = self._node.session.current(candidate.name)
+        if current is None:
+            raise NotLoaded(f"candidate {candidate.name!r} is not deployed on node {self._node.name!r}")
+        return (await self._opened(candidate, current[0], credits=1)).client
+
+    async def _opened(self, plan: Plan, epoch: Epoch, credits: int = CREDITS) -> _Open:
         wanted = self._reach(plan)
         with suppress(TimeoutError, asyncio.TimeoutError):
             async with timeout(_LINK_WAIT_S):
@@ -114,7 +141,7 @@ class Runner:
                 client.node_down(ref.name)
         self._hub.add(client)
         try:
-            await client.open(min(CREDITS, plan.credits))
+            await client.open(min(credits, plan.credits))
         except BaseException:
             self._hub.remove(client)
             await client.close()
@@ -144,6 +171,12 @@ class Runner:
         opened = self._open.pop(key)
         if opened.idle is not None:
             opened.idle.cancel()
+        await self._release(opened.client)
+        name = key[0]
+        if name in self._participants and all(other != name for other, _ in self._open):
+            await self._participants.pop(name).close()
+
+    async def _release(self, client: PlanClient) -> None:
         with suppress(CollabError):
-            await opened.client.close()
-        self._hub.remove(opened.client)
+            await client.close()
+        self._hub.remove(client)

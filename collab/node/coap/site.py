@@ -206,6 +206,8 @@ class Site:
             )
             key = (who.key, ask[:5])
             block2 = _block(request.opt.block2)
+            window = _window(request, block2, who)
+            ask = ask._replace(start=window.start, room=window.room)
             if block2 is not None and block2.number:
                 reply = self._downloads.find(key, _now())
                 if reply is None and ask.code != Code.GET:
@@ -218,7 +220,10 @@ class Site:
                     return None, _continue(request)
                 ask = ask._replace(body=body)
                 reply = await self._resources.answer(ask)
-            response = self._block(_Whole(request, key), reply, who)
+            if reply.total is not None:
+                response = _of_many(reply, window)
+            else:
+                response = self._block(_Whole(request, key), reply, who)
             if request.opt.block1 is not None:
                 response.opt.block1 = request.opt.block1
             return ask, response
@@ -318,6 +323,39 @@ def _room(request: Any, wanted: Block | None, who: _From) -> tuple[int, int]:
     if wanted is not None and wanted.number:
         most = wanted.size  # asked for again and again: the address is real, or the gain is none
     return most, fitting(most)
+
+
+class _Window(NamedTuple):
+    """The block that is asked for."""
+
+    start: int
+    room: int
+    exponent: int
+
+
+def _window(request: Any, wanted: Block | None, who: _From) -> _Window:
+    most, exponent = _room(request, wanted, who)
+    if wanted is not None:
+        exponent = min(exponent, wanted.exponent)
+    size = Block(0, False, exponent).size
+    room = max(most // size, 1) * size if exponent == BERT else size
+    return _Window(wanted.start if wanted is not None else 0, room, exponent)
+
+
+def _of_many(reply: Reply, window: _Window) -> Any:
+    """One block of what is never held as a whole."""
+    assert reply.total is not None
+    if window.start and window.start >= reply.total:
+        raise Declined(Code.BAD_REQUEST, "the answer ends before that block")
+    response = _message(reply)
+    response.opt.etag = reply.etag
+    if reply.total > window.room:
+        size = Block(0, False, window.exponent).size
+        more = window.start + len(reply.body) < reply.total
+        response.opt.block2 = (window.start // size, more, window.exponent)
+        if not window.start:
+            response.opt.size2 = reply.total
+    return response
 
 
 class _Whole(NamedTuple):

@@ -24,6 +24,7 @@ from collab.errors import CollabError, InputError, IntegrityError, ModelError
 from collab.graph import parse_model
 from collab.toolchain.compress.frontier import Measured, Paired, Targets, paired
 from collab.toolchain.compress.measure import arena_bytes, exact_cuts, right, times_ms, zstd_bytes
+from collab.toolchain.compress.near import Former
 from collab.toolchain.compress.recipe import Recipe
 from collab.toolchain.compress.search import Halving, Trial
 from collab.toolchain.compress.techniques import Material, change, convert, rounded
@@ -159,6 +160,7 @@ def open_bench(
     mirror: bool,
     progress: Any,
     cuts: bool,
+    former: Former | None = None,
 ) -> Bench:
     """A bench in a folder, which is made, or gone on with where it is of the same model and data.
 
@@ -176,6 +178,9 @@ def open_bench(
         digest.update(np.ascontiguousarray(splits[name].inputs).data)
         digest.update(np.ascontiguousarray(splits[name].labels).data)
     digest.update(f"{VERSION} {seed} {mirror}".encode())
+    if former is not None:
+        digest.update(f"near {former.steps}".encode())
+        digest.update(former.model)
     key = digest.hexdigest()
     try:
         (folder / "variants").mkdir(parents=True, exist_ok=True)
@@ -193,7 +198,7 @@ def open_bench(
         reason = error.strerror if isinstance(error, OSError) else "is no folder of a search"
         raise InputError(f"--out {folder}: {reason}") from error
     material = Material(
-        folder / "baseline.keras", splits["train"], splits["validation"], data, seed, mirror, progress
+        folder / "baseline.keras", splits["train"], splits["validation"], data, seed, mirror, progress, former
     )
     return Bench(folder, material, splits["test"], key, cuts)
 

@@ -14,6 +14,7 @@ from collab.toolchain.compress.folding import fold_batch_norms
 from collab.toolchain.compress.importance import activation_scores, l1_scores, least, scale_scores
 from collab.toolchain.compress.measure import loss
 from collab.toolchain.compress.merging import alike
+from collab.toolchain.compress.near import Former, nearer
 from collab.toolchain.compress.network import Network, build, read
 from collab.toolchain.compress.quantising import Quantiser, representative_of
 from collab.toolchain.compress.recipe import Step
@@ -43,6 +44,8 @@ class Material:
     seed: int
     mirror: bool
     progress: Progress
+    former: Former | None = None
+    """Whose int8 weights stay where they are near enough."""
 
     def schedule(self, step: Step) -> Schedule:
         """How long and fast a step trains."""
@@ -141,6 +144,11 @@ def convert(model: Path) -> bytes:
 
 def rounded(step: Step, plain: bytes, material: Material) -> bytes:
     """A float32 ``.tflite``, quantised as a last step says."""
+    made = _rounded(step, plain, material)
+    return made if material.former is None else nearer(made, plain, material.former)
+
+
+def _rounded(step: Step, plain: bytes, material: Material) -> bytes:
     if step.technique == "fp16":
         return Quantiser(plain).fp16()
     if step.technique == "dynamic":

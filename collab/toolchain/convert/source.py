@@ -48,7 +48,6 @@ def load_keras(path: Path) -> Source:
         ModelError: the file is missing or no Keras model.
         BackendError: Keras is not installed.
     """
-    needed("tensorflow")  # Keras computes with it
     with quietly():
         model = load_model(path)
     return keras_source(path, model)

@@ -25,7 +25,7 @@ MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_FILES: Final = 64
 MAX_FILE_BYTES: Final = 4 << 30
 MAX_SIDE_BYTES: Final = 16 << 20
-"""Of preprocessing, labels and each card."""
+"""Of preprocessing, labels, card and reference."""
 MAX_GOLDEN_BYTES: Final = 256 << 20
 MAX_VARIANTS: Final = 16
 MAX_LABELS: Final = 100_000
@@ -101,13 +101,14 @@ class Manifest(Frozen, frozen=True, kw_only=True):
     preprocessing: File | None = None
     labels: File | None = None
     card: File | None = None
+    reference: File | None = None
     golden: Golden | None = None
     variants: tuple[Variant, ...] = ()
 
     @property
     def files(self) -> tuple[File, ...]:
         """All that it names."""
-        single = (self.model, self.preprocessing, self.labels, self.card)
+        single = (self.model, self.preprocessing, self.labels, self.card, self.reference)
         golden = () if self.golden is None else (*self.golden.inputs, *self.golden.outputs)
         return (*(one for one in single if one is not None), *golden, *(v.file for v in self.variants))
 
@@ -152,7 +153,8 @@ def decode_manifest(data: bytes) -> Manifest:
 
 def _check_files(manifest: Manifest) -> None:
     names = [entry.file for entry in manifest.files]
-    small = {one.file for one in (manifest.preprocessing, manifest.labels, manifest.card) if one is not None}
+    side = (manifest.preprocessing, manifest.labels, manifest.card, manifest.reference)
+    small = {one.file for one in side if one is not None}
     for entry in manifest.files:
         if not _PATH.fullmatch(entry.file) or ".." in entry.file or entry.file == MANIFEST:
             raise ModelError(f"{MANIFEST}: {entry.file[:80]!r} cannot be the name of a file in it")

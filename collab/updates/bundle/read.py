@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab.core.preprocessing import Preprocessing, decode_preprocessing
-from collab.errors import IntegrityError, ModelError
+from collab.errors import InputError, IntegrityError, ModelError
 from collab.updates.bundle.manifest import (
     MANIFEST,
     MAX_FILES,
@@ -29,6 +29,7 @@ from collab.updates.bundle.manifest import (
     Manifest,
     decode_manifest,
 )
+from collab.updates.policies.reference import decode_reference
 
 _ZIP: Final = b"PK\x03\x04"
 
@@ -76,6 +77,22 @@ class Bundle:
         """Names of the classes; empty if it has none."""
         entry = self.manifest.labels
         return () if entry is None else decode_labels(self.read(entry), f"{self.path}: {entry.file}")
+
+    def reference(self) -> bytes | None:
+        """What inputs and answers are like on the data that it was made with; checked, as it is stored.
+
+        Raises:
+            ModelError: it is not such a file.
+        """
+        entry = self.manifest.reference
+        if entry is None:
+            return None
+        data = self.read(entry)
+        try:
+            decode_reference(data, f"{self.path}: {entry.file}")
+        except InputError as error:
+            raise ModelError(str(error)) from error
+        return data
 
     def golden(self) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]] | None:
         """Inputs and answers by tensor name, with a leading axis of examples."""

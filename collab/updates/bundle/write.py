@@ -29,6 +29,7 @@ from collab.updates.bundle.manifest import (
     encode_manifest,
 )
 from collab.updates.bundle.read import Bundle, open_bundle
+from collab.updates.policies.reference import ReferenceFile, encode_reference
 
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
 """The least that a zip file can say; it says nothing."""
@@ -53,6 +54,7 @@ class Parts:
     preprocessing: Preprocessing | None = None
     labels: Sequence[str] = ()
     card: bytes | None = None
+    reference: ReferenceFile | None = None
     golden: tuple[Arrays, Arrays, str] | None = None
     variants: Mapping[str, tuple[bytes, str, str]] = field(default_factory=dict)
 
@@ -79,6 +81,9 @@ def encode_bundle(parts: Parts) -> bytes:
         else add("preprocessing.json", to_json(parts.preprocessing)),
         labels=add("labels.json", msgspec.json.encode(list(parts.labels))) if parts.labels else None,
         card=None if parts.card is None else add("card.md", parts.card),
+        reference=None
+        if parts.reference is None
+        else add("reference.json", encode_reference(parts.reference)),
         golden=None if parts.golden is None else _golden(parts, parts.golden, add),
         variants=tuple(
             Variant(backend=backend, file=add(f"variants/{backend}/{name}", data), note=note)

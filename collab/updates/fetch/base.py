@@ -15,6 +15,8 @@ from collab.errors import InputError, PeerError
 
 CHUNK_BYTES: Final = 64 << 10
 MAX_PATH: Final = 1024
+MAX_METADATA_BYTES: Final = 5_000_000
+"""Of one file; python-tuf takes no more of a role's releases."""
 
 
 class NotOffered(PeerError):

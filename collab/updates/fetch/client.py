@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,15 +16,21 @@ import msgspec
 
 from collab.errors import CollabError, ConfigError, InputError, IntegrityError, PeerError, Refused, StoreError
 from collab.security.files import PUBLIC, write
-from collab.updates.fetch.base import Source
+from collab.updates.fetch.base import NotOffered, Source
 from collab.updates.fetch.clock import EPOCH, Floor
 from collab.updates.fetch.deltas import apply_delta
 from collab.updates.fetch.download import Counted, Downloads
 from collab.updates.fetch.pace import Limits
+from collab.updates.fetch.parts import Checked
 from collab.updates.fetch.trusted import MAX_ROOT_BYTES, Trusted
 from collab.updates.release import Delta, Release, ReleaseInfo, from_custom
 
 MAX_SEEN_BYTES: Final = 1 << 20
+DELTAS: Final = "deltas"
+"""Folder of the deltas that made the newest release, kept for nodes nearby."""
+
+_Ways = tuple[Downloads, list[Source]]
+"""What keeps what comes, and the nodes nearby that are still asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,8 @@ class Releases:
 
     Attributes:
         folder: what is trusted, what was seen, partial files and ``blobs``.
-        nearby: nodes that may have a file; asked for it by its digest before the repository is.
+        nearby: nodes that may have a file; asked for it by its digest before the repository is.  One that
+            fails or lies is not asked again in this fetch.
     """
 
     folder: Path
@@ -188,20 +196,25 @@ class Releases:
                 return Fetched(release, place, "full", 0)
             place.unlink()
         # What was begun of releases that nobody wants any more.
-        downloads.keep({release.sha256, *(delta.sha256 for delta in release.custom.deltas)})
+        wanted = {release.sha256, *(delta.sha256 for delta in release.custom.deltas)}
+        downloads.keep(wanted)
+        self._forget_deltas(wanted)
+        nearby = list(self.nearby)
         missing = release.size - downloads.there(release.sha256)
         for delta in sorted(release.custom.deltas, key=lambda delta: delta.size):
             base = (bases or {}).get(delta.base_sha256)
             if base is None or delta.size >= missing:
                 continue
             try:
-                self._by_delta(release, delta, base, place, downloads)
+                self._by_delta(release, delta, base, place, (downloads, nearby))
             except (IntegrityError, Refused, PeerError):
                 continue
             downloads.discard(release.sha256)
             return Fetched(release, place, delta.kind, downloads.counted.received)
         folder, _, name = release.name.rpartition("/")
-        got = self._blob(release.sha256, release.size, f"{folder}/{release.sha256}.{name}", downloads)
+        parts = release.custom.parts
+        path = f"{folder}/{release.sha256}.{name}"
+        got = self._blob(release.sha256, release.size, path, parts, (downloads, nearby))
         _move(got, place)
         return Fetched(release, place, "full", downloads.counted.received)
 
@@ -213,34 +226,43 @@ class Releases:
         except OSError as error:
             raise InputError(f"{error.filename}: {error.strerror}") from error
 
-    def _by_delta(
-        self, release: Release, delta: Delta, base: Path, place: Path, downloads: Downloads
-    ) -> None:
+    def _by_delta(self, release: Release, delta: Delta, base: Path, place: Path, ways: _Ways) -> None:
         try:
             old = base.read_bytes()
         except OSError as error:
             raise IntegrityError(f"{base}: {error.strerror}") from error
-        part = self._blob(delta.sha256, delta.size, f"deltas/{delta.sha256}", downloads)
+        part = self._blob(delta.sha256, delta.size, f"deltas/{delta.sha256}", (), ways)
         try:
             made = apply_delta(delta, old, part.read_bytes(), release.size, release.sha256)
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            ways[0].discard(delta.sha256)
             raise StoreError(f"{error.filename}: {error.strerror}") from error
-        finally:
-            downloads.discard(delta.sha256)
+        except CollabError:
+            ways[0].discard(delta.sha256)
+            raise
         write(place, made, PUBLIC)
+        # For nodes nearby that come from the same release.
+        _move(part, self.folder / DELTAS / delta.sha256)
 
-    def _blob(self, sha256: str, size: int, path: str, downloads: Downloads) -> Path:
+    def _blob(self, sha256: str, size: int, path: str, parts: Sequence[str], ways: _Ways) -> Path:
         """A file from whoever gives it: nodes nearby first."""
-        ways = [*((source, sha256) for source in self.nearby), (self.source, f"targets/{path}")]
-        last: CollabError | None = None
-        for source, name in ways:
+        downloads, nearby = ways
+        for source in tuple(nearby):
+            checked = Checked(source, size, parts, downloads) if parts else source
             try:
-                return downloads.fetch(sha256, size, functools.partial(source.open, name))
-            except (IntegrityError, Refused, PeerError) as error:
-                last = error
-        assert last is not None
-        raise last
+                return downloads.fetch(sha256, size, functools.partial(checked.open, sha256))
+            except NotOffered:
+                continue
+            except (IntegrityError, Refused, PeerError):
+                nearby.remove(source)
+        return downloads.fetch(sha256, size, functools.partial(self.source.open, f"targets/{path}"))
+
+    def _forget_deltas(self, wanted: Collection[str]) -> None:
+        for path in (self.folder / DELTAS).glob("*"):
+            if path.name not in wanted:
+                with suppress(OSError):
+                    path.unlink()
 
     def _refresh(self, seen: Seen) -> Trusted:
         now = self._now().now(self.clocks.system(), self.clocks.monotonic())

@@ -133,6 +133,16 @@ class RollBack(msgspec.Struct, frozen=True):
 Order = Load | RunGolden | Commit | Drop | MarkHealthy | RollBack
 
 
+def copy_is_due(bounds: Bounds, requests: int) -> bool:
+    """Whether the last of so many requests is one that is copied; evenly spread."""
+    return math.floor(requests * bounds.copies) > math.floor((requests - 1) * bounds.copies)
+
+
+def may_touch(bounds: Bounds, requests: int, touched: int) -> bool:
+    """Whether the candidate may answer the last of so many requests, of which it has answered some."""
+    return touched + 1 <= bounds.touched * requests
+
+
 class Gate:
     """One candidate's way; `phase` says where it is.
 
@@ -159,14 +169,15 @@ class Gate:
         """Who answers the next request; counts it."""
         self.requests += 1
         if self.phase == "shadow":
-            # Evenly spread: a copy whenever their share falls behind.
-            share = self._bounds.copies
-            due = math.floor(self.requests * share) > math.floor((self.requests - 1) * share)
-            return "copy" if due else "old"
-        if self.phase == "canary" and self.touched + 1 <= self._bounds.touched * self.requests:
+            return "copy" if copy_is_due(self._bounds, self.requests) else "old"
+        if self.phase == "canary" and may_touch(self._bounds, self.requests, self.touched):
             self.touched += 1
             return "first"
         return "first" if self.phase in ("probation", "healthy") else "old"
+
+    def routed(self, requests: int, touched: int) -> None:
+        """Others have given so many requests of this phase out, and so many of them to the candidate."""
+        self.requests, self.touched = requests, touched
 
     def observe(self, seen: Observation, now: float) -> list[Order]:
         """What to do now; what a phase does not wait for changes nothing."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from collab.updates.policies.clauses import (
@@ -36,6 +38,7 @@ Verdict = Literal["yes", "no", "unknown"]
 _Judged = tuple[Verdict, str, float]
 """With the moment at which time alone may change it; infinity: never."""
 _NEVER: Final = math.inf
+_FREE: Final[Mapping[Action, str]] = MappingProxyType({})
 _OPPOSITE: Final[Mapping[Verdict, Verdict]] = {"yes": "no", "no": "yes", "unknown": "unknown"}
 
 
@@ -80,6 +83,8 @@ class _Look:
     after: dict[str, Held] = field(default_factory=dict)
     lines: dict[int, list[Line]] = field(default_factory=dict)
     """By rule, each clause before those within it."""
+    measured: dict[str, float | None] = field(default_factory=dict)
+    """Statistics cost more than all else, and several clauses ask for the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +94,23 @@ class _Node:
     clause: Clause
     path: str
     kind: str
-    within: tuple[_Node, ...]
     judge: Callable[[Any, str, _Look], _Judged] | None
     """None of clauses over others."""
+    within: tuple[_Node, ...] = ()
+    places: tuple[int, ...] = ()
+    """Lines from this clause's own to each of those within."""
+    compose: Callable[[list[Verdict]], tuple[Verdict, list[int]]] | None = None
+    settled: Verdict | None = None
+    """By which one clause within decides, whatever the others say."""
 
 
-def decide(policy: Policy, state: DeviceState, memory: Memory = Memory()) -> Decision:
-    """Judge every clause, then set the pace, then take the first other rule that holds."""
+def decide(
+    policy: Policy, state: DeviceState, memory: Memory = Memory(), cannot: Mapping[Action, str] = _FREE
+) -> Decision:
+    """Judge every clause, then set the pace, then take the first other rule that holds.
+
+    ``cannot`` says of actions why they cannot be done now: their rules are passed over.
+    """
     memory = memory.of(policy)
     look = _Look(state, memory.held)
     verdicts: dict[int, Verdict] = {}
@@ -110,7 +125,7 @@ def decide(policy: Policy, state: DeviceState, memory: Memory = Memory()) -> Dec
                 later.append(again)
         if pacing:
             look.pace = _pace(policy, verdicts)
-    action, chosen, why = _chosen(policy, verdicts, look)
+    action, chosen, why = _chosen(policy, verdicts, look, cannot)
     lines = [line for number in range(len(policy.rules)) for line in look.lines[number]]
     again_s = min(later)
     held = Memory(policy=memory.policy, held=look.after)
@@ -128,14 +143,16 @@ def _pace(policy: Policy, verdicts: Mapping[int, Verdict]) -> float:
     return pace
 
 
-def _chosen(policy: Policy, verdicts: Mapping[int, Verdict], look: _Look) -> tuple[Action, int | None, str]:
+def _chosen(
+    policy: Policy, verdicts: Mapping[int, Verdict], look: _Look, cannot: Mapping[Action, str]
+) -> tuple[Action, int | None, str]:
     passed = ""
     for number, rule in enumerate(policy.rules):
         action = rule.then
         if action == "faster" or action == "slower" or verdicts[number] != "yes":
             continue
-        if lack := _lacks(rule, look.state):
-            passed = f"; rule {number} ({rule.then}) holds, but {lack}"
+        if lack := cannot.get(action) or _lacks(rule, look.state):
+            passed += f"; rule {number} ({rule.then}) holds, but {lack}"
             continue
         return action, number, look.lines[number][0].why + passed
     return "wait", None, f"no rule holds{passed}"
@@ -159,9 +176,23 @@ def _nodes(policy: Policy) -> tuple[_Node, ...]:
 
 
 def _node(clause: Clause, path: str) -> _Node:
+    kind = type(clause)
     within = tuple(_node(each, where) for where, each in children(clause, path))
-    kind = str(type(clause).__struct_config__.tag)
-    return _Node(clause, path, kind, within, _LEAVES.get(type(clause)))
+    before = itertools.accumulate((_lines(each) for each in within), initial=1)
+    return _Node(
+        clause,
+        path,
+        str(kind.__struct_config__.tag),
+        _LEAVES.get(kind),
+        within,
+        tuple(before)[: len(within)],
+        _COMPOSED.get(kind),
+        _SETTLED.get(kind),
+    )
+
+
+def _lines(node: _Node) -> int:
+    return 1 + sum(map(_lines, node.within))
 
 
 def _judge(node: _Node, look: _Look, lines: list[Line]) -> tuple[Verdict, float]:
@@ -170,41 +201,61 @@ def _judge(node: _Node, look: _Look, lines: list[Line]) -> tuple[Verdict, float]
         verdict, why, again = node.judge(node.clause, node.path, look)
         lines.append(Line(node.path, node.kind, verdict, why))
         return verdict, again
-    at, places = len(lines), []
+    at = len(lines)
     # It takes its place before the clauses within, which it rests on.
     lines.append(Line(node.path, node.kind, "unknown", ""))
-    inner = []
+    verdicts: list[Verdict] = []
+    moments: list[float] = []
     for each in node.within:
-        places.append(len(lines))
-        inner.append(_judge(each, look, lines))
-    verdict, because = _composed(node.clause, [one for one, _ in inner])
-    why = "; ".join(lines[places[i]].why for i in because)
+        verdict, again = _judge(each, look, lines)
+        verdicts.append(verdict)
+        moments.append(again)
+    assert node.compose is not None
+    verdict, because = node.compose(verdicts)
+    why = "; ".join([lines[at + node.places[i]].why for i in because])
     lines[at] = Line(node.path, node.kind, verdict, why)
-    return verdict, _changes(node.clause, verdict, inner)
-
-
-def _changes(clause: Clause, verdict: Verdict, inner: list[tuple[Verdict, float]]) -> float:
-    """When time alone may change a clause over others."""
-    settled = {AllOf: "no", AnyOf: "yes"}.get(type(clause))
-    if verdict == settled:
+    if verdict == node.settled:
         # Each of those that settle it has to change.
-        return max(again for one, again in inner if one == settled)
-    return min(again for _, again in inner)
+        return verdict, max(again for one, again in zip(verdicts, moments, strict=True) if one == verdict)
+    return verdict, min(moments)
 
 
-def _composed(clause: Clause, verdicts: list[Verdict]) -> tuple[Verdict, list[int]]:
-    """The verdict of a clause over others, and which of them it rests on (Kleene's logic)."""
-    if isinstance(clause, Not):
-        return _OPPOSITE[verdicts[0]], [0]
-    if isinstance(clause, First):
-        at = next((at for at, one in enumerate(verdicts) if one != "unknown"), None)
-        return (verdicts[at], [at]) if at is not None else ("unknown", list(range(len(verdicts))))
-    settles: Verdict = "no" if isinstance(clause, AllOf) else "yes"
-    found = [at for at, one in enumerate(verdicts) if one == settles]
-    if found:
-        return settles, found if settles == "no" else found[:1]
-    unknown = [at for at, one in enumerate(verdicts) if one == "unknown"]
-    return ("unknown", unknown) if unknown else (_OPPOSITE[settles], list(range(len(verdicts))))
+# Clauses over others: the verdict, and which of them it rests on (Kleene's logic).
+
+
+def _all(verdicts: list[Verdict]) -> tuple[Verdict, list[int]]:
+    if "no" in verdicts:
+        return "no", [at for at, one in enumerate(verdicts) if one == "no"]
+    return _open(verdicts, "yes")
+
+
+def _any(verdicts: list[Verdict]) -> tuple[Verdict, list[int]]:
+    return ("yes", [verdicts.index("yes")]) if "yes" in verdicts else _open(verdicts, "no")
+
+
+def _open(verdicts: list[Verdict], otherwise: Verdict) -> tuple[Verdict, list[int]]:
+    """Where none settles it."""
+    if "unknown" in verdicts:
+        return "unknown", [at for at, one in enumerate(verdicts) if one == "unknown"]
+    return otherwise, list(range(len(verdicts)))
+
+
+def _not(verdicts: list[Verdict]) -> tuple[Verdict, list[int]]:
+    return _OPPOSITE[verdicts[0]], [0]
+
+
+def _first(verdicts: list[Verdict]) -> tuple[Verdict, list[int]]:
+    at = next((at for at, one in enumerate(verdicts) if one != "unknown"), None)
+    return (verdicts[at], [at]) if at is not None else ("unknown", list(range(len(verdicts))))
+
+
+_COMPOSED: Final[Mapping[type, Callable[[list[Verdict]], tuple[Verdict, list[int]]]]] = {
+    AllOf: _all,
+    AnyOf: _any,
+    Not: _not,
+    First: _first,
+}
+_SETTLED: Final[Mapping[type, Verdict]] = {AllOf: "no", AnyOf: "yes"}
 
 
 def _always(clause: Always, path: str, look: _Look) -> _Judged:
@@ -247,7 +298,9 @@ def _window(clause: Window, path: str, look: _Look) -> _Judged:
 
 
 def _level(clause: Level, path: str, look: _Look) -> _Judged:
-    value = MEASURES[clause.measure](look.state)
+    if clause.measure not in look.measured:
+        look.measured[clause.measure] = MEASURES[clause.measure](look.state)
+    value = look.measured[clause.measure]
     before = look.before.get(path)
     if value is None or math.isnan(value):
         # Kept over a gap in what is reported, but the wait for a change is over.

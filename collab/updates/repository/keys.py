@@ -10,12 +10,16 @@ from typing import Any, Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from collab.errors import ConfigError, InputError
+from collab.errors import CollabError, ConfigError, InputError
 from collab.security.files import private_directory, write
 from collab.updates.extra import updates_extra
 
 with updates_extra():
+    from securesystemslib.exceptions import UnverifiedSignatureError
     from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+    from tuf.api.exceptions import UnsignedMetadataError
+
+    from collab.updates.repository.hardware import SCHEME, plugged_in, public_key, told_by
 
 URI: Final = "x-collab-uri"
 """Signed field of a public key: where its private key is, for keys that are not files."""
@@ -54,6 +58,13 @@ def key_at(uri: str, public: Path) -> Key:
     return key
 
 
+def key_in_token(uri: str, pin: Callable[[str], str]) -> Key:
+    """A key in a hardware token at this machine, which tells its public part; raises as `public_key`."""
+    key = public_key(uri, pin)
+    key.unrecognized_fields[URI] = uri
+    return key
+
+
 @dataclass(frozen=True)
 class Keyring:
     """The keys that are at hand on this machine.
@@ -61,12 +72,12 @@ class Keyring:
     Attributes:
         folders: where key files are, or right below.
         passphrase: asked for once, when a file needs it.
-        secret: asked for by name (a PIN) for keys at a URI.
+        secret: asked for by name (a PIN) and URI for keys at a URI.
     """
 
     folders: tuple[Path, ...] = ()
     passphrase: Callable[[], str] = lambda: ""
-    secret: Callable[[str], str] | None = None
+    secret: Callable[[str, str], str] | None = None
     _signers: dict[str, Any] = field(default_factory=dict)
 
     def signer(self, key: Key) -> Signer | None:
@@ -92,12 +103,37 @@ class Keyring:
         return None
 
     def _at(self, key: Key, uri: str) -> Signer | None:
+        if uri.startswith(SCHEME) and not plugged_in(uri):
+            return None
+        secret = self.secret
+        asked = None if secret is None else lambda name: secret(name, uri)
         try:
-            return Signer.from_priv_key_uri(uri, key, self.secret)
+            return Signer.from_priv_key_uri(uri, key, asked)
         except FileNotFoundError:
             return None
         except Exception as error:  # each kind of signer raises errors of its own
-            raise InputError(f"key {key.keyid[:12]} at {uri.partition(':')[0]}: {error}") from error
+            raise InputError(f"{_named(key)}: {error}") from error
+
+
+def sign(metadata: Any, key: Key, signer: Signer) -> None:
+    """Add a key's signature to TUF metadata; raises `InputError` when the key does not give a good one."""
+    try:
+        metadata.sign(signer, append=True)
+        key.verify_signature(metadata.signatures[key.keyid], metadata.signed_bytes)
+    except UnsignedMetadataError as error:
+        cause = error.__cause__
+        if isinstance(cause, CollabError):
+            raise cause from None
+        raise InputError(f"{_named(key)}: {told_by(cause)}") from error
+    except UnverifiedSignatureError as error:
+        del metadata.signatures[key.keyid]
+        raise InputError(
+            f"{_named(key)}: what is there is another key; name each token differently"
+        ) from error
+
+
+def _named(key: Key) -> str:
+    return f"key {key.keyid[:12]} at {key.unrecognized_fields.get(URI, 'a file')}"
 
 
 def keys_of(delegator: Any, role: str) -> list[Key]:

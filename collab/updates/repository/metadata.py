@@ -17,6 +17,7 @@ from collab.security.files import PUBLIC, write
 from collab.updates.extra import updates_extra
 from collab.updates.fetch.clock import ISSUED
 from collab.updates.repository.keys import Keyring, keys_of
+from collab.updates.repository.keys import sign as add_signature
 
 with updates_extra():
     from tuf.api.exceptions import RepositoryError
@@ -180,7 +181,7 @@ def _sign_staged(metadatas: Metadatas, role: str, keyring: Keyring) -> None:
     known = {key.keyid: key for by in _delegators(metadatas, role) for key in _keys(by, role)}
     for keyid, key in known.items():
         if keyid not in metadata.signatures and (signer := keyring.signer(key)) is not None:
-            metadata.sign(signer, append=True)
+            add_signature(metadata, key, signer)
     if set(metadata.signatures) != before:
         metadatas.stage(role, metadata)
 
@@ -268,7 +269,7 @@ def _publish(
         metadata.signatures.clear()
         for key in keys_of(root.signed, role):
             if (signer := keyring.signer(key)) is not None:
-                metadata.sign(signer, append=True)
+                add_signature(metadata, key, signer)
         if not _verifies(root.signed, role, metadata):
             result = root.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
             outcome.missing[role] = int(result.missing)

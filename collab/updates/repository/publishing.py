@@ -23,9 +23,11 @@ from collab.errors import ConfigError, Conflict, InputError
 from collab.security.files import PUBLIC, check_vacant, write
 from collab.updates.extra import updates_extra
 from collab.updates.fetch.deltas import MAX_BYTES, make_delta
+from collab.updates.fetch.parts import part_digests
 from collab.updates.release import MAX_DELTAS, MAX_RELEASE_BYTES, Delta, ReleaseInfo, from_custom, to_custom
 from collab.updates.repository.keys import Keyring, keys_of
 from collab.updates.repository.metadata import DAYS, Metadatas, Outcome, expiry, sign
+from collab.updates.store.disk import file_parts
 
 with updates_extra():
     from tuf.api.metadata import DelegatedRole, Delegations, Key, Metadata, Root, TargetFile, Targets
@@ -206,7 +208,8 @@ class Repository:
                 raise InputError(f"{blob}: {size} bytes are not within 1 to {MAX_RELEASE_BYTES}")
             target = TargetFile.from_file(path, str(blob), ["sha256"])
             self._place(blob, self.file(target))
-            info = msgspec.structs.replace(info, deltas=self._deltas(role, blob, target)).check()
+            parts = part_digests(file_parts(blob), size)
+            info = msgspec.structs.replace(info, deltas=self._deltas(role, blob, target), parts=parts).check()
         except OSError as error:
             raise InputError(f"{blob}: {error.strerror}") from error
         target.unrecognized_fields["custom"] = to_custom(info)

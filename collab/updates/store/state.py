@@ -217,6 +217,16 @@ def rollback(state: State, reason: str, now: float, version: int = 0) -> State:
     return _noted(fresh, "rolled back", target, now, reason)
 
 
+def abandon(state: State, reason: str, now: float) -> State:
+    """What runs is given up and nothing takes its place: the first release, beside what ran before it."""
+    if state.active is None:
+        return state
+    fresh = msgspec.structs.replace(
+        state, activation=state.activation + 1, active=None, healthy=False, starts=()
+    )
+    return _noted(fresh, "rolled back", None, now, reason)
+
+
 def pin(state: State, on: bool, now: float) -> State:
     """Keep to what runs, or stop doing so; a candidate that waits is dropped by a pin.
 

@@ -162,6 +162,19 @@ class Store:
 
         return self._change(check)
 
+    def abandon(self, reason: str, only: Release) -> State:
+        """Give up what runs where nothing is there to go back to.
+
+        Raises:
+            Conflict: what runs is another one than ``only``.
+        """
+
+        def check(state: State) -> State:
+            _expect(state.active, only)
+            return rules.abandon(state, reason, self._clock())
+
+        return self._change(check)
+
     def pin(self, on: bool) -> State:
         """Keep to what runs, or stop doing so."""
         return self._change(lambda state: rules.pin(state, on, self._clock()))

@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 
 pytest.importorskip("tuf")
 
+from collab.cli import release_fetch
 from collab.cli.release import app
-from collab.errors import ConfigError, Conflict, Refused, UsageError
+from collab.errors import ConfigError, Conflict, InputError, Refused, UsageError
+
+release_fetch.register(app)
 
 
 @pytest.fixture
@@ -81,11 +84,13 @@ def test_keys_are_replaced_and_releases_withdrawn(repository):
     assert got == {"release": None}
 
 
-def test_what_cannot_be_done_is_one_line(repository):
+def test_what_cannot_be_done_is_one_line(repository, monkeypatch):
+    monkeypatch.delenv("PYKCS11LIB", raising=False)
     for text, error, match in (
         ("init new --keys keys --family a --role stable=two", UsageError, "stable=THRESHOLD/KEYS"),
         ("init new --keys keys --family a --days nobody=2", UsageError, "no such role"),
         ("init new --keys keys --family a --key root=hsm", UsageError, r"ROLE=URI,PUBLIC\.pem"),
+        ("init new --keys keys --family a --key root=hsm:2", InputError, "set PYKCS11LIB"),
         ("publish repo m --family digits --version 1 --keys keys", Conflict, "next one is 2"),
         ("rotate-keys repo root --keys keys", UsageError, "give --add, --drop or --key"),
         ("fetch repo digits --store device --trust nowhere", UsageError, "nowhere"),

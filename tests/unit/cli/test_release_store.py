@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from collab import assets
-from collab.cli import release_store
+from collab.cli import release_status, release_store
 from collab.errors import Conflict, ModelError, UsageError
 from collab.runtime.litert import LiteRT
 from collab.updates.bundle.manifest import About, Port
@@ -30,6 +30,7 @@ DIGITS = assets.path("digits.tflite").read_bytes()
 def call(*words):
     app = typer.Typer()
     release_store.register(app)
+    release_status.register(app)
     result = CliRunner().invoke(app, [str(word) for word in words])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from collab import assembly
+from collab import assembly, backends
 from collab.assembly import build_cluster, build_node
 from collab.cli.fed_running import run_federated
 from collab.client.training import TrainingControl
@@ -77,6 +77,7 @@ class Site:
         with (
             patch.object(assembly, "Store", lambda *_: store),
             patch.object(assembly, "entry_points", lambda group: ()),
+            patch.object(backends, "entry_points", lambda group: ()),
             patch.dict(assembly.TRAINERS, TRAINERS),
         ):
             self.nodes[name] = await build_node(config, self.transport).__aenter__()

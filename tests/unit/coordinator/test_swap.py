@@ -19,7 +19,8 @@ from collab.coordinator.planning import build_chain
 from collab.coordinator.retarget import check_same_operators, retarget
 from collab.coordinator.shadow import HeldOut, compare
 from collab.coordinator.swap import Kit, Swapper, begin, roll_back
-from collab.coordinator.swap_folder import KEPT_VERSIONS, SwapFolder, Version
+from collab.coordinator.swap_folder import SwapFolder, Version
+from collab.coordinator.version_folder import KEPT_VERSIONS
 from collab.core.alternatives import alternative_name
 from collab.core.ids import Digest, NodeName, PlanName
 from collab.core.plan import NodeRef, Plan

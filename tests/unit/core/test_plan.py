@@ -212,3 +212,17 @@ def test_the_digest_depends_on_the_order_of_edges(order):
     plan = convert_plan(chain())
     other = plan.replace(edges=tuple(plan.edges[i] for i in order))
     assert (other.digest == plan.digest) == (list(order) == [0, 1, 2])
+
+
+def test_the_release_of_a_model_is_part_of_what_runs():
+    release = {"family": "digits", "version": 3, "sha256": SHA}
+    bare, named = chain(), chain()
+    named["models"][0]["release"] = release
+    plan = convert_plan(named)
+    assert (plan.release, convert_plan(bare).release) == ("digits:3", "")
+    assert plan.digest != convert_plan(bare).digest, "nodes must be told the new name"
+    assert from_json(to_json(plan)) == plan
+    for field, wrong in (("version", 0), ("family", "a b"), ("sha256", "x")):
+        named["models"][0]["release"] = {**release, field: wrong}
+        with pytest.raises(PlanError, match=f"release.{field}"):
+            convert_plan(named)

@@ -21,7 +21,7 @@ from collab.codec.envelope import EnvelopeLimits
 from collab.codec.pb import grpc_service_pb2
 from collab.codec.wire import MAX_HEADER_BYTES
 from collab.coordinator.federated_secure import GRACE_S, MAX_PHASE_S
-from collab.coordinator.swap_folder import KEPT_VERSIONS
+from collab.coordinator.version_folder import KEPT_VERSIONS
 from collab.core import preprocessing as steps
 from collab.core import validate
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
@@ -43,15 +43,19 @@ from collab.federated.privacy.masking import MAX_INVITATION_BYTES
 from collab.federated.trainers import local
 from collab.link.link import LinkConfig
 from collab.link.links import MAX_LINKS
+from collab.node import feedback, observing
+from collab.node.condition_config import ConditionConfig
 from collab.node.config import NodeConfig, RuntimeConfig
 from collab.node.limits import SessionLimits
 from collab.node.reporting import MAX_TAKEN, MAX_UNWRITTEN
+from collab.node.serving import ServeConfig
 from collab.node.training import MAX_WAIT_S
 from collab.node.training_config import TrainingConfig
 from collab.node.training_files import MAX_RUNS
 from collab.node.training_masked import MAX_MESSAGE_BYTES
 from collab.node.training_offer import MAX_SETTINGS_BYTES
 from collab.node.training_verbs import MAX_PART_BYTES, MAX_PARTS
+from collab.runtime import surroundings
 from collab.runtime.preprocessing import images
 from collab.runtime.preprocessing import tables as raw_tables
 from collab.security.api_keys import MAX_KEYS
@@ -67,8 +71,9 @@ from collab.serving.status import TABLE
 from collab.serving.wishes import MAX_DEADLINE_S, MAX_PARAMETERS
 from collab.toolchain.trainable import export
 from collab.updates.bundle import manifest as bundle
-from collab.updates.policies import clauses, state
+from collab.updates.policies import clauses, condition, reference, state
 from collab.updates.policies.parse import MAX_POLICY_BYTES
+from collab.updates.settings import ReleaseSettings
 from collab.updates.store import state as store
 
 ROOT = Path(__file__).parents[3]
@@ -157,9 +162,14 @@ def test_the_sample_settings_work_and_are_complete(tmp_path, monkeypatch):
     assert settings.gather(NodeConfig, {}, file, "node").name == "pi-1"
     assert settings.peers(None, file) == ["10.0.0.7:7070", "10.0.0.8:7070"]
     named = set(re.findall(r"^(\w+) =", sample, re.MULTILINE))
-    kinds = (NodeConfig, RuntimeConfig, TrainingConfig)
-    known = {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
-    assert named == {"peers", *known} - {"runtime", "training"}
+    tables = (RuntimeConfig, TrainingConfig, ConditionConfig, ServeConfig, ReleaseSettings)
+    own = {field.name for field in msgspec.structs.fields(NodeConfig)}
+    own -= {"runtime", "training", "condition", "serve_releases", "releases"}
+    assert named == {
+        "peers",
+        *own,
+        *(field.name for kind in tables for field in msgspec.structs.fields(kind)),
+    }
 
 
 def test_the_table_of_errors_is_complete():
@@ -344,3 +354,21 @@ def test_every_file_named_in_code_exists(page):
     missing = [name for name in named if not (ROOT / name).exists()]
     missing += [name for name in in_package if not (ROOT / "collab" / name).exists()]
     assert not missing
+
+
+def test_the_bounds_of_what_devices_report_are_those_of_the_code():
+    text = (ROOT / "docs/architecture.md").read_text("utf-8").partition("## Memory and bounds")[2]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|", text, re.MULTILINE))
+    held = f"{observing.MAX_WAITING:,}"
+    assert {
+        "what a node reports: bytes, links, plans": f"{condition.MAX_CONDITION_BYTES >> 20} MiB, "
+        f"{condition.MAX_LINKS}, {condition.MAX_MODELS}",
+        "a model's reference: bytes, features, bins, channels, values looked at of a tensor": (
+            f"{reference.MAX_REFERENCE_BYTES >> 20} MiB, {state.MAX_FEATURES}, {state.MAX_BINS}, "
+            f"{reference.MAX_CHANNELS}, {reference.MAX_VALUES:,}"
+        ),
+        "samples, and answers, that a stage holds; answers of an epoch that may be judged; "
+        "counts on the disk": f"{held}; {held}; {feedback.MAX_KEPT_BYTES >> 20} MiB",
+        "power supplies and sensors that are read; a file of the kernel": f"{surroundings.MAX_SUPPLIES}, "
+        f"{surroundings.MAX_SENSORS}; {surroundings.MAX_FILE_BYTES >> 10} KiB",
+    }.items() <= rows.items()

@@ -1,4 +1,4 @@
-"""The content-addressed store: parts, digests, room, kept plans."""
+"""The content-addressed store: parts, digests, room."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collab.core.ids import Digest, Epoch, PlanName
+from collab.core.ids import Digest
 from collab.errors import InputError, IntegrityError, LimitExceeded, ProtocolError, StoreError
 from collab.node import store as module
 from collab.node.store import Store
-from tests.unit.node.plans import chain
 
 
 def digest_of(data: bytes) -> Digest:
@@ -223,26 +222,19 @@ def test_a_full_disk_is_named_and_what_was_written_is_resumed(store: Store, monk
     ("call", "what"),
     [
         ("replace", "write blob"),
-        ("unlink", "forget plan"),
         ("iterdir", "list the blobs"),
-        ("fsync", "keep plan"),
     ],
 )
 def test_every_error_of_the_disk_leaves_as_ours(
     store: Store, monkeypatch: pytest.MonkeyPatch, call: str, what: str
 ):
-    store.write_plan(chain("a"), Epoch(1))
-    store.keep_plan(PlanName("p"), Epoch(1))
-
     def fail(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(os if hasattr(os, call) and call != "unlink" else Path, call, fail)
+    monkeypatch.setattr(os if hasattr(os, call) else Path, call, fail)
     actions = {
         "replace": lambda: put(store, blob(10)[1]),
-        "unlink": lambda: store.forget_plan(PlanName("p"), Epoch(1)),
         "iterdir": store.digests,
-        "fsync": lambda: store.write_plan(chain("a"), Epoch(2)),
     }
     with pytest.raises(StoreError, match=f"cannot {what}.*Read-only file system"):
         actions[call]()
@@ -262,57 +254,6 @@ def test_a_store_is_one_nodes_until_it_is_closed(tmp_path: Path):
         Store(tmp_path)
     first.close()
     Store(tmp_path).close()
-
-
-# --- plans -----------------------------------------------------------------------------
-
-
-def test_a_plan_is_kept_from_its_commit_until_it_is_forgotten(tmp_path: Path):
-    plan, name = chain("a"), PlanName("p")
-    store = Store(tmp_path)
-    store.write_plan(plan, Epoch(3))
-    assert store.kept_plans() == ([], [])
-    store.close()
-
-    store = Store(tmp_path)
-    store.write_plan(plan, Epoch(4))
-    store.keep_plan(name, Epoch(4))
-    store.write_plan(plan.replace(credits=5), Epoch(5))
-    store.close()
-    store = Store(tmp_path)
-    ((kept,), broken) = store.kept_plans()
-    assert (kept.plan, kept.epoch, broken) == (plan, 4, [])
-
-    store.forget_plan(name, Epoch(3))
-    assert len(store.kept_plans()[0]) == 1, "an older epoch is no reason to forget the current one"
-    store.forget_plan(name, Epoch(4))
-    assert store.kept_plans() == ([], [])
-    store.forget_plan(name, Epoch(4))
-    store.close()
-
-
-def test_a_plan_that_was_not_committed_can_be_taken_back(store: Store, tmp_path: Path):
-    store.write_plan(chain("a"), Epoch(1))
-    store.drop_plan(PlanName("p"), Epoch(1))
-    store.drop_plan(PlanName("p"), Epoch(1))
-    assert not list((tmp_path / "plans").iterdir())
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"epoch":1}', b'{"epoch":1,"plan":{"name":5}}', b"\xff\x00"]
-)
-def test_a_kept_plan_that_cannot_be_read_is_named_and_harms_no_other(
-    store: Store, tmp_path: Path, content: bytes
-):
-    store.write_plan(chain("a"), Epoch(1))
-    store.keep_plan(PlanName("p"), Epoch(1))
-    (tmp_path / "plans" / "broken.json").write_bytes(content)
-    kept, broken = store.kept_plans()
-    assert [entry.plan.name for entry in kept] == ["p"]
-    assert len(broken) == 1
-    assert broken[0].startswith("broken.json: ")
-    store.forget_plan(PlanName("broken"), Epoch(1))
-    assert not store.kept_plans()[1]
 
 
 def test_blobs_are_dropped_whole_or_begun_and_others_stay(store):

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from collab.assembly import backends
+from collab.backends import backends
 from collab.errors import BackendError, ConfigError
 from collab.node.config import NodeConfig, RuntimeConfig
 from collab.node.device import describe_device

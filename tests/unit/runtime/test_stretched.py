@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.models import convolutions
-from collab.assembly import backends
+from collab.backends import backends
 from collab.cli.settings import gather
 from collab.core.tensor import TensorSpec
 from collab.errors import BackendError, ConfigError

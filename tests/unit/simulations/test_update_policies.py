@@ -39,10 +39,20 @@ def test_policies_trade_what_they_are_written_for(year):
 
 
 def test_the_same_seed_gives_the_same_year():
-    one, other = (update_policies._one("feedback", 1) for _ in range(2))
+    one, other = (update_policies._one("feedback", 1, range(1)) for _ in range(2))
     assert np.array_equal(one.versions, other.versions)
     assert (one.energy_j, one.decisions) == (other.energy_j, other.decisions)
     assert one.decisions > 30
+
+
+def test_parts_of_a_fleet_make_the_year_of_the_whole():
+    parts = [update_policies._one("feedback", 4, each) for each in (range(1), range(1, 4))]
+    whole, joined = update_policies._one("feedback", 4, range(4)), parts[0].and_of(parts[1])
+    assert np.array_equal(whole.versions, joined.versions)
+    assert np.array_equal(whole.daily_bytes, joined.daily_bytes)
+    assert whole.done == joined.done
+    assert whole.decisions == joined.decisions
+    assert whole.energy_j == pytest.approx(joined.energy_j, rel=1e-12)
 
 
 def test_a_table_and_plots_are_written(year, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from collab.updates.bundle.inputs import check_input, model_inputs
 from collab.updates.bundle.manifest import MANIFEST, About, Port, decode_manifest
 from collab.updates.bundle.read import is_bundle, open_bundle
 from collab.updates.bundle.write import encode_bundle, write_bundle
+from collab.updates.policies.reference import ReferenceFile, decode_reference
 from tests.unit.updates.bundle.bundles import IMAGES, INPUT, OUTPUT, SCORES, parts
 
 WHOLE = encode_bundle(parts())
@@ -62,6 +63,17 @@ def test_a_bundle_gives_back_what_went_in(tmp_path):
     assert bundle.digest == hashlib.sha256(unpacked()[MANIFEST]).hexdigest()
     assert is_bundle(tmp_path / "m.collab")
     assert [file.name for file in tmp_path.iterdir()] == ["m.collab"]
+
+
+def test_a_bundle_may_say_what_its_data_was_like_and_old_ones_do_not(tmp_path):
+    assert opened(tmp_path, WHOLE).reference() is None
+    said = ReferenceFile(examples=90, accuracy=0.75)
+    stored = opened(tmp_path, encode_bundle(parts(reference=said))).reference()
+    assert stored is not None
+    assert decode_reference(stored, "it") == said
+    odd = opened(tmp_path, encode_bundle(parts(reference=ReferenceFile(examples=90, accuracy=7.0))))
+    with pytest.raises(ModelError, match=r"reference\.json: accuracy: 7.0 is not within 0 to 1"):
+        odd.reference()
 
 
 def test_the_same_content_is_the_same_bytes_and_other_content_is_not():

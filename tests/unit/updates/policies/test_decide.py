@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from collab.updates.policies.clauses import AllOf, Always, AnyOf, First, Is, Level, Not
-from collab.updates.policies.decide import _composed, decide, drawn
+from collab.updates.policies.clauses import AllOf, AnyOf, First, Is, Level, Not
+from collab.updates.policies.decide import _COMPOSED, decide, drawn
 from collab.updates.policies.parse import policy_of
 from collab.updates.policies.state import DeviceState, state_of
 
@@ -164,36 +164,35 @@ def test_clauses_within_are_explained_after_the_one_around_them():
 
 RANK = {"no": 0, "unknown": 1, "yes": 2}
 VERDICTS = st.lists(st.sampled_from(sorted(RANK)), min_size=1, max_size=6)
-NONE = (Always(),)
 
 
 @given(VERDICTS)
 def test_all_is_the_least_and_any_the_greatest_of_what_is_within(verdicts):
     least, greatest = min(verdicts, key=RANK.get), max(verdicts, key=RANK.get)
-    assert _composed(AllOf(of=NONE), verdicts)[0] == least
-    assert _composed(AnyOf(of=NONE), verdicts)[0] == greatest
+    assert _COMPOSED[AllOf](verdicts)[0] == least
+    assert _COMPOSED[AnyOf](verdicts)[0] == greatest
 
 
 @given(VERDICTS)
 def test_not_any_is_all_not_and_not_not_is_nothing(verdicts):
     def turned(verdict):
-        return _composed(Not(of=Always()), [verdict])[0]
+        return _COMPOSED[Not]([verdict])[0]
 
     opposite = [turned(verdict) for verdict in verdicts]
-    assert turned(_composed(AnyOf(of=NONE), verdicts)[0]) == _composed(AllOf(of=NONE), opposite)[0]
+    assert turned(_COMPOSED[AnyOf](verdicts)[0]) == _COMPOSED[AllOf](opposite)[0]
     assert [turned(verdict) for verdict in opposite] == verdicts
 
 
 @given(VERDICTS)
 def test_first_is_unknown_only_where_everything_is(verdicts):
     known = [verdict for verdict in verdicts if verdict != "unknown"]
-    assert _composed(First(of=NONE), verdicts)[0] == (known[0] if known else "unknown")
+    assert _COMPOSED[First](verdicts)[0] == (known[0] if known else "unknown")
 
 
 @given(VERDICTS)
 def test_a_verdict_rests_on_clauses_that_alone_give_the_same(verdicts):
-    for clause in (AllOf(of=NONE), AnyOf(of=NONE), First(of=NONE)):
-        verdict, because = _composed(clause, verdicts)
+    for kind in (AllOf, AnyOf, First):
+        verdict, because = _COMPOSED[kind](verdicts)
         assert because
         assert {verdicts[at] for at in because} == {verdict}
 
