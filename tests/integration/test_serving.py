@@ -119,7 +119,7 @@ def test_a_lost_node_and_a_lost_server_cost_no_answer(digits: Reference, tmp_pat
         file = plan_file(tmp_path, plan)
         with (
             ServeProcess(tmp_path, [file]) as one,
-            ServeProcess(tmp_path, [file]) as two,
+            ServeProcess(tmp_path, [file], "--local", str(digits.path)) as two,
             httpx.Client() as client,
         ):
             paths: list[str] = []
@@ -139,8 +139,14 @@ def test_a_lost_node_and_a_lost_server_cost_no_answer(digits: Reference, tmp_pat
                 assert response.status_code == 200, response.text
                 assert answered(digits, response.json(), row)
                 paths.append(response.json()["parameters"]["path"])
+            for node in (nodes[0], nodes[2]):
+                node.kill()
+            response = client.post(two.rest + INFER, json=as_json(digits, 24), timeout=20)
+            assert answered(digits, response.json(), 24)
+            assert response.json()["parameters"]["path"] == "local"
     assert set(paths[:8]) == {"primary"}
-    assert all(path.startswith("alternative:") for path in paths[8:]), paths
+    assert all(path.startswith("alternative:") for path in paths[8:16]), paths
+    assert "primary" not in paths[16:], paths
 
 
 def test_mistakes_end_the_command_with_one_line(tmp_path: Path, serving: ServeProcess):
