@@ -14,6 +14,7 @@ import msgspec
 
 from collab.coordinator.planning import read_graph
 from collab.coordinator.version_folder import KEPT_VERSIONS, VersionFolder
+from collab.core.decoding import prepare
 from collab.core.ids import Digest
 from collab.core.plan import Frozen, Plan, ReleaseRef
 from collab.errors import ConfigError, InputError, ModelError
@@ -222,3 +223,6 @@ def _model(plan: Plan) -> bytes:
             f"{plan.models[0].path}: has another digest than plan {plan.name!r} says; make the plan anew"
         )
     return bytes(graph.data)
+
+
+prepare(PlanState)

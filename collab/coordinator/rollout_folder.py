@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import Digest
 from collab.core.plan import Frozen, ReleaseRef
 from collab.errors import Conflict, InputError, StoreError, UsageError
@@ -185,3 +186,6 @@ class RolloutFolder:
             yield
         finally:
             os.close(descriptor)
+
+
+prepare(About, Wish, RolloutState)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import REQUESTER, Digest, EdgeId, NodeName, PlanName, StageId
 from collab.core.tensor import TensorSpec
 
@@ -410,3 +411,6 @@ def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a plan file."""
     schema = msgspec.json.schema(Plan)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "collab plan", **schema}
+
+
+prepare(Plan)

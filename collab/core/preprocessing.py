@@ -12,6 +12,7 @@ from typing import Final, Literal, Union
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.plan import Frozen
 from collab.errors import ConfigError
 
@@ -275,3 +276,6 @@ def _names(field: str, names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ConfigError(f"preprocessing.{field}: {twice!r} stands there twice")
+
+
+prepare(Preprocessing)

@@ -12,6 +12,7 @@ import hashlib
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import NodeName
 from collab.core.plan import Frozen
 
@@ -151,3 +152,6 @@ def to_json(profile: Profile) -> bytes:
     """The profile as it is kept; ``requester`` is written even where there is none."""
     fields = {"requester": None} | msgspec.to_builtins(profile)
     return msgspec.json.encode(fields, order="deterministic")
+
+
+prepare(Profile)

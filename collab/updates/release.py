@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import check_digest, check_name
 from collab.core.plan import Frozen
 from collab.errors import InputError, ProtocolError
@@ -144,3 +145,6 @@ def from_custom(custom: object, what: str) -> ReleaseInfo:
         return msgspec.convert(custom, ReleaseInfo).check()
     except (msgspec.ValidationError, InputError, RecursionError) as error:
         raise ProtocolError(f"{what}: custom: {error}") from error
+
+
+prepare(ReleaseInfo)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import yaml
 
 from collab.assembly import build_cluster
 from collab.cli.files import read_plan, write_plan
+from collab.client import participant
 from collab.coordinator.deploy import deploy
 from collab.core.plan import Plan
 from collab.updates.rollout.definition import rollout_of
@@ -29,24 +30,28 @@ from tests.integration.processes import NodeProcess, command, deployed, environm
 
 pytestmark = pytest.mark.timeout(120)
 
-NODES = ("a", "b", "c", "d")
-BOUNDS = {"copies": 1.0, "touched": 0.5, "canaries": 5, "probation": 20, "slow_factor": 1000}
+WITHIN_S = 40.0
+BOUNDS = {"copies": 1.0, "touched": 0.5, "canaries": 5, "probation": 10, "slow_factor": 1000}
 UNTRIED = {"trial": False, "patience_s": 0}
 """Golden inputs only: nobody asks these plans."""
 
 
 class Site(NamedTuple):
-    """Four nodes and a model for plans on them."""
+    """Two nodes and a model for plans on them."""
 
     folder: Path
     nodes: list[NodeProcess]
     reference: Reference
 
-    def plans(self, name: str) -> dict[str, Path]:
-        """A plan on each node and one on two, deployed; their files by their names."""
-        made = {f"{name}-{node}": self.reference.chain([], [node], self._at(node)) for node in NODES}
-        made[f"{name}-ab"] = self.reference.chain([20], ["a", "b"], self._at("a", "b"))
-        (self.folder / name).mkdir(exist_ok=True)
+    def plans(self, what: str, nodes: Sequence[NodeProcess]) -> tuple[str, dict[str, Path]]:
+        """A plan on each node and one on a and b, deployed: what their names begin with, and their files."""
+        name = f"{what}{len(list(self.folder.glob(f'{what}*/')))}"
+        made = {
+            f"{name}-{at}": self.reference.chain([], [at], {at: place})
+            for at, place in endpoints(nodes).items()
+        }
+        made[f"{name}-ab"] = self.reference.chain([20], ["a", "b"], endpoints(self.nodes))
+        (self.folder / name).mkdir()
         files = {}
         named = [(plan.replace(name=key), blobs) for key, (plan, blobs) in made.items()]
         for plan, _ in named:
@@ -59,10 +64,7 @@ class Site(NamedTuple):
                     await deploy(cluster, plan, blobs)
 
         asyncio.run(bring_up())
-        return files
-
-    def _at(self, *names: str) -> dict[str, str]:
-        return {name: place for name, place in endpoints(self.nodes).items() if name in names}
+        return name, files
 
     def rollout(self, name: str, model: bytes, version: int, **fields: Any) -> tuple[Path, list[str]]:
         """A rollout's file, and the plans in the order in which they have their turn."""
@@ -80,10 +82,10 @@ class Site(NamedTuple):
         names = [path.stem for path in (self.folder / name).glob("*.yaml")]
         return file, list(in_waves(rollout_of(tree), {plan: {} for plan in names}))
 
-    def epochs(self, name: str) -> dict[str, set[int]]:
-        """By plan, the epochs that admit requests on its nodes."""
+    def epochs(self, name: str, *more: NodeProcess) -> dict[str, set[int]]:
+        """By plan, the epochs that admit requests on these nodes and on more of them."""
         found: dict[str, set[int]] = {}
-        for plans in deployed(self.nodes).values():
+        for plans in deployed([*self.nodes, *more]).values():
             for plan, epoch, _, state in plans:
                 if plan.startswith(f"{name}-") and state == "serving":
                     found.setdefault(plan, set()).add(epoch)
@@ -93,7 +95,7 @@ class Site(NamedTuple):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("rollouts")
-    with running([NodeProcess(name, folder) for name in NODES]) as nodes:
+    with running([NodeProcess(name, folder) for name in ("a", "b")]) as nodes:
         yield Site(folder, nodes, Reference.of("digits"))
 
 
@@ -109,26 +111,46 @@ class Rollout:
             env=environment(),
             text=True,
         )
+        self._lines: list[str] = []
+        self._heard = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
-    def said(self, text: str) -> None:
-        """Wait until it says so."""
+    def _read(self) -> None:
         assert self.process.stderr is not None
-        lines = []
         for line in self.process.stderr:
-            lines.append(line)  # what was said is gone for the next one who waits
-            if text in line:
-                return
-        raise AssertionError(lines)
+            with self._heard:
+                self._lines.append(line)
+                self._heard.notify_all()
 
-    def ended(self, within_s: float = 40.0) -> tuple[int, Any]:
+    def said(self, text: str, within_s: float = WITHIN_S) -> None:
+        """Wait until it says so, unless it has."""
+        with self._heard:
+            found = self._heard.wait_for(lambda: any(text in line for line in self._lines), within_s)
+        assert found, (text, self.process.poll(), self._lines)
+
+    def heeds(self, what: str, out: Path) -> None:
+        """Another command tells it what is wanted; it would be at the rollout itself if this had ended."""
+        assert self.process.poll() is None, self._lines
+        told = command("release", "rollout", what, out)
+        assert told.code == 0, (told, self._lines)
+
+    def ended(self, within_s: float = WITHIN_S) -> tuple[int, Any]:
         """Its exit code and what it printed."""
-        out, err = self.process.communicate(timeout=within_s)
-        assert "Traceback" not in err, err
-        return self.process.returncode, json.loads(out)
+        code = self.process.wait(within_s)
+        self._reader.join()
+        assert not any("Traceback" in line for line in self._lines), self._lines
+        assert self.process.stdout is not None
+        return code, json.loads(self.process.stdout.read())
 
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.communicate()
+    def close(self) -> None:
+        """End it at once, as a power cut would, unless it has ended."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
 
 
 @contextmanager
@@ -137,8 +159,7 @@ def rollout(*words: object) -> Iterator[Rollout]:
     try:
         yield made
     finally:
-        if made.process.poll() is None:
-            made.kill()
+        made.close()
 
 
 @contextmanager
@@ -159,6 +180,16 @@ def controller(out: Path) -> Iterator[None]:
     assert "gone back" in out_
 
 
+@contextmanager
+def away(node: NodeProcess) -> Iterator[None]:
+    """It is not there."""
+    node.stop()
+    try:
+        yield
+    finally:
+        node.start()
+
+
 def statuses(document: Any) -> dict[str, str]:
     return {one["name"]: one["status"] for one in document["targets"]}
 
@@ -167,7 +198,7 @@ def journal(out: Path) -> Any:
     return command("release", "rollout", "status", out, "--no-ask", "--json").json
 
 
-def until(holds: Callable[[], bool], within_s: float = 20.0) -> None:
+def until(holds: Callable[[], bool], within_s: float = WITHIN_S) -> None:
     """Wait for what another process does."""
     deadline = time.monotonic() + within_s
     while not holds():
@@ -190,72 +221,71 @@ async def asked_meanwhile(plan: Plan, reference: Reference, process: Rollout) ->
     return count, wrong
 
 
-def test_a_bad_release_is_stopped_by_the_canary_and_the_others_are_untouched(site: Site):
-    plans = site.plans("bad")
-    before = site.epochs("bad")
-    file, order = site.rollout("bad", shuffled(), 2)
-    with rollout("start", file, "--out", site.folder / "bad-out") as process:
+def test_a_bad_release_is_stopped_by_the_canary_and_the_others_are_untouched(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(participant, "LOOK_S", 0.3)
+    name, plans = site.plans("bad", site.nodes)
+    before = site.epochs(name)
+    file, order = site.rollout(name, shuffled(), 2)
+    with rollout("start", file, "--out", site.folder / name / "out") as process:
         canary = read_plan(plans[order[0]])
         count, wrong = asyncio.run(asked_meanwhile(canary, site.reference, process))
         code, document = process.ended()
     assert (code, document["phase"]) == (1, "halted")
-    assert statuses(document) == {name: "dropped" if name == order[0] else "waiting" for name in order}
-    assert site.epochs("bad") == before
+    assert statuses(document) == {one: "dropped" if one == order[0] else "waiting" for one in order}
+    assert site.epochs(name) == before
     assert (count > 0, wrong) == (True, [])
     (told,) = (one for one in document["targets"] if one["status"] == "dropped")
     assert told["reason"] in document["reason"]
 
 
-def test_a_rollout_outlives_its_process_a_pause_and_a_node_that_is_away(site: Site):
-    site.plans("good")
-    file, order = site.rollout("good", sharper(), 2, success="50%", soak_s=1, **UNTRIED)
-    seed = next(seed for seed in range(99) if _last(site, file, seed) == "good-d")
-    file, order = site.rollout("good", sharper(), 2, success="50%", soak_s=1, seed=seed, **UNTRIED)
-    out = site.folder / "good-out"
-    before = site.epochs("good")
-    away = site.nodes[NODES.index("d")]
-    away.stop()
-    with rollout("start", file, "--out", out) as process:
-        process.said(f"{order[0]}: healthy")
-        process.kill()
-    killed = command("release", "rollout", "status", out, "--json").json
-    assert (killed["at_it"], statuses(killed)[order[0]]) == (False, "healthy")
-    left = [name for name in order if statuses(killed)[name] != "healthy"]
-    assert {one["name"]: one["difference"] for one in killed["targets"]}[order[0]] == ""
-    paused = command("release", "rollout", "pause", out, "--json")
-    assert (paused.code, bool(paused.json["paused_by"])) == (0, True)
-    with rollout("resume", out) as process:
-        process.said(f"{left[0]}: updating")
-        second = command("release", "rollout", "resume", out)
-        assert second.code == 0, second
-        assert command("release", "rollout", "pause", out).code == 0
-        until(lambda: "updating" not in statuses(journal(out)).values())
-        held = journal(out)
-        assert (held["at_it"], bool(held["paused_by"])) == (True, True)
-        assert command("release", "rollout", "resume", out).code == 0
-        process.said("good-d: offline")
-        away.start()
-        code, document = process.ended()
-    assert (code, document["phase"]) == (0, "done"), document
-    assert set(statuses(document).values()) == {"healthy"}
-    assert site.epochs("good") == {name: {epoch + 1 for epoch in epochs} for name, epochs in before.items()}
-    files = [site.folder / "good" / f"{name}.yaml" for name in order]
-    shown = command("release", "status", *files, "--json").json
-    assert {(plan["agreement"], *plan["versions"]) for plan in shown["plans"]} == {("same", "digits:2")}
-    asked = command("release", "status", out, "--json").json
-    assert {one["difference"] for one in asked["targets"]} == {""}
-
-
-def _last(site: Site, file: Path, seed: int) -> str:
-    tree = {**yaml.safe_load(file.read_text()), "seed": seed}
-    names = [path.stem for path in (site.folder / "good").glob("*.yaml")]
-    return list(in_waves(rollout_of(tree), {plan: {} for plan in names}))[-1]
+def test_a_rollout_outlives_its_process_a_pause_and_a_node_that_is_away(site: Site, tmp_path: Path):
+    with NodeProcess("c", tmp_path) as c:
+        name, plans = site.plans("good", [*site.nodes, c])
+        out, last, fields = (
+            site.folder / name / "out",
+            f"{name}-c",
+            {"success": "50%", "soak_s": 0.5, **UNTRIED},
+        )
+        rollouts = (site.rollout(name, sharper(), 2, seed=seed, **fields) for seed in range(99))
+        file, order = next(found for found in rollouts if found[1][-1] == last)
+        before = site.epochs(name, c)
+        with ExitStack() as stack:
+            with away(c):
+                with rollout("start", file, "--out", out) as process:
+                    process.said(f"{order[0]}: healthy")
+                # How far it came by then is the machine's: nothing below waits for what it may have said.
+                killed = command("release", "rollout", "status", out, "--json").json
+                assert (killed["at_it"], statuses(killed)[order[0]]) == (False, "healthy")
+                assert {one["name"]: one["difference"] for one in killed["targets"]}[order[0]] == ""
+                paused = command("release", "rollout", "pause", out, "--json")
+                assert (paused.code, bool(paused.json["paused_by"])) == (0, True)
+                process = stack.enter_context(rollout("resume", out))
+                process.said("resumed")
+                process.heeds("resume", out)
+                process.heeds("pause", out)
+                until(lambda: "updating" not in statuses(journal(out)).values())
+                held = journal(out)
+                assert (held["at_it"], bool(held["paused_by"])) == (True, True)
+                process.heeds("resume", out)
+                until(lambda: statuses(journal(out))[last] == "offline")
+            code, document = process.ended()
+        assert (code, document["phase"]) == (0, "done"), document
+        assert set(statuses(document).values()) == {"healthy"}
+        assert site.epochs(name, c) == {
+            one: {epoch + 1 for epoch in epochs} for one, epochs in before.items()
+        }
+        shown = command("release", "status", *plans.values(), "--json").json
+        assert {(plan["agreement"], *plan["versions"]) for plan in shown["plans"]} == {("same", "digits:2")}
+        asked = command("release", "status", out, "--json").json
+        assert {one["difference"] for one in asked["targets"]} == {""}
 
 
 def test_what_was_done_is_taken_back_on_an_abort(site: Site):
-    site.plans("back")
-    file, _ = site.rollout("back", sharper(), 2, targets=[{"plans": "back/back-a*.yaml"}], **UNTRIED)
-    out = site.folder / "back-out"
+    name, plans = site.plans("back", site.nodes[:1])
+    file, _ = site.rollout(name, sharper(), 2, **UNTRIED)
+    out = site.folder / name / "out"
     done = command("release", "rollout", "start", file, "--out", out, "--json")
     assert (done.code, done.json["phase"]) == (0, "done"), done
     again = command("release", "rollout", "start", file, "--out", out)
@@ -267,8 +297,7 @@ def test_what_was_done_is_taken_back_on_an_abort(site: Site):
         assert (back.code, back.json["phase"]) == (0, "going back"), back
         until(lambda: journal(out)["phase"] == "aborted")
     assert set(statuses(journal(out)).values()) == {"gone back"}
-    files = [site.folder / "back" / f"{name}.yaml" for name in ("back-a", "back-ab")]
-    shown = command("release", "status", *files, "--json").json
+    shown = command("release", "status", *plans.values(), "--json").json
     model = f"model {site.reference.graph.sha256[:12]}"
     assert {(plan["agreement"], *plan["versions"]) for plan in shown["plans"]} == {("same", model)}
     assert {node["epoch"] for plan in shown["plans"] for node in plan["nodes"]} == {3}

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from collab.codec.wire import Buffer
+from collab.core.decoding import prepare
 from collab.errors import Conflict, TensorError
 from collab.federated.compression import message
 from collab.federated.compression.message import DEFAULT_MOST_BYTES, SAME, XOR, Arrays, Header
@@ -101,3 +102,6 @@ def decode_model(
 
 def _kinds(parameters: Parameters) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (array.shape, array.dtype.name) for name, array in parameters.items()}
+
+
+prepare(_ModelHeader)

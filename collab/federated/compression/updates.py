@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from collab.codec.wire import Buffer
+from collab.core.decoding import prepare
 from collab.errors import LimitExceeded, TensorError
 from collab.federated.compression import message
 from collab.federated.compression.message import DEFAULT_MOST_BYTES, Arrays, Entry, Header
@@ -124,3 +125,6 @@ def _lost(target: Arrays, entries: list[Entry], body: list[bytes]) -> Arrays:
             rest = np.asarray(target[name] - array)
         out[name] = rest if np.isfinite(rest).all() else np.zeros_like(rest)
     return out
+
+
+prepare(_UpdateHeader)

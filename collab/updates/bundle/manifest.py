@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import check_digest, check_name
 from collab.core.plan import Frozen
 from collab.core.preprocessing import Quantisation
@@ -199,3 +200,6 @@ def _check_golden(manifest: Manifest, golden: Golden) -> None:
                     f"{MANIFEST}: golden.{what}: {file.file} has {file.bytes} bytes, not those of "
                     f"{golden.count} times {port.dtype}{list(port.shape)}"
                 )
+
+
+prepare(Manifest)

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from collab.core.decoding import prepare
 from collab.core.plan import Frozen
 from collab.errors import InputError
 from collab.updates.policies.drift import Reference, reference_of
@@ -182,3 +183,6 @@ def takers(
             raise InputError(f"the model's inputs have no feature {feature.name[:80]!r}")
         made.append((feature.input, known[feature.feature]))
     return made
+
+
+prepare(ReferenceFile)
