@@ -207,6 +207,7 @@ def test_a_killed_update_leaves_nothing_that_the_next_does_not_clear(site: Site)
     assert process.stderr is not None
     with process.stderr:
         assert any(line.startswith("shadow") for line in iter(process.stderr.readline, ""))
+        assert process.poll() is None, "what follows would do the update itself"
         second = command(*words)
         assert (second.code, "another process" in second.errors[0]) == (1, True), second
         process.kill()

@@ -17,6 +17,7 @@ import pytest
 
 from collab.assembly import build_cluster
 from collab.cli.files import read_plan, write_plan
+from collab.client import participant
 from collab.core.plan import Plan
 from collab.errors import CollabError
 from collab.updates.agenda import Report
@@ -62,6 +63,12 @@ rules:
   - then: check
     when: {kind: level, measure: hours_since_check, at_least: 0.0001}
 """
+
+
+@pytest.fixture(autouse=True)
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requesters here look for trials more often than they have to."""
+    monkeypatch.setattr(participant, "LOOK_S", 0.3)
 
 
 class Site:
