@@ -94,9 +94,8 @@ class NodeService(Handler):
         self.on_serving: Callable[[bool], Awaitable[None]] | None = None
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))
-        first_runs = FirstRuns(first_run, store.first_runs, config.runtime) if first_run else None
-        noted = config.condition.samples_s
-        self.stages = Stages(self.name, store, backends, self._computed, first_runs, noted)
+        runs = FirstRuns(first_run, store.first_runs, config.runtime) if first_run else None
+        self.stages = Stages(self.name, store, backends, self._computed, runs, config.condition.samples_s)
         expected = self.stages.expected_us if config.refuse_hopeless else unknown
         self.session = Session(self.name, limits, expected)
         self.proving = Proving(self.name, store.plans, self.stages.off_loop, self.session.plans)
@@ -224,8 +223,7 @@ class NodeService(Handler):
 
     def _tell_drained(self, link: Link) -> None:
         async def tell() -> None:
-            # One of an older release, or that is gone, learns it from a refusal.
-            with suppress(CollabError):
+            with suppress(CollabError):  # one of an older release, or that is gone, learns it from a refusal
                 await link.call(DRAINING, timeout_s=_TELL_S)
 
         if link.peer.role != "node":
@@ -399,7 +397,7 @@ class NodeService(Handler):
                 elif isinstance(action, Compute):
                     self._compute(action)
                 elif isinstance(action, Drop):
-                    self._drop(action.work)
+                    self.stages.drop(action.work)
                 else:
                     self._times.forget(action.plan, action.epoch)
                     self.proving.gone(action.plan, action.epoch)
@@ -443,11 +441,6 @@ class NodeService(Handler):
             fault = Fault(error.code, str(error))
             self._perform(self.session.computed(action.work, fault, monotonic_us()))
 
-    def _drop(self, work: Work) -> None:
-        worker = self.stages.worker(work.key.plan, work.key.epoch, work.stage)
-        if worker is not None:
-            worker.drop(work)
-
     def _arm(self) -> None:
         """Wake up when the session next has something to do by itself."""
         due_us = self.session.next_wakeup_us()
@@ -466,13 +459,8 @@ class NodeService(Handler):
 
     def link_up(self, link: Link) -> None:
         """A peer can be found."""
-        log.info(
-            "link up: %s (%s) at %s",
-            link.peer.name,
-            link.peer.role,
-            link.connection.address,
-            extra={"peer": link.peer.name},
-        )
+        peer, address = link.peer, link.connection.address
+        log.info("link up: %s (%s) at %s", peer.name, peer.role, address, extra={"peer": peer.name})
         if self.draining:
             self._tell_drained(link)
 
@@ -503,9 +491,9 @@ class NodeService(Handler):
         ``quarantined:PLAN/STAGE/MEMBER``, requests that a member was left out of.
         """
         stages = self._times.counters(self.stages.plan)
-        codecs = {"codec_fallbacks": self.stages.codec_fallbacks}
-        quarantined = {f"quarantined:{where}": n for where, n in self.stages.left_out().items()}
-        return {**self.session.counters, **self.tally.counters, **codecs, **stages, **quarantined}
+        stages |= {f"quarantined:{where}": n for where, n in self.stages.left_out().items()}
+        stages["codec_fallbacks"] = self.stages.codec_fallbacks
+        return {**self.session.counters, **self.tally.counters, **stages}
 
 
 def _is_refusal(action: Action) -> bool:

@@ -14,6 +14,7 @@ from collab.core.tensor import TensorSpec
 from collab.core.token import Priority
 from collab.core.validate import flow
 from collab.errors import BackendError, CollabError, PlanError
+from collab.node.actions import Work
 from collab.node.first_run import FirstRuns, StageTry
 from collab.node.observing import Observer
 from collab.node.program import Program, monotonic_us
@@ -108,6 +109,12 @@ class Stages:
         """The worker of a loaded stage, by the stage's index."""
         loaded = self._loaded.get((name, epoch))
         return loaded.workers.get(stage) if loaded else None
+
+    def drop(self, work: Work) -> None:
+        """Free a job that a worker has not begun."""
+        worker = self.worker(work.key.plan, work.key.epoch, work.stage)
+        if worker is not None:
+            worker.drop(work)
 
     def expected_us(
         self, name: PlanName, epoch: Epoch, stage: int, priority: Priority, requester: NodeName
