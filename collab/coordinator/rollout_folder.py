@@ -7,8 +7,6 @@ at it, and others tell it by ``wish.json`` what they want.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +18,12 @@ import msgspec
 from collab.core.decoding import prepare
 from collab.core.ids import Digest
 from collab.core.plan import Frozen, ReleaseRef
-from collab.errors import Conflict, InputError, StoreError, UsageError
+from collab.errors import Conflict, InputError, UsageError
 from collab.federated.disk import Folder, replace_file
 from collab.updates.release import Release
 from collab.updates.rollout.definition import Rollout
 from collab.updates.rollout.state import Abort, Pause, Resume, RolloutState
+from collab.updates.store.lock import folder_lock
 
 BUNDLE: Final = "release.collab"
 _ABOUT, _STATE, _EVENTS, _WISH = "rollout.json", "state.json", "events.jsonl", "wish.json"
@@ -174,18 +173,8 @@ class RolloutFolder:
     def _lock(self, name: str, wait: bool) -> Iterator[None]:
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no rollout is there; collab release rollout start begins one")
-        try:
-            descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be used: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as error:
-                raise Conflict(f"{self.path}: another process is at this rollout") from error
+        with folder_lock(self.path, name, "another process is at this rollout", wait=wait):
             yield
-        finally:
-            os.close(descriptor)
 
 
 prepare(About, Wish, RolloutState)

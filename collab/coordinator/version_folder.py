@@ -7,10 +7,8 @@ Blocks on the disk.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +16,10 @@ import msgspec
 
 from collab.core.plan import Plan
 from collab.core.validate import decode_plan
-from collab.errors import Conflict, InputError, StoreError
+from collab.errors import InputError
 from collab.federated.disk import Folder, replace_file
 from collab.graph import Graph, read_model
+from collab.updates.store.lock import folder_lock
 
 KEPT_VERSIONS: Final = 4
 """The one that runs included; older ones are removed."""
@@ -34,22 +33,9 @@ class VersionFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """For whoever deploys; raises `Conflict` while somebody else does."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be used: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise Conflict(f"{self.path}: another process deploys from it; try again") from error
-            yield
-        finally:
-            os.close(descriptor)
+        return folder_lock(self.path, _LOCK, "another process deploys from it; try again")
 
     def put(self, name: str, plan: Plan, model: bytes) -> None:
         """Keep a version's files, durably."""

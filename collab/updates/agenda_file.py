@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from collab.errors import ConfigError, Conflict, InputError, StoreError
+from collab.errors import ConfigError, InputError, StoreError
 from collab.security.files import PUBLIC, write
 from collab.updates.agenda import MAX_AGENDA_BYTES, Agenda, decode_agenda
+from collab.updates.store.lock import folder_lock
 
 NAME: Final = "agent.json"
 _LOCK: Final = "agent.lock"
@@ -25,24 +23,9 @@ class AgendaFile:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """For as long as an agent lives; raises `Conflict` while another one does, `StoreError`."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            raise StoreError(f"{self.folder}: cannot be used: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise Conflict(
-                    f"{self.folder}: another process looks after these releases; end one of them"
-                ) from error
-            yield
-        finally:
-            os.close(handle)
+        return folder_lock(self.folder, _LOCK, "another process looks after these releases; end one of them")
 
     def read(self) -> Agenda:
         """What is kept; empty where nothing is.  Raises `StoreError` where it cannot be read."""
