@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -50,19 +50,14 @@ SMALLEST_LIMIT: Final = 2 << 20
 """Bytes of a message that every node takes, however small its tensors: parts of models must fit."""
 
 
+Make = TypeVar("Make", bound=Callable[..., object])
+
 POLICIES: Final[dict[str, MakePolicy]] = {"rules": rule_policy}
 
 
 def policies() -> dict[str, MakePolicy]:
     """Update policies by name: ours, and those of the entry point group ``collab.policies``."""
-    found: dict[str, MakePolicy] = dict(POLICIES)
-    for point in entry_points(group="collab.policies"):
-        found.setdefault(point.name, _policy_later(point))
-    return found
-
-
-def _policy_later(point: EntryPoint) -> MakePolicy:
-    return lambda path: point.load()(path)
+    return _and_others(POLICIES, "collab.policies")
 
 
 def _litert_trainer(model: Path, config: TrainingConfig) -> Enrolled:
@@ -91,17 +86,19 @@ TRAINERS: Final[dict[str, MakeTrainer]] = {"litert": _litert_trainer, "keras": _
 
 def trainers() -> dict[str, MakeTrainer]:
     """Trainers by name: ours, and those of the entry point group ``collab.trainers``, loaded when used."""
-    found: dict[str, MakeTrainer] = dict(TRAINERS)
-    for point in entry_points(group="collab.trainers"):
+    return _and_others(TRAINERS, "collab.trainers")
+
+
+def _and_others(ours: dict[str, Make], group: str) -> dict[str, Make]:
+    """A table of ours, and what an entry point group adds to it, loaded when used."""
+    found = dict(ours)
+    for point in entry_points(group=group):
         found.setdefault(point.name, _loaded_later(point))
     return found
 
 
-def _loaded_later(point: EntryPoint) -> MakeTrainer:
-    def make(model: Path, config: TrainingConfig) -> Enrolled:
-        return point.load()(model, config)  # type: ignore[no-any-return]
-
-    return make
+def _loaded_later(point: EntryPoint) -> Any:
+    return lambda *given: point.load()(*given)
 
 
 def transports(
