@@ -9,15 +9,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
+from collab.client.follow import Opened as Client
 from collab.client.runner import Result
 from collab.codec.tensors import Array
-from collab.core.ids import Epoch
 from collab.core.plan import Plan
 from collab.core.token import Priority
 from collab.errors import CollabError, DeadlineExceeded, NotLoaded, Overloaded, PeerError, UsageError
-from collab.telemetry.context import SERVED, TraceContext
+from collab.telemetry.context import SERVED
 from collab.transport.aio import timeout
 
 log = logging.getLogger("collab.serving")
@@ -28,37 +28,6 @@ DRAIN_S: Final = 10.0
 """How long requests under way have to finish when a plan is withdrawn."""
 _AGAIN_S: Final = 0.5
 _LONGEST_AGAIN_S: Final = 5.0
-
-
-class Client(Protocol):
-    """What a plan is asked through: `collab.client.follow.Follower`."""
-
-    @property
-    def plan(self) -> Plan:
-        """The plan that new requests go to."""
-        ...
-
-    @property
-    def epoch(self) -> Epoch:
-        """Its epoch."""
-        ...
-
-    @property
-    def granted(self) -> int:
-        """Requests that may be under way at a time."""
-        ...
-
-    async def run(
-        self,
-        inputs: Mapping[str, Array],
-        deadline_s: float,
-        priority: Priority,
-        *,
-        only: str,
-        trace: TraceContext | None,
-    ) -> Result:
-        """One inference."""
-        ...
 
 
 class Opened(NamedTuple):
@@ -96,7 +65,7 @@ class Offer:
     async def run(
         self, inputs: Mapping[str, Array], deadline_s: float, priority: Priority, only: str
     ) -> Result:
-        """One inference; waits for a credit first.  Raises what `Client.run` raises."""
+        """One inference; waits for a credit first.  Raises what the client raises."""
         now = asyncio.get_running_loop().time
         until_s = now() + deadline_s
         await self._enter(deadline_s)
