@@ -109,7 +109,7 @@ def look_of(name: str, reply: pb.StatusReply) -> NodeLook:
                 tuple(plan.stages[:64]),
                 plan.in_flight,
                 plan.primary[:MAX_TEXT],
-                str(getattr(plan, "release", ""))[:MAX_TEXT],
+                plan.release[:MAX_TEXT],
             )
             for plan in reply.plans[:MAX_PLANS]
         ),
