@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import Digest
 from collab.errors import ConfigError, InputError
 from collab.federated.disk import Folder, replace_file
@@ -155,3 +156,6 @@ class RunFolder:
 def digest_of(data: bytes) -> Digest:
     """SHA-256."""
     return Digest(hashlib.sha256(data).hexdigest())
+
+
+prepare(RunSettings)
