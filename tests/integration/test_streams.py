@@ -53,8 +53,13 @@ def until(probe: Callable[[], Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess]]:
+    """As `declaring`, for several tests."""
+    with running(declaring(tmp_path_factory.mktemp("streams"))) as started:
+        yield started
+
+
+def declaring(folder: Path) -> list[NodeProcess]:
     """Node a declares sources and sinks, b none; the folders are beside their stores."""
-    folder = tmp_path_factory.mktemp("streams")
     inbox = folder / "inbox"
     inbox.mkdir()
     settings = folder / "a.toml"
@@ -72,13 +77,11 @@ path = "{folder / "answers.jsonl"}"
 """,
         encoding="utf-8",
     )
-    nodes = [NodeProcess("a", folder, "--config", str(settings)), NodeProcess("b", folder)]
-    with running(nodes) as started:
-        yield started
+    return [NodeProcess("a", folder, "--config", str(settings)), NodeProcess("b", folder)]
 
 
 def planned(folder: Path, nodes: list[NodeProcess]) -> Path:
-    """A packaged model in two stages on b, with a among the plan's nodes."""
+    """A packaged model in two stages on b."""
     bundle = packaged("digits", folder)
     plan, _ = build_chain(
         PlanName("watched"),
@@ -125,9 +128,13 @@ def test_a_folder_is_answered_by_name_in_natural_order(
     assert command("undeploy", path, "--json").code == 0
 
 
-def test_a_plan_places_a_stream_on_the_node_that_declares_its_source(
-    cameras: list[NodeProcess], digits: Reference, tmp_path: Path
-):
+def test_a_plan_places_a_stream_on_the_node_that_declares_its_source(digits: Reference, tmp_path: Path):
+    with running(declaring(tmp_path)) as nodes:
+        follow_a_stream(nodes, digits, tmp_path)
+
+
+def follow_a_stream(cameras: list[NodeProcess], digits: Reference, tmp_path: Path) -> None:
+    """From deploying it to undeploying, with an update and a restart on the way."""
     a, _ = cameras
     path = planned(tmp_path, cameras)
     inbox, log = a.store.parent / "inbox", a.store.parent / "answers.jsonl"
@@ -136,7 +143,9 @@ def test_a_plan_places_a_stream_on_the_node_that_declares_its_source(
     assert declared["a"]["sources"] == [{"name": "inbox", "kind": "folder", "lacking": None}]
     assert declared["b"]["sinks"] == []
 
-    done = command("stream", path, "--source", "a/inbox", "--sink", "log", "--policy", "queue:64", "--json")
+    done = command(
+        "stream", path, "--source", "a/inbox", "--sink", "log", "--policy", "queue:64", *("--peers", peers)
+    )
     assert done.code == 0, done.err
     assert command("deploy", path, "--json").code == 0
     save(inbox, 0, 5)
@@ -171,17 +180,17 @@ def test_a_plan_places_a_stream_on_the_node_that_declares_its_source(
 
 def test_a_plan_cannot_name_what_a_node_does_not_declare(cameras: list[NodeProcess], tmp_path: Path):
     path = planned(tmp_path, cameras)
+    peers = ",".join(node.place for node in cameras)
     for source, sink, text in (
         ("b/inbox", "log", "streams[0].source.name: node 'b' declares no source 'inbox' (it has none)"),
         ("a/camera", "log", "streams[0].source.name: node 'a' declares no source 'camera' (it has inbox)"),
         ("a/inbox", "mail", "streams[0].sinks[0].name: node 'a' declares no sink 'mail' (it has log)"),
     ):
         out = tmp_path / "with.yaml"
-        made = command("stream", path, "--source", source, "--sink", sink, "--out", out)
+        made = command("stream", path, "--source", source, "--sink", sink, "--out", out, "--peers", peers)
         assert made.code == 0, made.err
         done = command("deploy", out)
         assert (done.code, text in done.err) == (4, True), done.err
         assert "in its settings" in done.err
-    peers = ",".join(node.place for node in cameras)
     status = command("status", "--peers", peers, "--json").json["nodes"]
     assert not any(plan["state"] == "serving" for node in status for plan in node["plans"])
