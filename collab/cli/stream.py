@@ -99,9 +99,8 @@ def stream(
     if json_:
         emit({"plan": made.name, "streams": [_told(spec) for spec in made.streams]})
     else:
-        say(
-            f"plan {made.name!r} has {len(made.streams)} streams; bring it up with: collab deploy {out or plan}"
-        )
+        count = len(made.streams)
+        say(f"plan {made.name!r} has {count} streams; bring it up with: collab deploy {out or plan}")
 
 
 def _place(text: str) -> tuple[NodeName, str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import paho.mqtt.publish as publish
 import pytest
 
 from collab.assets import path as asset
@@ -18,9 +22,12 @@ from collab.coordinator.planning import build_chain, open_model
 from collab.core.ids import NodeName, PlanName
 from collab.core.plan import NodeRef
 from collab.planner.chain import Assignment
+from tests.contract.test_answer_sinks import listening
+from tests.contract.test_frame_sources import write_clip
 from tests.integration.models import Reference
-from tests.integration.processes import NodeProcess, command, running
+from tests.integration.processes import NodeProcess, command, environment, running
 from tests.integration.test_packages import packaged
+from tests.mosquitto import mosquitto
 
 PICTURES = 12
 WITHIN_S = 30.0
@@ -194,3 +201,83 @@ def test_a_plan_cannot_name_what_a_node_does_not_declare(cameras: list[NodeProce
         assert "in its settings" in done.err
     status = command("status", "--peers", peers, "--json").json["nodes"]
     assert not any(plan["state"] == "serving" for node in status for plan in node["plans"])
+
+
+def test_a_video_is_answered_frame_by_frame(cameras: list[NodeProcess], tmp_path: Path):
+    path = planned(tmp_path, cameras)
+    write_clip(tmp_path / "clip.mp4", 10)
+    assert command("deploy", path, "--json").code == 0
+    out = tmp_path / "answers.jsonl"
+    options = ("--source", f"file:{tmp_path / 'clip.mp4'}", "--sink", f"jsonl:{out}", "--frames", "7")
+    told = command("run", path, *options, "--concurrency", "3", "--json").json
+    assert (told["frames"], told["answered"], told["failed"]) == (7, 7, 0)
+    assert {line["input"] for line in lines(out)} == {f"clip.mp4, frame {i}" for i in range(7)}
+    assert all(len(line["top"]) == 3 for line in lines(out))
+    for source, code, text in (
+        ("v4l2:/dev/no-such-camera", 3, "/dev/no-such-camera: cannot be opened"),
+        ("rtsp://127.0.0.1:1/front", 3, "rtsp://127.0.0.1:1/front: cannot be opened"),
+        (f"file:{tmp_path / 'none.mp4'}", 1, "there is no such file"),
+        (f"file:{path}", 1, "plan.yaml: cannot be opened"),
+    ):
+        done = command("run", path, "--source", source, "--json")
+        assert (done.code, text in done.err) == (code, True), done.err
+    assert command("undeploy", path, "--json").code == 0
+
+
+def test_messages_are_answered_with_messages(cameras: list[NodeProcess], digits: Reference, tmp_path: Path):
+    path = planned(tmp_path, cameras)
+    assert command("deploy", path, "--json").code == 0
+    with mosquitto() as broker, listening(broker.port, "answers") as heard:
+        place = f"mqtt://127.0.0.1:{broker.port}"
+        options = ("--source", f"{place}/frames/%23", "--sink", f"{place}/answers", "--policy", "queue:64")
+        process = begin("run", path, *options, "--frames", "6", "--json")
+        (tensor,) = digits.requests[0].values()
+        folder = tmp_path / "pictures"
+        folder.mkdir()
+        save(folder, 0, 5)
+        messages = [{"topic": "frames/x", "payload": tensor.tobytes(), "qos": 1}]
+        messages += [
+            {"topic": f"frames/{i}", "payload": (folder / f"{i}.png").read_bytes(), "qos": 1}
+            for i in range(5)
+        ]
+        # Retained, so that it matters not who is there first.
+        publish.multiple([one | {"retain": True} for one in messages], port=broker.port)
+        out, _ = process.communicate(timeout=WITHIN_S)
+        assert process.returncode == 0
+        told = json.loads(out)
+        assert (told["frames"], told["answered"], told["dropped"], told["failed"]) == (6, 6, 0, 0)
+        found = [json.loads(heard.get(timeout=WITHIN_S)) for _ in range(6)]
+    for line in found:
+        index = 0 if line["input"] == "frames/x" else int(line["input"].removeprefix("frames/"))
+        (want,) = digits.expected[index].values()
+        assert line["top"][0]["label"] == f"digit {int(np.argmax(want))}"
+    assert command("undeploy", path, "--json").code == 0
+
+
+def test_an_interrupt_ends_a_stream_in_order(cameras: list[NodeProcess], tmp_path: Path):
+    path = planned(tmp_path, cameras)
+    assert command("deploy", path, "--json").code == 0
+    folder, out = tmp_path / "pictures", tmp_path / "answers.jsonl"
+    folder.mkdir()
+    save(folder, 0, 3)
+    process = begin(
+        "run", path, "--source", f"folder:{folder}", "--watch", "--sink", f"jsonl:{out}", "--json"
+    )
+    until(lambda: len(lines(out)) == 3)
+    process.send_signal(signal.SIGINT)
+    printed, complaints = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0, complaints
+    assert "Traceback" not in complaints
+    told = json.loads(printed)
+    assert (told["frames"], told["answered"], told["failed"]) == (3, 3, 0)
+    assert command("undeploy", path, "--json").code == 0
+
+
+def begin(*arguments: object) -> subprocess.Popen[str]:
+    """A command that goes on."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "collab", *map(str, arguments)],
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+        text=True,
+        env=environment(),
+    )
