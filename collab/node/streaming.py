@@ -24,6 +24,7 @@ from collab.streams.pump import Stream
 from collab.streams.reading import FrameReader
 from collab.streams.sinks.base import Sink
 from collab.streams.sources.base import Source
+from collab.telemetry.histogram import Counts
 
 log = logging.getLogger("collab.node")
 
@@ -259,6 +260,11 @@ class NodeStreams:
             self._sources if what == "sources" else self._sinks
         )
         return [pb.Declared(name=n, kind=d.kind, lacking=d.lacking) for n, d in sorted(declared.items())]
+
+    def seconds(self) -> dict[Key, Counts]:
+        """From a frame's arrival to its answer, by stream."""
+        running = self._running.items()
+        return {key: one.stream.seconds.counts for key, one in running if one.stream is not None}
 
     def states(self) -> list[pb.StreamState]:
         """Every stream with its counters."""

@@ -20,6 +20,7 @@ from collab.streams.intake import Counts, Intake, Numbered, Outcome
 from collab.streams.outbox import Outbox
 from collab.streams.reading import FrameReader, Inputs, answered
 from collab.streams.sources.base import Source
+from collab.telemetry.histogram import Histogram
 
 KEPT_LATENCIES: Final = 10_000
 """Of the last frames that were answered."""
@@ -101,6 +102,8 @@ class Stream:
         self.sinks = tuple(sinks)
         self.latencies_ms: deque[float] = deque(maxlen=KEPT_LATENCIES)
         """From a frame's arrival to its answer, of the last frames."""
+        self.seconds = Histogram()
+        """The same of all of them."""
         self.paths: dict[str, int] = {}
         """Answers by who gave them."""
         self.last_error = ""
@@ -244,7 +247,9 @@ class Stream:
                 line = await loop.run_in_executor(self._decoder, self._line, told, answer)
                 await self._put(line)
             outcome = "answered"
-            self.latencies_ms.append((time.monotonic() - arrived) * 1000)
+            took_s = time.monotonic() - arrived
+            self.latencies_ms.append(took_s * 1000)
+            self.seconds.observe(int(took_s * 1e6))
         except CollabError as error:
             await self._put(_encode(self._failed(taken.sequence, frame.name, error)))
         finally:
