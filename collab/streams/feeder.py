@@ -78,7 +78,7 @@ class Feeder:
         if self._thread.ident is None:
             return
         with suppress(TimeoutError, asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._done.wait()), STOP_S)
+            await asyncio.wait_for(self._done.wait(), STOP_S)
         if self._done.is_set():
             self._thread.join()
         else:
@@ -114,6 +114,8 @@ class Feeder:
                         return
                     failures = 0
                     self._go.clear()
+                    if self._stopped.is_set():
+                        return  # else what `stop` has set might just have been cleared
                     self._tell(self._listener.arrived, frame)
                     self._go.wait()
             except (PeerError, Refused) as error:
