@@ -64,7 +64,7 @@ def status(
         for p in reply.plans
     ]
     columns = ("node", "plan", "epoch", "state", "stages", "in flight", "alternative of", "release")
-    show(table("plans", columns, rows))
+    show(table("plans", columns, rows), *_streams(replies))
     for name, reply in replies.items():
         for p in reply.plans:
             if p.fault:
@@ -81,10 +81,58 @@ def _keep(replies: dict[str, Any], plans: list[str]) -> None:
         if all(p.plan != plan for reply in replies.values() for p in reply.plans):
             raise NotLoaded(f"plan {plan!r}: none of these nodes has one of that name; see collab status")
     for reply in replies.values():
-        for entries in (reply.plans, reply.stages, reply.answers):
+        for entries in (reply.plans, reply.stages, reply.answers, reply.streams):
             kept = [entry for entry in entries if entry.plan in plans]
             del entries[:]
             entries.extend(kept)
+
+
+def _streams(replies: dict[str, Any]) -> list[Any]:
+    """Streams of sources, for people; nothing where there are none."""
+    rows = [
+        (
+            *(name, f"{s.plan}/{s.id}", s.source, s.state, s.captured, s.answered, s.dropped, s.failed),
+            ", ".join(f"{k.name} {k.delivered}" + (f", {k.lost} lost" if k.lost else "") for k in s.sinks),
+            s.trouble or "-",
+        )
+        for name, reply in replies.items()
+        for s in reply.streams
+    ]
+    heads = (
+        "node",
+        "stream",
+        "source",
+        "state",
+        "frames",
+        "answered",
+        "dropped",
+        "failed",
+        "sinks",
+        "trouble",
+    )
+    return [table("streams", heads, rows)] if rows else []
+
+
+def _stream(state: Any) -> dict[str, Any]:
+    numbers = ("captured", "answered", "dropped", "failed", "waiting")
+    return {
+        "plan": state.plan,
+        "id": state.id,
+        "source": state.source,
+        "state": state.state,
+        "trouble": state.trouble or None,
+        **{name: getattr(state, name) for name in numbers},
+        "sinks": [
+            {
+                "name": sink.name,
+                "delivered": sink.delivered,
+                "lost": sink.lost,
+                "waiting": sink.waiting,
+                "trouble": sink.trouble or None,
+            }
+            for sink in state.sinks
+        ],
+    }
 
 
 def _counted(reply: Any) -> str:
@@ -120,6 +168,7 @@ def _status(name: str, reply: Any) -> dict[str, Any]:
         "answers": [
             {"plan": a.plan, "ok": a.ok, "absent": a.absent, "failed": a.failed} for a in reply.answers
         ],
+        "streams": [_stream(s) for s in reply.streams],
         "state": reply.state,
         "reports": {"waiting": reply.reports.waiting, "dropped": reply.reports.dropped},
         "counters": {c.name: c.value for c in reply.counters},

@@ -81,6 +81,7 @@ def _register() -> None:
         running,
         serve,
         simulate,
+        stream,
         top,
         trainable,
         training,
@@ -106,7 +107,7 @@ def _register() -> None:
         module.register(app)
     for module in (controller, dashboard, doctor, release, condition, serve):
         module.register(app)
-    for module in (simulate, emulate):
+    for module in (simulate, emulate, stream):
         module.register(app)
 
 

@@ -145,6 +145,11 @@ async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> No
         if settings.coap:
             clients = await asyncio.to_thread(coap_service, service, security)
             event["coap"] = (await stack.enter_async_context(clients)).endpoints
+        if settings.sources or settings.sinks:
+            # Few nodes have any, and what they need takes memory.
+            from collab.streaming import node_streams
+
+            await stack.enter_async_context(node_streams(service, security))
         if settings.metrics:
             event["metrics"] = (await stack.enter_async_context(metrics_server(service))).url
         keep_releases = await _releases(stack, service, as_json)
@@ -161,6 +166,8 @@ async def _run(settings: NodeConfig, identity: Path | None, as_json: bool) -> No
             # Nothing is put in that would not be there for long.
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
+            if service.streams is not None:
+                await service.streams.stop()
             left = await service.drain_and_wait()
         if as_json:
             print(json.dumps({"event": "drained", "name": service.name, "unfinished": left}), flush=True)

@@ -146,6 +146,10 @@ def _say_runtimes(views: list[NodeView]) -> None:
     for view in views:
         for remark in view.description.remarks[:8]:
             show(f"{view.name}: {remark[:500]}")
+        for what in ("sources", "sinks"):
+            if declared := getattr(view.description, what)[:64]:
+                names = ", ".join(f"{d.name} ({d.lacking[:200] or d.kind})" for d in declared)
+                show(f"{view.name}: {what} {names}")
 
 
 def described(view: NodeView, found: tuple[str, ...]) -> dict[str, Any]:
@@ -170,10 +174,16 @@ def described(view: NodeView, found: tuple[str, ...]) -> dict[str, Any]:
             "delegate": runtime.delegate,
         },
         "remarks": list(said.remarks),
+        "sources": _declared(said.sources),
+        "sinks": _declared(said.sinks),
         "rtt_ms": round(view.rtt_ms, 3),
         "address": view.address,
         "found": list(found),
     }
+
+
+def _declared(entries: Any) -> list[dict[str, Any]]:
+    return [{"name": d.name, "kind": d.kind, "lacking": d.lacking or None} for d in entries]
 
 
 def _unreachable(met: Met) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from collab.cli.files import read_npz, read_plan, write_npz
 from collab.cli.output import emit, progress, say, show, table
 from collab.cli.raw import answer_table, read_inputs
 from collab.cli.replanning import successor_path
+from collab.cli.streaming import Asking, StreamOptions, run_stream
 from collab.errors import InputError, NotLoaded, PeerError, UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ Examples:
     collab run plan.yaml --input x.npz --local model.tflite
 
     collab run plan.yaml --input photos/ --top 3
+
+    collab run plan.yaml --source folder:photos --watch --sink jsonl:answers.jsonl
 """
 
 
@@ -59,13 +62,13 @@ def register(app: typer.Typer) -> None:
 def run(
     plan: PlanFile,
     inputs: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--input",
             help="Inputs as .npz, by tensor name; one more leading axis is many requests. Of a packaged "
             "model also a picture, a .csv, or a folder of them.",
         ),
-    ],
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the answers as .npz.")] = None,
     expect: Annotated[Path | None, typer.Option(help="Answers to compare with, as .npz.")] = None,
     repeat: Annotated[int, typer.Option(help="How often every request is made.")] = 1,
@@ -99,6 +102,24 @@ def run(
         Path | None, typer.Option(help="Packaged model, for raw input, where the plan does not name it.")
     ] = None,
     top: Annotated[int, typer.Option(help="Labels of each answer to raw input.")] = 3,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Frames in place of --input: folder:DIR, file:CLIP, v4l2:/dev/videoN, rtsp://… or "
+            "mqtt://HOST/TOPIC."
+        ),
+    ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="Where answers to frames go: jsonl:PATH, jsonl:-, mqtt://HOST/TOPIC, https://…"),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="Of frames that come meanwhile: latest, queue:N or queue:N:drop-oldest."),
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Most frames a second.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames after which it ends.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for new files in a folder.")] = False,
     otlp: Annotated[str | None, typer.Option(help="Collector for traces: http://HOST:4318.")] = None,
     trace_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests traced.")] = 1.0,
     peers: Peers = None,
@@ -115,8 +136,14 @@ def run(
     _check_options(repeat, concurrency, deadline_ms, top, atol, rtol, output)
     retry = _retry_policy(attempts, hedge)
     rank = _priority(priority)
+    trust = confirmed(insecure, insecure_network)
+    if source is not None:
+        _refuse({"--input": inputs, "--expect": expect, "--output": output, "--otlp": otlp}, "--source")
+        options = StreamOptions(source, sink or (), policy, fps, frames, watch, top, deadline_ms, concurrency)
+        asking = Asking(read_peers(peers), follow, retry, rank, local, trust)
+        raise typer.Exit(run_stream(plan, bundle, options, asking, as_json=json_))
     parsed = read_plan(plan)
-    given = read_inputs(inputs, parsed, plan.parent, bundle)
+    given = read_inputs(_needed(inputs), parsed, plan.parent, bundle)
     requests = given.requests
     expected = None if expect is None else _expected(expect, parsed, len(requests))
 
@@ -181,12 +208,11 @@ def run(
             if fallback is not None:
                 await fallback.close()
 
-    ran = with_cluster(drive_and_close, role="client", trust=confirmed(insecure, insecure_network))
+    ran = with_cluster(drive_and_close, role="client", trust=trust)
     if output is not None:
         _write_answers(output, ran.answers, parsed, given.alone)
     _tell(ran, json_, given.answers(ran.answers, top))
-    if ran.report.failed or ran.report.wrong:
-        raise typer.Exit(1)
+    raise typer.Exit(int(bool(ran.report.failed or ran.report.wrong)))
 
 
 def _expected(path: Path, plan: Plan, count: int) -> list[Request]:
@@ -309,6 +335,18 @@ async def _successor(cluster: Cluster, path: Path, known: Plan, peers: list[str]
     if running is None:
         return None
     return await _kept(cluster, (successor_path(path), path), peers, running.digest) or running
+
+
+def _needed(inputs: Path | None) -> Path:
+    if inputs is None:
+        raise UsageError("--input: is missing; give inputs, or --source for frames")
+    return inputs
+
+
+def _refuse(options: Mapping[str, object], beside: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option}: does not go with {beside}; leave one of them out")
 
 
 def _check_options(

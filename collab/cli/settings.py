@@ -14,7 +14,9 @@ from collab.errors import ConfigError
 
 T = TypeVar("T")
 
-_SECTIONS: Final = ("node", "runtime", "training", "condition", "serve_releases", "releases")
+_SECTIONS: Final = (
+    *("node", "runtime", "training", "condition", "serve_releases", "releases", "sources", "sinks"),
+)
 """Tables that the file may have: each belongs to one command, or is one of its settings."""
 _SHARED: Final = ("peers", "identity")
 """Names at the file's top level that are no section's."""

@@ -119,6 +119,13 @@ class Follower:
         self._current = await self._open_plan(plan)
         return self
 
+    async def go_to(self, plan: Plan) -> None:
+        """Have new requests go to a plan; raises what opening it raises, and nothing has changed then."""
+        async with self._switching:
+            before, self._current = self._current, await self._open_plan(plan)
+            if before is not None and not self._under_way[before]:
+                self._let_go(before)
+
     async def close(self) -> None:
         """Release every epoch's client; cancels what is under way."""
         if self._participant is not None:

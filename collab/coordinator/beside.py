@@ -15,8 +15,8 @@ _DRAIN_S: Final = 2.0
 
 
 def beside(plan: Plan, mark: str) -> Plan:
-    """The plan under its name with a mark, without what stands in for it."""
-    return plan.replace(name=_marked(plan.name, mark), alternatives=(), local=False)
+    """The plan under its name with a mark, without what stands in for it and without its streams."""
+    return plan.replace(name=_marked(plan.name, mark), alternatives=(), local=False, streams=())
 
 
 async def take_down(cluster: Cluster, plan: Plan) -> None:

@@ -291,7 +291,7 @@ class Cluster:
         participant = None if same_model else Participant(self.links, self.open, self.release)
         follower = Follower(
             open_plan,
-            self._release_opened,
+            self.let_go,
             fetch_plan,
             same_model=same_model,
             participant=participant,
@@ -322,7 +322,8 @@ class Cluster:
 
         return await LadderClient(plan, open_rung, self.release, retry, local, self.tracer).open()
 
-    async def _release_opened(self, client: Opened) -> None:
+    async def let_go(self, client: Opened) -> None:
+        """Close what `climb` made."""
         if isinstance(client, PlanClient):
             await self.release(client)
         elif isinstance(client, LadderClient):

@@ -10,6 +10,7 @@ from collab.coordinator.cluster import Cluster, NodeView
 from collab.coordinator.phases import Change, everywhere, told, two_phases
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
+from collab.core.streams import check_declared
 from collab.errors import Conflict, IntegrityError, LimitExceeded, PlanError, Refused
 from collab.runtime.combiners import combiner
 
@@ -53,6 +54,14 @@ async def deploy(cluster: Cluster, plan: Plan, blobs: Blobs, progress: Progress 
     for one in plan.family:
         with told(one):
             _check_edges(one, views)
+    for view in views.values():
+        said = view.description
+        check_declared(
+            plan.streams,
+            view.name,
+            {source.name: source.lacking for source in said.sources},
+            {sink.name: sink.lacking for sink in said.sinks},
+        )
     _check_memory(plan, views)
     sent = await _send_blobs(cluster, plan, blobs, list(views), progress)
     known = {one.name: _running(one, views) for one in plan.family}

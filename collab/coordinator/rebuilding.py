@@ -72,7 +72,9 @@ def rebuilder(plan: Plan, profile: Profile, folder: Path) -> Build:
             rtol=max(made.tolerance.rtol, plan.tolerance.rtol),
         )
         # Nodes that the plan leaves are listed still: they go on with what they have admitted.
-        changed = made.replace(models=plan.models, nodes=tuple(refs), tolerance=tolerance)
+        listed = {ref.name for ref in refs}
+        streams = tuple(stream for stream in plan.streams if stream.source.node in listed)
+        changed = made.replace(models=plan.models, nodes=tuple(refs), tolerance=tolerance, streams=streams)
         return validate(changed), blobs
 
     return build

@@ -394,7 +394,9 @@ class Replanner:
 
         Nodes that it leaves are listed in it, so that they go on with what they have admitted.
         """
-        plan, blobs = self._build(chain, self._listed({*used(chain), *left}))
+        # Sources stay where they are.
+        sources = {stream.source.node for stream in self._first.streams} - set(allowed.forbidden)
+        plan, blobs = self._build(chain, self._listed({*used(chain), *left, *sources}))
         plan = plan.replace(predicted=predicted(profile, chain, _BASIS))
         if not self._first.alternatives:
             return plan, blobs
@@ -403,7 +405,7 @@ class Replanner:
         found = standbys(profile, allowed, chain, lambda p, w, _: self._solve(p, w), offline)
         spare = []
         for standby in found.chosen:
-            made, more = self._build(standby.option.chain, self._listed(standby.nodes))
+            made, more = self._build(standby.option.chain, self._listed({*standby.nodes, *sources}))
             spare.append((standby, made, predicted(profile, standby.option.chain, _BASIS)))
             blobs = {**blobs, **more}
         return with_alternatives(plan, spare), blobs

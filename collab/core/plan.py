@@ -16,14 +16,12 @@ from typing import Any, Literal, Union
 import msgspec
 
 from collab.core.decoding import prepare
+from collab.core.frozen import Frozen as Frozen
 from collab.core.ids import REQUESTER, Digest, EdgeId, NodeName, PlanName, StageId
+from collab.core.streams import StreamSpec
 from collab.core.tensor import TensorSpec
 
 PLAN_VERSION = 1
-
-
-class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of the plan's types: immutable, unknown fields are errors."""
 
 
 class FireAll(Frozen, frozen=True, tag="all", tag_field="rule", kw_only=True):
@@ -268,6 +266,8 @@ class Plan(Frozen, frozen=True, kw_only=True):
     """Of an alternative: nodes of the primary whose loss it is for; it uses none of them."""
     offline: bool = False
     """Of an alternative: one node alone answers, also when that has lost all others; it reports later."""
+    streams: tuple[StreamSpec, ...] = ()
+    """Sources of nodes that ask the plan by themselves, and where the answers go."""
     predicted: Predicted | None = None
     """Kept in files for comparing; it changes nothing that is deployed and does not travel."""
 
@@ -380,6 +380,7 @@ _LATER: dict[str, Any] = {
     "primary": None,
     "without": (),
     "offline": False,
+    "streams": (),
 }
 """Fields that plans did not always have; with these values a digest is as it was without them."""
 

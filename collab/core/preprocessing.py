@@ -13,7 +13,7 @@ from typing import Final, Literal, Union
 import msgspec
 
 from collab.core.decoding import prepare
-from collab.core.plan import Frozen
+from collab.core.frozen import Frozen
 from collab.errors import ConfigError
 
 VERSION: Final = 1

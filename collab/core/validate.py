@@ -27,6 +27,7 @@ from collab.core.plan import (
     most_out,
     to_json,
 )
+from collab.core.streams import check_streams
 from collab.core.tensor import TensorSpec
 from collab.errors import InputError, PlanError, TensorError
 
@@ -78,6 +79,9 @@ def validate(plan: Plan) -> Plan:
         )
     try:
         _check_names(plan)
+        if plan.streams:
+            own = None if plan.primary is not None else {node.name for node in plan.nodes}
+            check_streams(plan.streams, plan.inputs, plan.outputs, own)
     except PlanError:
         raise
     except InputError as error:

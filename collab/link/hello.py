@@ -21,6 +21,8 @@ VERSION: Final = 1
 MAX_HELLO_BYTES: Final = 64 * 1024
 MAX_ENDPOINTS: Final = 16
 MAX_ENDPOINT: Final = 256
+STREAM_SUFFIX: Final = "~stream"
+"""What a node's name ends with where it asks for its sources."""
 _MAX_TICKET: Final = 64
 
 
@@ -30,7 +32,7 @@ class Identity:
 
     name: NodeName
     role: str
-    """``node``, ``client``, ``operator`` or ``controller``."""
+    """``node``, ``client``, ``operator`` or ``controller``; of a node's streams ``stream``."""
     endpoints: tuple[str, ...] = ()
     software: str = f"collab/{__version__}"
     relay_to: str = ""
@@ -92,7 +94,8 @@ def decode_hello(frame: Buffer, address: str, me: Identity, proven: Principal | 
     role = hello.role[:16] if proven is None else proven.role
     name = _check_name(hello.name, role, address, proven)
     if role == "node" and "~" in name:
-        role = "client"  # such a name produces nothing in any plan; it may ask, as every client may
+        # Such a name produces nothing in any plan; it may ask: as every client may, or its plans alone.
+        role = "stream" if name.endswith(STREAM_SUFFIX) else "client"
     if name == me.name:
         raise ProtocolError(f"{address}: is named {name!r} like this end; give it another name")
     peer = Identity(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -90,6 +90,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Releases that this node gives to others; a table of its own."""
     releases: ReleaseSettings = ReleaseSettings()
     """Releases that this node takes for plans of its own; a table of its own."""
+    sources: dict[str, dict[str, Any]] = {}
+    """What the streams of plans may take frames from; a table for each, with its ``kind``."""
+    sinks: dict[str, dict[str, Any]] = {}
+    """Where they may send answers; a table for each, with its ``kind``."""
 
     def addresses(self, *, secured: bool) -> tuple[str, ...]:
         """Where to listen, with or without an identity; raises `UsageError`."""

@@ -11,7 +11,8 @@ from collab.client.measuring import MAX_PROBE_BYTES
 from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import CODECS
 from collab.core.ids import Digest, Epoch, PlanName, check_digest
-from collab.core.plan import from_json, to_json
+from collab.core.plan import Plan, from_json, to_json
+from collab.core.streams import check_declared
 from collab.errors import LimitExceeded, NotLoaded, Refused
 from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
@@ -94,6 +95,8 @@ class NodeControl:
             wall_clock_ms=int(time.time() * 1000),
             reports=self._reports(),
             remarks=device.remarks,
+            sources=[] if node.streams is None else node.streams.describe("sources"),
+            sinks=[] if node.streams is None else node.streams.describe("sinks"),
         )
 
     def _plans(self) -> list[pb.LoadedPlan]:
@@ -164,11 +167,12 @@ class NodeControl:
         free = wanted - set(self._node.used_digests())
         return pb.DropBlobsReply(dropped=await stages.off_loop(stages.store.drop, sorted(free)))
 
-    async def get_plan(self, _: Caller, request: pb.GetPlanRequest) -> pb.GetPlanReply:
+    async def get_plan(self, caller: Caller, request: pb.GetPlanRequest) -> pb.GetPlanReply:
         """The plan that is current under a name."""
         name = PlanName(request.plan)
         current = self._node.session.current(name)
         plan = None if current is None else self._node.stages.plan(name, current[0])
+        _check_stream(caller, plan)
         if current is None or plan is None:
             raise NotLoaded(f"plan {name[:80]!r}: none of that name is current here")
         return pb.GetPlanReply(epoch=current[0], json=to_json(plan))
@@ -180,6 +184,10 @@ class NodeControl:
             expected = (Epoch(request.expected_epoch), Digest(request.expected_digest))
         plan = from_json(request.plan)
         self._node.check_fits(plan)
+        if plan.streams:
+            own = self._node.streams
+            sources, sinks = ({}, {}) if own is None else (own.sources, own.sinks)
+            check_declared(plan.streams, self._node.name, sources, sinks)
         self._node.session.reserve(plan, Epoch(request.epoch), request.holder, monotonic_us(), expected)
         return pb.ReserveReply()
 
@@ -196,6 +204,7 @@ class NodeControl:
         await self._node.commit(
             PlanName(request.plan), Epoch(request.epoch), Digest(request.digest), request.holder
         )
+        self._look_at_streams()
         return pb.EpochReply()
 
     async def abort(self, _: Caller, request: pb.EpochRequest) -> pb.EpochReply:
@@ -208,17 +217,20 @@ class NodeControl:
     async def retire(self, _: Caller, request: pb.EpochRequest) -> pb.EpochReply:
         """Admit no further requests to an epoch."""
         await self._node.retire(PlanName(request.plan), Epoch(request.epoch))
+        self._look_at_streams()
         return pb.EpochReply()
 
     async def unload(self, _: Caller, request: pb.EpochRequest) -> pb.EpochReply:
         """Free an epoch; requests under way get an error."""
         await self._node.unload(PlanName(request.plan), Epoch(request.epoch))
+        self._look_at_streams()
         return pb.EpochReply()
 
     async def lease(self, caller: Caller, request: pb.LeaseRequest) -> pb.LeaseReply:
         """Lease admission credits to the caller."""
         now = monotonic_us()
         plan, epoch = PlanName(request.plan), Epoch(request.epoch)
+        _check_stream(caller, self._node.stages.plan(plan, epoch))
         if request.want == 0:
             self._node.session.release(plan, epoch, caller.name)
             return pb.LeaseReply()
@@ -265,6 +277,7 @@ class NodeControl:
             ],
             bounds_us=BOUNDS_US,
             cpu_us=int(time.process_time() * 1e6),
+            streams=[] if node.streams is None else node.streams.states(),
         )
 
     def _stages(self) -> list[pb.StageLoad]:
@@ -322,7 +335,12 @@ class NodeControl:
     async def drain(self, _: Caller, __: pb.DrainRequest) -> pb.DrainReply:
         """Admit nothing more; what is under way finishes."""
         self._node.drain()
+        self._look_at_streams()
         return pb.DrainReply(in_flight=sum(info.in_flight for info in self._node.session.plans()))
+
+    def _look_at_streams(self) -> None:
+        if self._node.streams is not None:
+            self._node.streams.look()
 
     async def put_revocations(self, _: Caller, request: pb.PutRevocationsRequest) -> pb.PutRevocationsReply:
         """Go by the authority's latest revocation list, and keep it over restarts."""
@@ -332,3 +350,10 @@ class NodeControl:
         number = security.reload_revocations(request.crl)
         await self._node.stages.off_loop(security.store_revocations)
         return pb.PutRevocationsReply(number=number)
+
+
+def _check_stream(caller: Caller, plan: Plan | None) -> None:
+    """A node's streams may ask for plans that have one of its, and no other."""
+    base = caller.name.partition("~")[0]
+    if caller.role == "stream" and plan is not None and base not in {s.source.node for s in plan.streams}:
+        raise Refused(f"plan {plan.name!r} has no stream of node {base!r}; name its source under streams")

@@ -37,6 +37,7 @@ class NodeMetrics:
             *self._stages(),
             *self._counters(),
             *self._links(),
+            *self._streams(),
         ]
 
     def _device(self) -> Iterator[Value]:
@@ -95,6 +96,21 @@ class NodeMetrics:
         for name, count in {**self._node.session.counters, **self._node.tally.counters}.items():
             metric = metrics.REFUSALS if name in REFUSALS else metrics.DROPS
             yield metric.at(name, value=count)
+
+    def _streams(self) -> Iterator[Value]:
+        if self._node.streams is None:
+            return
+        for state in self._node.streams.states():
+            names = (state.plan, state.id)
+            for outcome in ("answered", "dropped", "failed"):
+                yield metrics.STREAM_FRAMES.at(*names, outcome, value=getattr(state, outcome))
+            yield metrics.STREAM_WAITING.at(*names, value=state.waiting)
+            yield metrics.STREAM_UP.at(*names, value=int(state.state == "running"))
+            for sink in state.sinks:
+                yield metrics.STREAM_ANSWERS.at(*names, sink.name, "delivered", value=sink.delivered)
+                yield metrics.STREAM_ANSWERS.at(*names, sink.name, "lost", value=sink.lost)
+        for names, seconds in self._node.streams.seconds().items():
+            yield metrics.STREAM_SECONDS.at(*names, value=seconds)
 
     def _links(self) -> Iterator[Value]:
         carried = dict(self._node.tally.ended_bytes)

@@ -54,17 +54,15 @@ from collab.runtime.base import Backend
 from collab.transport.aio import timeout
 
 if TYPE_CHECKING:
+    from collab.node.streaming import NodeStreams
     from collab.security.identity import Credentials
 
 log = logging.getLogger("collab.node")
-
 _NEVER_US = 1 << 62
 _QUIET_US = 300_000
 """A draining node stays this long after the last token that it took: others may be on their way."""
-
 _LINK_WAIT_S = 2.0
 """How long preparing waits for links of the plan's transports; without them others carry its tokens."""
-
 _TELL_S = 2.0
 
 MakeLinks = Callable[[Handler], Links]
@@ -91,6 +89,8 @@ class NodeService(Handler):
         self.draining = False
         self.device: Device | None = None
         """What this node runs on; known once it has started."""
+        self.streams: NodeStreams | None = None
+        """What runs streams here; None where the settings declare none."""
         self.on_serving: Callable[[bool], Awaitable[None]] | None = None
         """Told when the node begins and stops to take requests."""
         limits = SessionLimits(reservation_us=int(config.reservation_s * 1e6))

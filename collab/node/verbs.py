@@ -34,11 +34,12 @@ TRAINING_VERBS: Final = frozenset(
 """Of federated runs; a node may call them as a gateway, where the settings of the one called name it."""
 
 ROLES: Final[Mapping[str, frozenset[str]]] = {
-    "Describe": _ANYONE,
+    "Describe": _ANYONE | {"stream"},
     "Probe": _ANYONE,
     "Status": _ANYONE,
-    "GetPlan": _CLIENT,
-    "Lease": _CLIENT,
+    # Streams: of plans that have one of their node's alone.
+    "GetPlan": _CLIENT | {"stream"},
+    "Lease": _CLIENT | {"stream"},
     "PutRevocations": frozenset({"operator", "controller"}),
     "TakeReports": frozenset({"operator", "controller"}),
     "PutBlob": frozenset({"operator", "node"}),

@@ -132,6 +132,29 @@ CERTIFICATE = Metric(
 )
 SPANS_DROPPED = Metric("collab_spans_dropped_total", _COUNTER, (), "Spans that could not be exported")
 
+STREAM_FRAMES = Metric(
+    "collab_stream_frames_total",
+    _COUNTER,
+    ("plan", "stream", "outcome"),
+    "Frames of the node's sources: answered, dropped or failed",
+)
+STREAM_WAITING = Metric("collab_stream_waiting", _GAUGE, ("plan", "stream"), "Frames that wait for the plan")
+STREAM_UP = Metric(
+    "collab_stream_up", _GAUGE, ("plan", "stream"), "1 while a stream runs and its source is there, else 0"
+)
+STREAM_SECONDS = Metric(
+    "collab_stream_frame_seconds",
+    _HISTOGRAM,
+    ("plan", "stream"),
+    "From a frame's arrival to its answer, waiting included",
+)
+STREAM_ANSWERS = Metric(
+    "collab_stream_answers_total",
+    _COUNTER,
+    ("plan", "stream", "sink", "outcome"),
+    "Answers to frames, by sink: delivered or lost",
+)
+
 # --- any process's -----------------------------------------------------------------------
 
 MEMORY = Metric("process_resident_memory_bytes", _GAUGE, (), "Resident memory of the process")
@@ -166,7 +189,8 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     *(NODE_INFO, STATE, UPTIME, PLAN_INFO, REQUESTS, FAILURES, REQUEST_SECONDS, STAGE_SECONDS),
     *(STAGE_FAILURES, QUEUE, IN_FLIGHT, CREDITS, REFUSALS, DROPS, CODEC_RAW, CODEC_SENT, CODEC_FALLBACKS),
     *(QUARANTINED, LINK_BYTES, LINK_UP, LINK_RTT, LINK_QUEUED, REPORTS, REPORTS_DROPPED, ROUND),
-    *(CERTIFICATE, SPANS_DROPPED, MEMORY, CPU, TEMPERATURE),
+    *(CERTIFICATE, SPANS_DROPPED, STREAM_FRAMES, STREAM_WAITING, STREAM_UP, STREAM_SECONDS, STREAM_ANSWERS),
+    *(MEMORY, CPU, TEMPERATURE),
     *(CLIENT_REQUESTS, CLIENT_FAILURES, CLIENT_SECONDS, CLIENT_PARTS, CLIENT_ATTEMPTS),
 )
 """All of them, in the order in which they are exposed."""

@@ -11,7 +11,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("name", "endpoints", "software", "device", "memory_bytes", "cores", "runtime_class", "models", "state", "plans", "transports", "codecs", "wall_clock_ms", "reports", "remarks")
+    __slots__ = ("name", "endpoints", "software", "device", "memory_bytes", "cores", "runtime_class", "models", "state", "plans", "transports", "codecs", "wall_clock_ms", "reports", "remarks", "sources", "sinks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,8 @@ class DescribeReply(_message.Message):
     WALL_CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     REMARKS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    SINKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     endpoints: _containers.RepeatedScalarFieldContainer[str]
     software: str
@@ -42,7 +44,19 @@ class DescribeReply(_message.Message):
     wall_clock_ms: int
     reports: ReportState
     remarks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., software: _Optional[str] = ..., device: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., cores: _Optional[int] = ..., runtime_class: _Optional[_Union[RuntimeClass, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., transports: _Optional[_Iterable[str]] = ..., codecs: _Optional[_Iterable[str]] = ..., wall_clock_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., remarks: _Optional[_Iterable[str]] = ...) -> None: ...
+    sources: _containers.RepeatedCompositeFieldContainer[Declared]
+    sinks: _containers.RepeatedCompositeFieldContainer[Declared]
+    def __init__(self, name: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., software: _Optional[str] = ..., device: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., cores: _Optional[int] = ..., runtime_class: _Optional[_Union[RuntimeClass, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., transports: _Optional[_Iterable[str]] = ..., codecs: _Optional[_Iterable[str]] = ..., wall_clock_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., remarks: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[_Union[Declared, _Mapping]]] = ..., sinks: _Optional[_Iterable[_Union[Declared, _Mapping]]] = ...) -> None: ...
+
+class Declared(_message.Message):
+    __slots__ = ("name", "kind", "lacking")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LACKING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    lacking: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., lacking: _Optional[str] = ...) -> None: ...
 
 class RuntimeClass(_message.Message):
     __slots__ = ("backend", "version", "machine", "cpu_features", "delegate")
@@ -237,7 +251,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("plans", "counters", "peers", "found", "resident_bytes", "uptime_ms", "reports", "state", "stages", "answers", "bounds_us", "cpu_us")
+    __slots__ = ("plans", "counters", "peers", "found", "resident_bytes", "uptime_ms", "reports", "state", "stages", "answers", "bounds_us", "cpu_us", "streams")
     PLANS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +264,7 @@ class StatusReply(_message.Message):
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     BOUNDS_US_FIELD_NUMBER: _ClassVar[int]
     CPU_US_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
     plans: _containers.RepeatedCompositeFieldContainer[LoadedPlan]
     counters: _containers.RepeatedCompositeFieldContainer[Counter]
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
@@ -262,7 +277,48 @@ class StatusReply(_message.Message):
     answers: _containers.RepeatedCompositeFieldContainer[PlanAnswers]
     bounds_us: _containers.RepeatedScalarFieldContainer[int]
     cpu_us: int
-    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageLoad, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[PlanAnswers, _Mapping]]] = ..., bounds_us: _Optional[_Iterable[int]] = ..., cpu_us: _Optional[int] = ...) -> None: ...
+    streams: _containers.RepeatedCompositeFieldContainer[StreamState]
+    def __init__(self, plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageLoad, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[PlanAnswers, _Mapping]]] = ..., bounds_us: _Optional[_Iterable[int]] = ..., cpu_us: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamState, _Mapping]]] = ...) -> None: ...
+
+class StreamState(_message.Message):
+    __slots__ = ("plan", "id", "source", "state", "trouble", "captured", "answered", "dropped", "failed", "waiting", "sinks")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    CAPTURED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    SINKS_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    id: str
+    source: str
+    state: str
+    trouble: str
+    captured: int
+    answered: int
+    dropped: int
+    failed: int
+    waiting: int
+    sinks: _containers.RepeatedCompositeFieldContainer[SinkState]
+    def __init__(self, plan: _Optional[str] = ..., id: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., trouble: _Optional[str] = ..., captured: _Optional[int] = ..., answered: _Optional[int] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ..., waiting: _Optional[int] = ..., sinks: _Optional[_Iterable[_Union[SinkState, _Mapping]]] = ...) -> None: ...
+
+class SinkState(_message.Message):
+    __slots__ = ("name", "delivered", "lost", "waiting", "trouble")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    delivered: int
+    lost: int
+    waiting: int
+    trouble: str
+    def __init__(self, name: _Optional[str] = ..., delivered: _Optional[int] = ..., lost: _Optional[int] = ..., waiting: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
 
 class StageLoad(_message.Message):
     __slots__ = ("plan", "stage", "queued", "runs", "failed")

@@ -23,7 +23,7 @@ from collab.codec.wire import MAX_HEADER_BYTES
 from collab.coordinator.federated_secure import GRACE_S, MAX_PHASE_S
 from collab.coordinator.version_folder import KEPT_VERSIONS
 from collab.core import preprocessing as steps
-from collab.core import validate
+from collab.core import streams, validate
 from collab.dashboard import access, folders, looks, versions
 from collab.dashboard import state as board
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
@@ -72,6 +72,24 @@ from collab.serving.rate import MAX_CLIENTS as MAX_RATED
 from collab.serving.rest_body import MAX_HEAD
 from collab.serving.status import TABLE
 from collab.serving.wishes import MAX_DEADLINE_S, MAX_PARAMETERS
+from collab.streaming import SINKS, SOURCES
+from collab.streams.frames import MAX_FRAME_BYTES
+from collab.streams.reading import MAX_EXAMPLES
+from collab.streams.settings import (
+    MAX_DECLARED,
+    MAX_HEADERS,
+    CameraSettings,
+    FolderSettings,
+    LinesSettings,
+    RtspSettings,
+    TopicSettings,
+    VideoSettings,
+    WebhookSettings,
+)
+from collab.streams.sinks.base import Sink
+from collab.streams.sinks.webhook import MAX_REPLY
+from collab.streams.sources.folder import MAX_FILES
+from collab.streams.sources.video import MAX_PIXELS
 from collab.telemetry import export as export_spans
 from collab.telemetry import scrape
 from collab.telemetry.catalogue import CATALOGUE
@@ -171,12 +189,46 @@ def test_the_sample_settings_work_and_are_complete(tmp_path, monkeypatch):
     named = set(re.findall(r"^(\w+) =", sample, re.MULTILINE))
     tables = (RuntimeConfig, TrainingConfig, ConditionConfig, ServeConfig, ReleaseSettings)
     own = {field.name for field in msgspec.structs.fields(NodeConfig)}
-    own -= {"runtime", "training", "condition", "serve_releases", "releases"}
+    own -= {"runtime", "training", "condition", "serve_releases", "releases", "sources", "sinks"}
     assert named == {
-        "peers",
+        *("peers", "device", "path"),
         *own,
         *(field.name for kind in tables for field in msgspec.structs.fields(kind)),
     }
+
+
+def test_the_tables_of_sources_and_sinks_are_those_of_the_code():
+    text = (ROOT / "docs/sources.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| ([^|]+) \|$", text, re.MULTILINE)
+    kinds = {
+        "folder": FolderSettings,
+        "file": VideoSettings,
+        "v4l2": CameraSettings,
+        "rtsp": RtspSettings,
+        "mqtt": TopicSettings,
+        "jsonl": LinesSettings,
+        "webhook": WebhookSettings,
+    }
+    said = {kind: set(re.findall(r"`(\w+)`", fields)) for kind, _, fields in rows if kind in kinds}
+    assert said == {kind: set(settings.__struct_fields__) for kind, settings in kinds.items()}
+    assert {*SOURCES, *SINKS} == set(kinds)
+
+
+def test_the_bounds_of_streams_are_those_of_the_code():
+    text = (ROOT / "docs/architecture.md").read_text("utf-8").partition("## Memory and bounds")[2]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|", text, re.MULTILINE))
+    assert {
+        "streams of a plan, sinks of one; frames that wait, requests of one under way; its labels": ""
+        f"{streams.MAX_STREAMS}, {streams.MAX_SINKS}; {streams.MAX_WAITING:,} each; "
+        f"{streams.MAX_LABELS:,}",
+        "sources, and sinks, that a node declares; headers of a webhook": f"{MAX_DECLARED}; {MAX_HEADERS}",
+        "a frame as it comes; pixels of one; examples in one": f"{MAX_FRAME_BYTES >> 20} MiB; {MAX_PIXELS:,}; "
+        f"{MAX_EXAMPLES:,}",
+        "files of a watched folder": f"{MAX_FILES:,}",
+        "answers that wait for a sink: `jsonl` and `mqtt`, a webhook; tries; a reply's bytes": ""
+        f"{Sink.waiting:,}, `waiting`, {WebhookSettings(url='').waiting}; {Sink.tries}; "
+        f"{MAX_REPLY >> 10} KiB",
+    }.items() <= rows.items()
 
 
 def test_the_table_of_metrics_is_that_of_the_code():

@@ -1,0 +1,1 @@
+"""Frames from sources through a plan, answers to sinks."""
