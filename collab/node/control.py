@@ -12,6 +12,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import CODECS
 from collab.core.ids import Digest, Epoch, PlanName, check_digest
 from collab.core.plan import from_json, to_json
+from collab.core.transforms import EACH, KINDS
 from collab.errors import LimitExceeded, NotLoaded, Refused
 from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
@@ -94,6 +95,7 @@ class NodeControl:
             wall_clock_ms=int(time.time() * 1000),
             reports=self._reports(),
             remarks=device.remarks,
+            transforms=(*KINDS, EACH),
         )
 
     def _plans(self) -> list[pb.LoadedPlan]:
