@@ -94,7 +94,7 @@ def pipeline(
         raise UsageError("no peers: give --peers HOST:PORT,… or set COLLAB_PEERS")
     try:
         read = convert_pipeline(read_yaml("pipeline", file, MAX_FILE_BYTES))
-        called = PlanName(check_name(name, "--name")) if name is not None else plan_name(file)
+        called = PlanName(check_name(name, "--name")) if name is not None else PlanName(plan_name(file))
         fitted = fit(read if name is None else _renamed(read, called), called, file.parent)
     except (PlanError, ConfigError) as error:
         raise PlanError(f"pipeline {file}: {_bare(error, file)}") from error

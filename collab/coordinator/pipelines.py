@@ -14,7 +14,8 @@ from collab.core.ids import Digest, PlanName, StageId
 from collab.core.pipeline import ANSWER, INPUT, Pipeline, Step, pick, reference
 from collab.core.plan import Edge, FileName, ModelRef, NodeRef, Plan, Predicted, StageSpec
 from collab.core.tensor import TensorSpec
-from collab.core.transforms import MAX_ROWS, Dequantise, Join, Quantise, check_counter, made, stacked
+from collab.core.transform_shapes import check_counter, made, stacked
+from collab.core.transforms import MAX_ROWS, Dequantise, Join, Quantise
 from collab.core.validate import validate
 from collab.errors import ModelError, PlanError
 from collab.graph import Graph, split

@@ -66,7 +66,7 @@ class Pipeline(Frozen, frozen=True, kw_only=True):
     outputs: tuple[str, ...]
     """What the answer holds, by reference."""
     name: str | None = None
-    inputs: dict[str, InputSpec] = {}
+    inputs: dict[str, InputSpec] = msgspec.field(default_factory=dict)
     """Those that only models read, as they are, may be left out."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collab.core.plan import StageSpec
-from collab.core.transforms import MAX_ROWS, check_counter, kind_of, made
+from collab.core.transform_shapes import check_counter, made
+from collab.core.transforms import MAX_ROWS, kind_of
 from collab.errors import PlanError
 
 

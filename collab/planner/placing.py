@@ -151,7 +151,7 @@ def _beam(
         if unit.id in fixed:
             continue
         part = _until(wiring, count)
-        wider = [{**one, unit.id: (node,)} for one in kept for node in nodes]
+        wider: list[Placement] = [{**one, unit.id: (node,)} for one in kept for node in nodes]
         wider.sort(key=lambda one: _key("latency", schedule(part, costs, one)))
         kept = wider[:BEAM]
     return kept[::-1]

@@ -103,7 +103,6 @@ def train(tf: Any, digits: Digits, seed: int, steps: int) -> Any:
     )
     optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-3)
 
-    @tf.function
     def step(given: Any, heat: Any, place: Any) -> Any:
         with tf.GradientTape() as tape:
             likely, size, offset = model(given, training=True)
@@ -120,11 +119,12 @@ def train(tf: Any, digits: Digits, seed: int, steps: int) -> Any:
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
 
+    compiled = tf.function(step)
     total = 0.0
     for done in range(steps):
         scenes = [scene(digits.images, digits.labels, rng) for _ in range(BATCH)]
         heat, place = targets(scenes)
-        total += float(step(halved(np.stack([one.image for one in scenes])), heat, place))
+        total += float(compiled(halved(np.stack([one.image for one in scenes])), heat, place))
         if (done + 1) % 250 == 0:
             _say(f"step {done + 1}/{steps}: loss {total / 250:.4f}")
             total = 0.0

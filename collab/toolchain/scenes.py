@@ -105,4 +105,5 @@ def halved(images: Bytes) -> Floats:
     """
     count, side = len(images), images.shape[1]
     small: Floats = images.reshape(count, side // 2, 2, side // 2, 2, 1).mean(axis=(2, 4), dtype=np.float32)
-    return small / np.float32(255)
+    small /= np.float32(255)
+    return small

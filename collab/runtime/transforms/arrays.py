@@ -27,12 +27,14 @@ def saturated(values: Any, dtype: str) -> Array:
         if given.dtype.kind in "iu":
             ends, own = np.iinfo(target), np.iinfo(given.dtype)
             low, high = max(int(ends.min), int(own.min)), min(int(ends.max), int(own.max))
-            return np.clip(given, low, high).astype(target)
+            whole: Array = np.clip(given, low, high).astype(target)
+            return whole
     with np.errstate(over="ignore"):  # what is beyond a smaller float is infinite in it
         if target.kind == "f" and given.dtype.kind == "f" and target.itemsize < given.dtype.itemsize:
             most = np.finfo(target).max
-            return np.clip(given, -most, most).astype(target)
-        return given.astype(target)
+            given = np.clip(given, -most, most)
+        made: Array = given.astype(target)
+    return made
 
 
 def _whole(values: npt.NDArray[np.float64], target: np.dtype[Any]) -> Array:

@@ -34,7 +34,8 @@ def suppress(options: Nms, boxes: Array, scores: Array) -> tuple[Floats, Floats,
     else:
         places, kinds = (at.reshape(-1) for at in np.indices(rated.shape))
     flat = rated.reshape(-1)
-    likely = np.flatnonzero((flat > options.score) & np.isfinite(given).all(axis=1)[places])
+    sound = np.logical_and.reduce(np.isfinite(given), axis=1)
+    likely = np.flatnonzero((flat > options.score) & sound[places])
     likely = likely[np.argsort(-flat[likely], kind="stable")]
     kept = _greedy(given[places[likely]], kinds[likely], options)
     chosen = likely[kept]
@@ -118,7 +119,8 @@ def centre_points(heat: Array, sizes: Array, offsets: Array | None) -> tuple[Flo
     tallest = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
     hottest = np.maximum(np.maximum(tallest[:, :-2], tallest[:, 1:-1]), tallest[:, 2:])
     scores = np.where(warm >= hottest, warm, np.float32(0)).reshape(-1, classes)
-    cells = np.stack(np.mgrid[:height, :width], -1).astype(np.float32)
+    y, x = np.mgrid[:height, :width]
+    cells = np.stack([y, x], -1).astype(np.float32)
     within = np.float32(0.5) if offsets is None else offsets[0].astype(np.float32)
     centres = (cells + within) / np.array([height, width], np.float32)
     half = np.float32(0.5) * sizes[0].astype(np.float32)

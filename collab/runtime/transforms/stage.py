@@ -11,6 +11,7 @@ import numpy as np
 from collab.codec.tensors import Array, check_array
 from collab.core.plan import StageSpec
 from collab.core.tensor import TensorSpec
+from collab.core.transform_shapes import axis_of, made, stacked
 from collab.core.transforms import (
     CentrePoints,
     Crop,
@@ -21,10 +22,7 @@ from collab.core.transforms import (
     Quantise,
     Resize,
     Unletterbox,
-    axis_of,
     kind_of,
-    made,
-    stacked,
 )
 from collab.errors import PlanError, TensorError
 from collab.runtime.base import LoadedStage
@@ -90,8 +88,8 @@ def _reshape(t: Any, inputs: Specs) -> Run:
 
 
 def _select(t: Any, inputs: Specs) -> Run:
-    before = (slice(None),) * axis_of(t.axis, inputs[0])
-    return lambda given: (given[0][(*before, slice(t.start, t.stop))],)
+    at = (*(slice(None),) * axis_of(t.axis, inputs[0]), slice(t.start, t.stop))
+    return lambda given: (given[0][at],)
 
 
 MAKERS: Final[dict[str, Callable[[Any, Specs], Run]]] = {
