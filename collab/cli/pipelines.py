@@ -61,6 +61,9 @@ def pipeline(
     objective: Annotated[
         str, typer.Option(help="What to place steps for: latency or throughput.")
     ] = "latency",
+    rows: Annotated[
+        int | None, typer.Option(help="Rows that steps with each are expected to have; all otherwise.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the plan.")] = None,
     name: Annotated[str | None, typer.Option(help="The plan's name; the file's otherwise.")] = None,
     transport: Annotated[str, typer.Option(help="How tensors travel, on all links.")] = "grpc",
@@ -85,6 +88,8 @@ def pipeline(
     goal = objective
     if goal not in ("latency", "throughput"):
         raise UsageError(f"--objective {objective!r}: use latency or throughput")
+    if rows is not None and rows < 1:
+        raise UsageError(f"--rows {rows}: give 1 or more")
     if not 1 <= credits_ <= MAX_CREDITS:
         raise UsageError(f"--credits {credits_}: give 1 to {MAX_CREDITS}")
     if (inputs is None) != (output is None):
@@ -103,7 +108,9 @@ def pipeline(
     if not addresses or (out is None and inputs is not None):
         _tell(fitted, None, None, json_)
         return
-    fixed, views, costs = _look(fitted, addresses, assign, transport, confirmed(insecure, insecure_network))
+    fixed, views, costs = _look(
+        fitted, addresses, assign, transport, rows, confirmed(insecure, insecure_network)
+    )
     found, single = _placed(fitted, views, fixed, costs, goal)
     plan = _plan(fitted, views, fixed, found, costs, transport, credits_)
     if out is not None:
@@ -154,10 +161,16 @@ def _run_here(fitted: Fitted, inputs: Path, output: Path) -> None:
 
 
 def _look(
-    fitted: Fitted, addresses: list[str], assign: str | None, transport: str, trust: Trust
+    fitted: Fitted,
+    addresses: list[str],
+    assign: str | None,
+    transport: str,
+    rows: int | None,
+    trust: Trust,
 ) -> tuple[Placement, Sequence[NodeView], Costs | None]:
     """The peers, what is placed by hand, and costs where something is left to place."""
     from collab.coordinator.pipeline_costs import measured
+    from collab.core.transforms import MAX_ROWS
     from collab.runtime.litert import LiteRT
 
     async def ask(cluster: Cluster) -> tuple[Placement, Sequence[NodeView], Costs | None]:
@@ -176,6 +189,7 @@ def _look(
                 fitted,
                 LiteRT(),
                 transport=transport,
+                rows=rows or MAX_ROWS,
                 progress=advance,
                 warn=lambda text: say(f"warning: {text}"),
             )
@@ -311,7 +325,7 @@ def _tell(fitted: Fitted, plan: Plan | None, single: Schedule | None, as_json: b
     if plan is not None and plan.predicted is not None and single is not None:
         best = next(iter(single.placement.values()))[0]
         show(
-            f"predicted {plan.predicted.latency_ms:.2f} ms a request with every row, an answer every "
+            f"predicted {plan.predicted.latency_ms:.2f} ms a request, an answer every "
             f"{plan.predicted.bottleneck_ms:.2f} ms; all on {best} it would be {single.latency_ms:.2f} ms"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from collab.codec.tensors import Array
 from collab.coordinator.cluster import Cluster, NodeView
 from collab.coordinator.pipelines import Fitted
 from collab.coordinator.planning import whole_model
@@ -21,6 +23,8 @@ from collab.coordinator.profiling import HERE, QUICK, Profiling
 from collab.core.ids import NodeName, StageId
 from collab.core.plan import StageSpec
 from collab.core.profile import Profile
+from collab.core.tensor import TensorSpec
+from collab.core.transforms import MAX_ROWS
 from collab.errors import CollabError
 from collab.graph import Graph
 from collab.planner.evaluate import Evaluator
@@ -31,10 +35,10 @@ from collab.runtime.transforms.stage import TransformStage
 Progress = Callable[[int, int], None]
 Warn = Callable[[str], None]
 
-BASIS = "a quick look at the devices and links; transforms timed here and scaled, every row counted"
+BASIS = "a quick look at the devices and links; transforms timed here and scaled"
 _RUNS = 5
-_LEAST_MS = 0.02
-"""Of a stage that was not measured on its node: handing it over costs that."""
+_STAGE_MS = 0.1
+"""Of a stage that was not measured on its node: queue, decoding and encoding."""
 
 
 async def measured(
@@ -44,10 +48,13 @@ async def measured(
     backend: Backend,
     *,
     transport: str = "grpc",
+    rows: int = MAX_ROWS,
     progress: Progress = lambda done, total: None,
     warn: Warn = lambda text: None,
 ) -> Costs:
     """Look at the nodes and the links between them, one after another.
+
+    ``rows`` are as many as models are expected to run for, where they run for each.
 
     Raises `PeerUnreachable` or `LinkLost` for a node that goes away, and what it reports.
     """
@@ -59,7 +66,8 @@ async def measured(
                 cluster,
                 views,
                 graph,
-                replace(QUICK, links=False),
+                # Links are measured once for all models; without them the requester must be a node.
+                replace(QUICK, links=False, requester=views[0].name),
                 now=lambda: datetime.now(timezone.utc),
                 backend=backend,
                 progress=progress,
@@ -75,7 +83,7 @@ async def measured(
         except CollabError as error:
             warn(f"no link {pair.source} – {pair.peer.name} by {pair.kind}: {error}")
     here = await asyncio.to_thread(_times_here, fitted)
-    return assembled(fitted, {m.id: profiles[m.sha256] for m in fitted.models}, links, here, views)
+    return assembled(fitted, {m.id: profiles[m.sha256] for m in fitted.models}, links, here, views, rows)
 
 
 def assembled(
@@ -84,6 +92,7 @@ def assembled(
     links: Mapping[tuple[NodeName, NodeName], tuple[float, float]],
     here: Mapping[str, float],
     views: Sequence[NodeView],
+    rows: int = MAX_ROWS,
 ) -> Costs:
     """From what was measured to what the planner takes.
 
@@ -93,6 +102,7 @@ def assembled(
         links: latency in ms and rate in Mbit/s.
         here: times in ms on this machine, of transforms by stage, and of whole models by name.
         views: the nodes.
+        rows: that models are expected to run for, of those that there are.
     """
     names = [view.name for view in views]
     evaluators = {name: Evaluator(profile) for name, profile in profiles.items()}
@@ -100,17 +110,17 @@ def assembled(
     ms: dict[StageId, Mapping[NodeName, float]] = {}
     for stage in fitted.stages:
         if stage.transform is not None:
-            ms[stage.id] = {name: max(_LEAST_MS, here[stage.id] * speeds[name]) for name in names}
+            ms[stage.id] = {name: _STAGE_MS + here[stage.id] * speeds[name] for name in names}
         else:
-            ms[stage.id] = {name: _model_ms(evaluators[stage.model], stage, name) for name in names}
+            ms[stage.id] = {name: _model_ms(evaluators[stage.model], stage, name, rows) for name in names}
     memory = {view.name: view.description.memory_bytes for view in views if view.description.memory_bytes}
     return Costs(ms, links, memory, {stage.id: stage.bytes for stage in fitted.stages})
 
 
-def _model_ms(evaluator: Evaluator, stage: StageSpec, node: NodeName) -> float:
+def _model_ms(evaluator: Evaluator, stage: StageSpec, node: NodeName, rows: int) -> float:
     assert stage.ops is not None
     once = evaluator.stage_ms(evaluator.devices[node], *stage.ops)
-    return once * (stage.outputs[0].shape[0] if stage.each else 1)
+    return once * (min(rows, stage.outputs[0].shape[0]) if stage.each else 1)
 
 
 def _speed(node: NodeName, evaluators: Mapping[str, Evaluator], here: Mapping[str, float]) -> float:
@@ -127,11 +137,17 @@ def _times_here(fitted: Fitted) -> dict[str, float]:
     found: dict[str, float] = {}
     for stage in fitted.stages:
         if stage.transform is not None:
-            given = [np.zeros(spec.shape, spec.dtype) for spec in stage.inputs]
-            found[stage.id] = _median_ms(TransformStage(stage).run, given)
+            found[stage.id] = _median_ms(TransformStage(stage).run, [_busy(spec) for spec in stage.inputs])
     for name, graph in fitted.graphs.items():
         found[name] = _whole_ms(graph)
     return found
+
+
+def _busy(spec: TensorSpec) -> Array:
+    """Numbers that give a transform its work: scores and boxes of all kinds, and a full count."""
+    if math.prod(spec.shape) == 1:
+        return np.full(spec.shape, 100).astype(spec.dtype)
+    return np.random.default_rng(0).random(spec.shape).astype(spec.dtype)
 
 
 def _whole_ms(graph: Graph) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import numpy as np
 import pytest
 
 from collab.assets import path as asset
-from collab.cli.files import read_plan
-from tests.integration.processes import NodeProcess, command, peers, running
 from collab.toolchain.scenes import scene
+from tests.integration.processes import NodeProcess, command, peers, running
 
 SCENES = 12
 
