@@ -80,6 +80,7 @@ def quantise(options: Quantise, values: Array) -> Array:
         # Adding a half to the float just below one half would round it up.
         whole = np.trunc(steps)
         whole += np.sign(steps) * (np.abs(steps - whole) >= np.float32(0.5))
+        whole[np.isnan(whole)] = 0
         return saturated(whole.astype(np.float64) + options.zero, options.dtype)
 
 
