@@ -22,7 +22,7 @@ from collab.planner.units import Placement, Unit, Way, Wiring, ways
 
 MOST_TRIED: Final = 4_096
 """Placements up to which all are tried."""
-BEAM: Final = 48
+BEAM: Final = 24
 
 Goal = Literal["latency", "throughput"]
 
@@ -116,13 +116,10 @@ def place(
         )
         best = _best((schedule(wiring, costs, one) for one in tried), goal)
     else:
-        starts = [
-            *_beam(wiring, costs, nodes, fixed, loose),
-            *({**fixed, **{u.id: (n,) for u in loose}} for n in nodes),
-        ]
-        best = _best(
-            (_improved(wiring, costs, nodes, loose, one, goal) for one in starts[-len(nodes) - 4 :]), goal
-        )
+        alone = [{**fixed, **{unit.id: (node,) for unit in loose}} for node in nodes]
+        single = _best((schedule(wiring, costs, one) for one in alone), goal)
+        starts = [*_beam(wiring, costs, nodes, fixed, loose)[:2], single.placement]
+        best = _best((_improved(wiring, costs, nodes, loose, one, goal) for one in starts), goal)
     if not math.isfinite(best.latency_ms):
         raise PlanError(
             "no placement is possible: a link is missing, or the nodes' memory is too small; add a node, or "
@@ -145,7 +142,7 @@ def _best(found: Iterable[Schedule], goal: Goal) -> Schedule:
 def _beam(
     wiring: Wiring, costs: Costs, nodes: Sequence[NodeName], fixed: Placement, loose: Sequence[Unit]
 ) -> list[Placement]:
-    """Placements of the first stages that end soonest, extended stage by stage, worst first."""
+    """Placements of the first stages that end soonest, extended stage by stage, best first."""
     kept: list[Placement] = [dict(fixed)]
     for count, unit in enumerate(wiring.units, start=1):
         if unit.id in fixed:
@@ -154,7 +151,7 @@ def _beam(
         wider: list[Placement] = [{**one, unit.id: (node,)} for one in kept for node in nodes]
         wider.sort(key=lambda one: _key("latency", schedule(part, costs, one)))
         kept = wider[:BEAM]
-    return kept[::-1]
+    return kept
 
 
 def _until(wiring: Wiring, count: int) -> Wiring:

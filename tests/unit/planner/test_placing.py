@@ -10,7 +10,7 @@ import pytest
 
 from collab.core.ids import REQUESTER
 from collab.errors import PlanError
-from collab.planner.placing import MOST_TRIED, Costs, place, predicted, schedule
+from collab.planner.placing import Costs, place, predicted, schedule
 from collab.planner.units import Unit, Way, Wiring, ways
 
 
@@ -112,7 +112,8 @@ def test_throughput_spreads_what_latency_keeps_together():
     heavy = Costs({u.id: {"a": 5.0, "b": 5.0} for u in DIAMOND.units}, links("ab", 1, 1000))
     one, other = (place(DIAMOND, heavy, ["a", "b"], {}, goal) for goal in ("latency", "throughput"))
     assert len({nodes for nodes in one.placement.values()}) == 1
-    assert other.bottleneck_ms == pytest.approx(10, rel=0.1) < one.bottleneck_ms
+    assert other.bottleneck_ms < one.bottleneck_ms
+    assert other.bottleneck_ms == pytest.approx(10, rel=0.1)
 
 
 def random_case(seed, stages, nodes):
@@ -132,32 +133,23 @@ def random_case(seed, stages, nodes):
     return made, Costs(ms, wires)
 
 
-def test_the_search_for_many_placements_is_near_the_best():
-    gaps = []
-    for seed in range(6):
-        made, known = random_case(seed, 5, "abc")
-        best = place(made, known, list("abc"), {}).latency_ms
-        brute = min(
-            schedule(made, known, {u.id: (n,) for u, n in zip(made.units, chosen, strict=True)}).latency_ms
-            for chosen in itertools.product("abc", repeat=5)
-        )
-        assert best == brute
-    for seed in range(3):
-        made, known = random_case(seed, 7, "abcd")
-        assert MOST_TRIED < 4**7
-        brute = min(
-            schedule(made, known, {u.id: (n,) for u, n in zip(made.units, chosen, strict=True)}).latency_ms
-            for chosen in itertools.product("abcd", repeat=7)
-        )
-        gaps.append(place(made, known, list("abcd"), {}).latency_ms / brute)
-    assert max(gaps) <= 1.05
-    assert min(gaps) >= 1 - 1e-9
+@pytest.mark.parametrize("seed", range(6))
+def test_the_search_for_many_placements_is_near_the_best(seed, monkeypatch):
+    made, known = random_case(seed, 5, "abc")
+    best = place(made, known, list("abc"), {}).latency_ms
+    brute = min(
+        schedule(made, known, {u.id: (n,) for u, n in zip(made.units, chosen, strict=True)}).latency_ms
+        for chosen in itertools.product("abc", repeat=5)
+    )
+    assert best == brute
+    monkeypatch.setattr("collab.planner.placing.MOST_TRIED", 0)
+    assert brute <= place(made, known, list("abc"), {}).latency_ms <= 1.05 * brute
 
 
 def test_many_stages_on_many_nodes_are_placed_and_never_worse_than_one_node():
-    made, known = random_case(9, 20, "abcdef")
-    found = place(made, known, list("abcdef"), {})
-    alone = min(schedule(made, known, {u.id: (n,) for u in made.units}).latency_ms for n in "abcdef")
+    made, known = random_case(9, 14, "abcde")
+    found = place(made, known, list("abcde"), {})
+    alone = min(schedule(made, known, {u.id: (n,) for u in made.units}).latency_ms for n in "abcde")
     assert found.latency_ms <= alone
 
 
