@@ -4,7 +4,7 @@ A request is scheduled as it would run: a stage begins when all that it reads is
 its node has ended the stages before it in the pipeline's order; moving ``b`` bytes costs
 ``latency_ms + 8 b / (1000 mbit_s)`` ms, of which the second term keeps the link; within a
 node it costs nothing.  Few placements are all tried; of many a beam is kept, and the best
-of it is improved stage by stage.
+of it is improved by moving stages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, pairwise, product
 from typing import Final, Literal
 
 from collab.core.ids import REQUESTER, NodeName, StageId
@@ -118,7 +118,7 @@ def place(
     else:
         alone = [{**fixed, **{unit.id: (node,) for unit in loose}} for node in nodes]
         single = _best((schedule(wiring, costs, one) for one in alone), goal)
-        starts = [*_beam(wiring, costs, nodes, fixed, loose)[:2], single.placement]
+        starts = [*_beam(wiring, costs, nodes, fixed, loose)[:4], single.placement]
         best = _best((_improved(wiring, costs, nodes, loose, one, goal) for one in starts), goal)
     if not math.isfinite(best.latency_ms):
         raise PlanError(
@@ -171,16 +171,18 @@ def _improved(
     start: Placement,
     goal: Goal,
 ) -> Schedule:
-    """Stages are moved one at a time, and neighbours together, as long as that helps."""
+    """Stages are moved alone and in pairs as long as that helps."""
     best = schedule(wiring, costs, start)
+    pairs = list(combinations(loose, 2))
+    if len(pairs) * len(nodes) ** 2 > MOST_TRIED:
+        pairs = list(pairwise(loose))
     while True:
-        tries: list[Placement] = []
-        for i, unit in enumerate(loose):
-            for node in nodes:
-                one = {**best.placement, unit.id: (node,)}
-                tries.append(one)
-                if i + 1 < len(loose):
-                    tries.append({**one, loose[i + 1].id: (node,)})
+        tries: list[Placement] = [{**best.placement, unit.id: (node,)} for unit in loose for node in nodes]
+        tries += [
+            {**best.placement, one.id: (here,), other.id: (there,)}
+            for one, other in pairs
+            for here, there in product(nodes, repeat=2)
+        ]
         found = _best((schedule(wiring, costs, one) for one in tries), goal)
         if _key(goal, found) >= _key(goal, best):
             return best
