@@ -119,7 +119,10 @@ def place(
         alone = [{**fixed, **{unit.id: (node,) for unit in loose}} for node in nodes]
         single = _best((schedule(wiring, costs, one) for one in alone), goal)
         starts = [*_beam(wiring, costs, nodes, fixed, loose)[:4], single.placement]
-        best = _best((_improved(wiring, costs, nodes, loose, one, goal) for one in starts), goal)
+        near, pairs = list(pairwise(loose)), list(combinations(loose, 2))
+        best = _best((_improved(wiring, costs, nodes, loose, near, one, goal) for one in starts), goal)
+        if len(pairs) * len(nodes) ** 2 <= MOST_TRIED:
+            best = _improved(wiring, costs, nodes, loose, pairs, best.placement, goal)
     if not math.isfinite(best.latency_ms):
         raise PlanError(
             "no placement is possible: a link is missing, or the nodes' memory is too small; add a node, or "
@@ -168,14 +171,12 @@ def _improved(
     costs: Costs,
     nodes: Sequence[NodeName],
     loose: Sequence[Unit],
+    pairs: Sequence[tuple[Unit, Unit]],
     start: Placement,
     goal: Goal,
 ) -> Schedule:
     """Stages are moved alone and in pairs as long as that helps."""
     best = schedule(wiring, costs, start)
-    pairs = list(combinations(loose, 2))
-    if len(pairs) * len(nodes) ** 2 > MOST_TRIED:
-        pairs = list(pairwise(loose))
     while True:
         tries: list[Placement] = [{**best.placement, unit.id: (node,)} for unit in loose for node in nodes]
         tries += [
