@@ -275,9 +275,10 @@ class _Fitting:
         return first.shape[0]
 
     def _advice(self, got: TensorSpec, want: TensorSpec, rows: int) -> str:
-        if not rows and got.shape[1:] == want.shape[1:] and want.shape[:1] == (1,):
-            return "; give each: true to run it for every row"
-        return "; put a transform between them" if got.dtype != want.dtype else ""
+        if got.dtype != want.dtype:
+            return "; put a transform between them"
+        several = not rows and got.shape[1:] == want.shape[1:] and want.shape[:1] == (1,)
+        return "; give each: true to run it for every row" if several else ""
 
     def _counter(self, step: Step, where: str) -> TensorSpec:
         found = self._read(str(step.each), f"{where}.each")
