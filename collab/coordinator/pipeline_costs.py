@@ -1,4 +1,4 @@
-"""What a pipeline's stages and links cost: models measured on the nodes, transforms here and scaled."""
+"""What a pipeline's stages and links cost: files timed on the nodes, transforms here and scaled."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 import numpy as np
 
+from collab.client.control import Control
+from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import Array
 from collab.coordinator.cluster import Cluster, NodeView
 from collab.coordinator.pipelines import Fitted
-from collab.coordinator.planning import whole_model
 from collab.coordinator.profiled_links import LinkMeter
-from collab.coordinator.profiling import HERE, QUICK, Profiling
-from collab.core.ids import NodeName, StageId
+from collab.coordinator.profiling import HERE
+from collab.core.ids import Digest, NodeName, StageId
 from collab.core.plan import StageSpec
-from collab.core.profile import Profile
 from collab.core.tensor import TensorSpec
 from collab.core.transforms import MAX_ROWS
 from collab.errors import CollabError
-from collab.graph import Graph
-from collab.planner.evaluate import Evaluator
 from collab.planner.placing import Costs
 from collab.runtime.base import Backend
+from collab.runtime.sample import zero_inputs
 from collab.runtime.transforms.stage import TransformStage
 
 Progress = Callable[[int, int], None]
 Warn = Callable[[str], None]
+Files = Mapping[tuple[Digest, int], float]
+"""Time in ms of one run of a file, by its digest and threads."""
 
-BASIS = "a quick look at the devices and links; transforms timed here and scaled"
-_RUNS = 5
-_STAGE_MS = 0.1
-"""Of a stage that was not measured on its node: queue, decoding and encoding."""
+BASIS: Final = "a quick look at the devices and links; transforms timed here and scaled"
+_RUNS: Final = 12
+_BUDGET_MS: Final = 60.0
+_STAGE_MS: Final = 0.1
+"""What every stage costs beside its run: queue, decoding and encoding."""
 
 
 async def measured(
@@ -58,89 +58,110 @@ async def measured(
 
     Raises `PeerUnreachable` or `LinkLost` for a node that goes away, and what it reports.
     """
-    profiles: dict[str, Profile] = {}
-    for model in fitted.models:
-        if model.sha256 not in profiles:
-            graph = fitted.graphs[model.id]
-            look = Profiling(
-                cluster,
-                views,
-                graph,
-                # Links are measured once for all models; without them the requester must be a node.
-                replace(QUICK, links=False, requester=views[0].name),
-                now=lambda: datetime.now(timezone.utc),
-                backend=backend,
-                progress=progress,
-                warn=warn,
-            )
-            profiles[model.sha256] = await look.run(Path(model.path or "model"))
-    links: dict[tuple[NodeName, NodeName], tuple[float, float]] = {}
     meter = LinkMeter(cluster, views, HERE, transports=(transport,), rounds=4, share=1.0)
-    for pair in meter.pairs():
+    pairs = meter.pairs()
+    total = len(pairs) + len(views)
+    links: dict[tuple[NodeName, NodeName], tuple[float, float]] = {}
+    for done, pair in enumerate(pairs):
+        progress(done, total)
         try:
             for entry in await meter.measure(pair, ""):
                 links[entry.source, entry.target] = entry.latency_ms, entry.mbit_s
         except CollabError as error:
             warn(f"no link {pair.source} – {pair.peer.name} by {pair.kind}: {error}")
-    here = await asyncio.to_thread(_times_here, fitted)
-    return assembled(fitted, {m.id: profiles[m.sha256] for m in fitted.models}, links, here, views, rows)
+    files: dict[NodeName, Files] = {}
+    for done, view in enumerate(views):
+        progress(len(pairs) + done, total)
+        files[view.name] = await _times_there(cluster.control(view.name), fitted)
+    here = await asyncio.to_thread(_files_here, fitted, backend)
+    transforms = await asyncio.to_thread(_transforms_here, fitted)
+    memory = {view.name: view.description.memory_bytes for view in views if view.description.memory_bytes}
+    return assembled(fitted, files, here, transforms, links, memory, rows)
 
 
 def assembled(
     fitted: Fitted,
-    profiles: Mapping[str, Profile],
+    files: Mapping[NodeName, Files],
+    here: Files,
+    transforms: Mapping[StageId, float],
     links: Mapping[tuple[NodeName, NodeName], tuple[float, float]],
-    here: Mapping[str, float],
-    views: Sequence[NodeView],
+    memory: Mapping[NodeName, int],
     rows: int = MAX_ROWS,
 ) -> Costs:
     """From what was measured to what the planner takes.
 
     Args:
         fitted: the pipeline.
-        profiles: of its models, by their names in the plan.
+        files: times of its files on each node.
+        here: the same on this machine.
+        transforms: times in ms on this machine; a node takes as many times longer as for files.
         links: latency in ms and rate in Mbit/s.
-        here: times in ms on this machine, of transforms by stage, and of whole models by name.
-        views: the nodes.
+        memory: bytes of each node.
         rows: that models are expected to run for, of those that there are.
     """
-    names = [view.name for view in views]
-    evaluators = {name: Evaluator(profile) for name, profile in profiles.items()}
-    speeds = {name: _speed(name, evaluators, here) for name in names}
     ms: dict[StageId, Mapping[NodeName, float]] = {}
     for stage in fitted.stages:
         if stage.transform is not None:
-            ms[stage.id] = {name: _STAGE_MS + here[stage.id] * speeds[name] for name in names}
+            ms[stage.id] = {
+                name: _STAGE_MS + transforms[stage.id] * _slower(known, here) for name, known in files.items()
+            }
         else:
-            ms[stage.id] = {name: _model_ms(evaluators[stage.model], stage, name, rows) for name in names}
-    memory = {view.name: view.description.memory_bytes for view in views if view.description.memory_bytes}
+            runs = min(rows, stage.outputs[0].shape[0]) if stage.each else 1
+            ms[stage.id] = {name: _STAGE_MS + runs * known[_key(stage)] for name, known in files.items()}
     return Costs(ms, links, memory, {stage.id: stage.bytes for stage in fitted.stages})
 
 
-def _model_ms(evaluator: Evaluator, stage: StageSpec, node: NodeName, rows: int) -> float:
-    assert stage.ops is not None
-    once = evaluator.stage_ms(evaluator.devices[node], *stage.ops)
-    return once * (min(rows, stage.outputs[0].shape[0]) if stage.each else 1)
+def _key(stage: StageSpec) -> tuple[Digest, int]:
+    assert stage.sha256 is not None
+    return stage.sha256, stage.threads
 
 
-def _speed(node: NodeName, evaluators: Mapping[str, Evaluator], here: Mapping[str, float]) -> float:
-    """How many times longer a node takes than this machine, by the models; 1 where there is none."""
-    ratios = [
-        evaluator.stage_ms(evaluator.devices[node], 0, evaluator.op_count) / here[name]
-        for name, evaluator in evaluators.items()
-        if here.get(name)
-    ]
+def _slower(there: Files, here: Files) -> float:
+    """How many times longer a node takes than this machine, by the files; 1 where there is none."""
+    ratios = [there[key] / ms for key, ms in here.items() if ms > 0]
     return statistics.median(ratios) if ratios else 1.0
 
 
-def _times_here(fitted: Fitted) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for stage in fitted.stages:
-        if stage.transform is not None:
-            found[stage.id] = _median_ms(TransformStage(stage).run, [_busy(spec) for spec in stage.inputs])
-    for name, graph in fitted.graphs.items():
-        found[name] = _whole_ms(graph)
+async def _times_there(control: Control, fitted: Fitted) -> Files:
+    """Send a node the files that it lacks, have them timed, and take them from it again."""
+    missing = await control.missing(list(fitted.blobs))
+    try:
+        for digest, held in missing.items():
+            await control.put_blob(digest, fitted.blobs[digest], held)
+        found = {}
+        for key in _files(fitted):
+            digest, threads = key
+            request = pb.ProfileRequest(
+                sha256=digest, runs=_RUNS, threads=threads, budget_ms=_BUDGET_MS, share=1.0
+            )
+            found[key] = statistics.median((await control.profile(request)).run_ms)
+        return found
+    finally:
+        with suppress(CollabError):  # who has gone away evicts them in time
+            await control.drop_blobs(list(missing))
+
+
+def _files(fitted: Fitted) -> list[tuple[Digest, int]]:
+    return list(dict.fromkeys(_key(stage) for stage in fitted.stages if stage.sha256 is not None))
+
+
+def _files_here(fitted: Fitted, backend: Backend) -> Files:
+    found = {}
+    for digest, threads in _files(fitted):
+        loaded = backend.load(fitted.blobs[digest], threads)
+        try:
+            found[digest, threads] = _median_ms(loaded.run, zero_inputs(loaded))
+        finally:
+            loaded.close()
     return found
+
+
+def _transforms_here(fitted: Fitted) -> dict[StageId, float]:
+    return {
+        stage.id: _median_ms(TransformStage(stage).run, [_busy(spec) for spec in stage.inputs])
+        for stage in fitted.stages
+        if stage.transform is not None
+    }
 
 
 def _busy(spec: TensorSpec) -> Array:
@@ -148,10 +169,6 @@ def _busy(spec: TensorSpec) -> Array:
     if math.prod(spec.shape) == 1:
         return np.full(spec.shape, 100).astype(spec.dtype)
     return np.random.default_rng(0).random(spec.shape).astype(spec.dtype)
-
-
-def _whole_ms(graph: Graph) -> float:
-    return _median_ms(whole_model(graph), [np.zeros(spec.shape, spec.dtype) for spec in graph.inputs])
 
 
 def _median_ms(run: Callable[[Any], Any], given: Sequence[Any]) -> float:

@@ -292,6 +292,11 @@ class Plan(Frozen, frozen=True, kw_only=True):
         """The nodes that run stages, each once, in plan order."""
         return tuple(dict.fromkeys(name for stage in self.stages for name in stage.nodes))
 
+    @property
+    def built_in(self) -> tuple[tuple[Transform, tuple[TensorSpec, ...], tuple[TensorSpec, ...]], ...]:
+        """Its transforms with what they read and make: with the models what a pipeline computes."""
+        return tuple((s.transform, s.inputs, s.outputs) for s in self.stages if s.transform is not None)
+
     def stage(self, stage_id: StageId) -> StageSpec:
         """The stage with this id; KeyError if there is none."""
         return self.stages[self.stage_index(stage_id)]
