@@ -1,4 +1,4 @@
-"""Files that ship with the package: the demo model, its digits and card; devices."""
+"""Files that ship with the package: the demo model, its digits and card; a detector of digits; devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Final
 
 from collab.errors import InputError
 
-NAMES: Final = ("devices.yaml", "digits.json", "digits.tflite", "digits_heldout.npz")
+NAMES: Final = (
+    *("devices.yaml", "digits.json", "digits.tflite", "digits_heldout.npz"),
+    *("scene_detector.json", "scene_detector.tflite", "scene_pipeline.yaml"),
+)
 
 
 def path(name: str) -> Path:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from collab.core.ids import REQUESTER
 from collab.core.plan import Plan
+from collab.core.transforms import kind_of
 from collab.core.validate import flow, order
 from collab.planner.wording import size
 
@@ -29,6 +30,10 @@ def draw_plan(plan: Plan) -> RenderableType:
         ]
         stage = plan.stage(stage_id)
         what = f"operators {stage.ops[0]}..{stage.ops[1]}" if stage.ops else f"combine {stage.combine}"
+        if stage.transform is not None:
+            what = kind_of(stage.transform)
+        elif stage.each:
+            what += f", for each of {stage.outputs[0].shape[0]} rows"
         held = f"{size(stage.bytes)}, {stage.threads} thread{'s' if stage.threads > 1 else ''}"
         title = f"[bold]{stage.id}[/] on [green]{' + '.join(stage.nodes)}[/]"
         parts.append(Panel(f"{what}\n{held}", title=title, title_align="left", box=ROUNDED, width=46))

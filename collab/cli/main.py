@@ -68,6 +68,7 @@ def _register() -> None:
         node,
         nodes,
         package,
+        pipelines,
         planning,
         profile,
         release,
@@ -103,7 +104,19 @@ def _register() -> None:
     release_store.register(release.app)
     release_rollout.register(release.app)
     release_update.register(release.app)
-    for module in (node, nodes, top, profile, planning, ensemble, deploying, running, reports, demo):
+    for module in (
+        node,
+        nodes,
+        top,
+        profile,
+        planning,
+        ensemble,
+        pipelines,
+        deploying,
+        running,
+        reports,
+        demo,
+    ):
         module.register(app)
     for module in (controller, dashboard, doctor, release, condition, serve):
         module.register(app)

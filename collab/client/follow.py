@@ -75,7 +75,8 @@ def takes_the_place(newer: Plan, plan: Plan, *, same_model: bool) -> bool:
         return [(m.id, m.sha256 if same_model else m.lineage) for m in one.models]
 
     same = (newer.name, newer.inputs, newer.outputs) == (plan.name, plan.inputs, plan.outputs)
-    return same and models(newer) == models(plan)
+    between = not same_model or newer.built_in == plan.built_in
+    return same and models(newer) == models(plan) and between
 
 
 class Follower:

@@ -283,8 +283,9 @@ class Cluster:
         fetch_plan = fetch_plan or self.successor
 
         async def open_plan(current: Plan) -> Opened:
-            # A local model answers for its own weights alone.
+            # A local model answers for its own weights, and the transforms between them, alone.
             still = [m.sha256 for m in current.models] == [m.sha256 for m in plan.models]
+            still = still and current.built_in == plan.built_in
             return await self.climb(current, credits, retry, local if still else None)
 
         # Who goes by the answers of one model gets those of no other.

@@ -11,6 +11,7 @@ from collab.coordinator.phases import Change, everywhere, told, two_phases
 from collab.core.ids import Digest, Epoch, NodeName, PlanName
 from collab.core.plan import Plan
 from collab.core.streams import check_declared
+from collab.core.transforms import EACH, kind_of
 from collab.errors import Conflict, IntegrityError, LimitExceeded, PlanError, Refused
 from collab.runtime.combiners import combiner
 
@@ -54,6 +55,7 @@ async def deploy(cluster: Cluster, plan: Plan, blobs: Blobs, progress: Progress 
     for one in plan.family:
         with told(one):
             _check_edges(one, views)
+            _check_transforms(one, views)
     for view in views.values():
         said = view.description
         check_declared(
@@ -149,6 +151,23 @@ def _check_edges(plan: Plan, views: Mapping[NodeName, NodeView]) -> None:
                     raise PlanError(
                         f"edges[{i}].{field}: {getattr(edge, field)!r} is not known on node {name!r}; "
                         f"use one of {', '.join(known)}"
+                    )
+
+
+def _check_transforms(plan: Plan, views: Mapping[NodeName, NodeView]) -> None:
+    """Every node of a transform, and of a file that runs for each row, can do that."""
+    for i, stage in enumerate(plan.stages):
+        wanted = [("transform", kind_of(stage.transform))] if stage.transform is not None else []
+        wanted += [("each", EACH)] if stage.each else []
+        for field, kind in wanted:
+            for name in stage.nodes:
+                described = views[name].description
+                if kind not in described.transforms:
+                    known = [one for one in described.transforms if one != EACH] or ["none"]
+                    raise PlanError(
+                        f"stages[{i}].{field}: {kind!r} is not known on node {name!r}, which runs "
+                        f"{described.software or 'another version'} and knows {', '.join(known)}; bring its "
+                        "collab up to date, or place the stage elsewhere"
                     )
 
 

@@ -37,6 +37,11 @@ def retarget(plan: Plan, running: Graph, graph: Graph, path: str) -> tuple[Plan,
     """
     if len(plan.models) != 1:
         raise PlanError(f"plan {plan.name!r} is of {len(plan.models)} models; one can be replaced")
+    if any(stage.transform is not None or stage.each for stage in plan.stages):
+        raise PlanError(
+            f"plan {plan.name!r} is a pipeline, whose models cannot be replaced where they run; make it anew "
+            "with `collab pipeline` and deploy that"
+        )
     (old,) = plan.models
     if old.sha256 != running.sha256:
         raise PlanError(f"plan {plan.name!r} is of another model than {running.sha256[:12]}")

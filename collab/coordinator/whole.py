@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from collab.client.local import LocalModel
+from collab.coordinator.one_process import in_one_process, is_pipeline, open_models
 from collab.coordinator.planning import open_model, whole_model
 from collab.core.plan import Plan
 from collab.errors import ModelError, PlanError, Refused
@@ -13,11 +14,15 @@ from collab.errors import ModelError, PlanError, Refused
 def local_model(plan: Plan, path: Path) -> LocalModel:
     """The model of a file, compared with the plan's; blocks while it is read.
 
-    Raises `Refused` where the plan forbids it, `PlanError` for a plan of several models,
-    `ModelError` for another file than the plan was made from.
+    Of a pipeline ``path`` is a folder with its models, and all of it is computed here.
+
+    Raises `Refused` where the plan forbids it, `PlanError` for a plan whose models answer
+    together, `ModelError` for another file than the plan was made from.
     """
     if not plan.local:
         raise Refused(f"plan {plan.name!r} says local: false; its model is computed on its nodes alone")
+    if is_pipeline(plan):
+        return LocalModel(in_one_process(plan, open_models(plan, path)), plan.inputs, plan.outputs)
     if len(plan.models) != 1:
         raise PlanError(f"plan {plan.name!r} is of {len(plan.models)} models; only one can be computed here")
     known = plan.models[0]

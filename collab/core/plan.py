@@ -20,6 +20,7 @@ from collab.core.frozen import Frozen as Frozen
 from collab.core.ids import REQUESTER, Digest, EdgeId, NodeName, PlanName, StageId
 from collab.core.streams import StreamSpec
 from collab.core.tensor import TensorSpec
+from collab.core.transforms import Transform
 
 PLAN_VERSION = 1
 
@@ -93,18 +94,18 @@ def most_out(members: int) -> int:
 
 
 class StageSpec(Frozen, frozen=True, kw_only=True):
-    """Operators ``[start, stop)`` of a model, or a combiner, on one node or replicas."""
+    """Operators ``[start, stop)`` of a model, a combiner or a transform, on one node or replicas."""
 
     id: StageId
     nodes: tuple[NodeName, ...]
     inputs: tuple[TensorSpec, ...]
-    """What the stage reads, in interpreter order."""
+    """What the stage reads, in interpreter order; with ``each`` a count of the rows may follow."""
     outputs: tuple[TensorSpec, ...]
     """What the stage makes, in interpreter order."""
     model: str = "model"
     ops: tuple[int, int] | None = None
     sha256: Digest | None = None
-    """Digest of the stage's ``.tflite``; None for a combiner."""
+    """Digest of the stage's ``.tflite``; None for combiners and transforms."""
     bytes: int = 0
     combine: str | None = None
     """Name of the combiner that this stage is, instead of operators."""
@@ -114,6 +115,11 @@ class StageSpec(Frozen, frozen=True, kw_only=True):
     """Whom a combiner leaves out for a while; None is nobody."""
     file_names: tuple[FileName, ...] = ()
     """Tensors that the stage's file calls otherwise, where members of an ensemble have names of their own."""
+    transform: Transform | None = None
+    """What this stage is, instead of operators, if it is built in."""
+    each: bool = False
+    """Whether the file is run once for every row of the leading axis of what the stage reads; rows past
+    the count are not run, and are zeros in what it makes."""
     fires: Fires = FireAll()
     threads: int = 1
     backend: str = "litert"
@@ -286,6 +292,11 @@ class Plan(Frozen, frozen=True, kw_only=True):
         """The nodes that run stages, each once, in plan order."""
         return tuple(dict.fromkeys(name for stage in self.stages for name in stage.nodes))
 
+    @property
+    def built_in(self) -> tuple[tuple[Transform, tuple[TensorSpec, ...], tuple[TensorSpec, ...]], ...]:
+        """Its transforms with what they read and make: with the models what a pipeline computes."""
+        return tuple((s.transform, s.inputs, s.outputs) for s in self.stages if s.transform is not None)
+
     def stage(self, stage_id: StageId) -> StageSpec:
         """The stage with this id; KeyError if there is none."""
         return self.stages[self.stage_index(stage_id)]
@@ -307,7 +318,7 @@ class Plan(Frozen, frozen=True, kw_only=True):
 
     def member_names(self, stage_id: StageId) -> tuple[str, ...]:
         """What feeds a combiner, in the order of its in-edges: a model's id, else the edge's source."""
-        models = {stage.id: stage.model for stage in self.stages if stage.combine is None}
+        models = {stage.id: stage.model for stage in self.stages if stage.sha256 is not None}
         sources = [self.edges[i].source for i in self.edges_into(stage_id)]
         return tuple(models.get(source, source) for source in sources)
 
@@ -366,7 +377,7 @@ class Plan(Frozen, frozen=True, kw_only=True):
                 if model[name] is None:
                     del model[name]
         for stage in fields["stages"]:  # and before stages could have these
-            for name in ("weights", "file_names", "quarantine"):
+            for name in ("weights", "file_names", "quarantine", "transform", "each"):
                 if not stage[name]:
                     del stage[name]
         canonical = msgspec.json.encode(fields, order="deterministic")
@@ -389,7 +400,8 @@ def _explicit(value: Any) -> Any:
     """The value with every field written out, so that a default given by hand changes no digest."""
     if isinstance(value, msgspec.Struct):
         fields = {name: _explicit(getattr(value, name)) for name in value.__struct_fields__}
-        return fields | ({"rule": value.__struct_config__.tag} if value.__struct_config__.tag else {})
+        config = value.__struct_config__
+        return fields | ({str(config.tag_field): config.tag} if config.tag else {})
     if isinstance(value, tuple):
         return [_explicit(item) for item in value]
     return value

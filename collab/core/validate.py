@@ -29,6 +29,7 @@ from collab.core.plan import (
 )
 from collab.core.streams import check_streams
 from collab.core.tensor import TensorSpec
+from collab.core.transform_stages import check_program
 from collab.errors import InputError, PlanError, TensorError
 
 MAX_STAGES = 256
@@ -200,11 +201,12 @@ def _check_stages(plan: Plan) -> None:
             raise PlanError(f"{where}.threads: {stage.threads}; give 1 to 256")
         if stage.bytes < 0:
             raise PlanError(f"{where}.bytes: {stage.bytes} is negative")
-        if stage.combine is None and (stage.ops is None or stage.sha256 is None):
-            raise PlanError(f"{where}: needs ops and sha256, or combine")
+        built_in = stage.combine is not None or stage.transform is not None
+        if not built_in and (stage.ops is None or stage.sha256 is None):
+            raise PlanError(f"{where}: needs ops and sha256, or combine, or transform")
         if stage.combine is not None and (stage.ops is not None or stage.sha256 is not None):
             raise PlanError(f"{where}: combine stands for operators; leave ops and sha256 out")
-        if stage.combine is None and stage.model not in models:
+        if not built_in and stage.model not in models:
             raise PlanError(f"{where}.model: {stage.model!r} is not listed under models")
         if not stage.outputs:
             raise PlanError(f"{where}.outputs: empty; a stage makes at least one tensor")
@@ -217,6 +219,7 @@ def _check_stages(plan: Plan) -> None:
         if stage.quarantine is not None:
             _check_quarantine(plan, stage, stage.quarantine, f"{where}.quarantine")
         _check_file_names(stage, where)
+        check_program(stage, where)
 
 
 def _check_weights(plan: Plan, stage: StageSpec, where: str) -> None:

@@ -13,6 +13,7 @@ from collab.codec.tensors import CODECS
 from collab.core.ids import Digest, Epoch, PlanName, check_digest
 from collab.core.plan import Plan, from_json, to_json
 from collab.core.streams import check_declared
+from collab.core.transforms import EACH, KINDS
 from collab.errors import LimitExceeded, NotLoaded, Refused
 from collab.node.profiling import Profiler
 from collab.node.program import monotonic_us
@@ -97,6 +98,7 @@ class NodeControl:
             remarks=device.remarks,
             sources=[] if node.streams is None else node.streams.describe("sources"),
             sinks=[] if node.streams is None else node.streams.describe("sinks"),
+            transforms=(*KINDS, EACH),
         )
 
     def _plans(self) -> list[pb.LoadedPlan]:

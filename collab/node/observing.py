@@ -68,6 +68,8 @@ class Observer:
         self._scores = next(
             (s.name for s in stage.outputs if s.name in given and _has_classes(s.shape)), None
         )
+        if stage.transform is not None or stage.each:  # boxes and rows of several things are no classes
+            self._scores = None
         shapes = {spec.name: spec.shape for spec in entering(plan, stage)}
         self.reference = reference
         features = reference.features if reference is not None else ()

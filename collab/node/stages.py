@@ -203,9 +203,13 @@ class Stages:
 
     def _program(self, plan: Plan, stage: StageSpec) -> Program:
         observer = self._observer(plan, stage)
+        if stage.transform is not None:
+            return Program(plan, stage, self._node, _transform(stage), observer)
         if stage.sha256 is None:
             return Program(plan, stage, self._node, None, observer)
         loaded = self._backend(stage).load(self.store.path(stage.sha256), stage.threads)
+        if stage.each:
+            loaded = _each_row(stage, loaded)
         _check_signature(stage, loaded)
         return Program(plan, stage, self._node, loaded, observer)
 
@@ -227,6 +231,19 @@ class Stages:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._disk.shutdown)
         self.store.close()
+
+
+def _transform(stage: StageSpec) -> LoadedStage:
+    """A transform; nodes that run none do not load what makes them."""
+    from collab.runtime.transforms.stage import TransformStage
+
+    return TransformStage(stage)
+
+
+def _each_row(stage: StageSpec, loaded: LoadedStage) -> LoadedStage:
+    from collab.runtime.transforms.stage import EachRow
+
+    return EachRow(loaded, stage)
 
 
 def _check_signature(stage: StageSpec, loaded: LoadedStage) -> None:

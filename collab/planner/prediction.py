@@ -69,7 +69,9 @@ def chain_of(plan: Plan) -> Chain:
         if at == REQUESTER:
             break
         stage = plan.stage(at)
-        if stage.ops is None or stage.model != plan.models[0].id:
+        if stage.ops is None:
+            raise PlanError(f"plan {plan.name!r} is no plain chain; only chains can be planned anew")
+        if stage.model != plan.models[0].id:
             raise PlanError(f"stage {at!r} is no part of model {plan.models[0].id!r}; only chains of one are")
         stages.append(StageChoice(*stage.ops, stage.nodes, stage.threads))
     if len(stages) != len(plan.stages) or len(moves) != len(plan.edges):

@@ -11,7 +11,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("name", "endpoints", "software", "device", "memory_bytes", "cores", "runtime_class", "models", "state", "plans", "transports", "codecs", "wall_clock_ms", "reports", "remarks", "sources", "sinks")
+    __slots__ = ("name", "endpoints", "software", "device", "memory_bytes", "cores", "runtime_class", "models", "state", "plans", "transports", "codecs", "wall_clock_ms", "reports", "remarks", "sources", "sinks", "transforms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class DescribeReply(_message.Message):
     REMARKS_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     SINKS_FIELD_NUMBER: _ClassVar[int]
+    TRANSFORMS_FIELD_NUMBER: _ClassVar[int]
     name: str
     endpoints: _containers.RepeatedScalarFieldContainer[str]
     software: str
@@ -46,7 +47,8 @@ class DescribeReply(_message.Message):
     remarks: _containers.RepeatedScalarFieldContainer[str]
     sources: _containers.RepeatedCompositeFieldContainer[Declared]
     sinks: _containers.RepeatedCompositeFieldContainer[Declared]
-    def __init__(self, name: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., software: _Optional[str] = ..., device: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., cores: _Optional[int] = ..., runtime_class: _Optional[_Union[RuntimeClass, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., transports: _Optional[_Iterable[str]] = ..., codecs: _Optional[_Iterable[str]] = ..., wall_clock_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., remarks: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[_Union[Declared, _Mapping]]] = ..., sinks: _Optional[_Iterable[_Union[Declared, _Mapping]]] = ...) -> None: ...
+    transforms: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., endpoints: _Optional[_Iterable[str]] = ..., software: _Optional[str] = ..., device: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., cores: _Optional[int] = ..., runtime_class: _Optional[_Union[RuntimeClass, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[LoadedPlan, _Mapping]]] = ..., transports: _Optional[_Iterable[str]] = ..., codecs: _Optional[_Iterable[str]] = ..., wall_clock_ms: _Optional[int] = ..., reports: _Optional[_Union[ReportState, _Mapping]] = ..., remarks: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[_Union[Declared, _Mapping]]] = ..., sinks: _Optional[_Iterable[_Union[Declared, _Mapping]]] = ..., transforms: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Declared(_message.Message):
     __slots__ = ("name", "kind", "lacking")
