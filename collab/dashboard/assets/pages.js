@@ -21,7 +21,7 @@ export class Plans {
   }
 
   plan(plan) {
-    const buttons = this.store.actionsFor("plan").map(([name, action]) => el("button", { type: "button", "data-key": `${name}-${plan.name}`, "aria-label": `${action.label}: ${plan.name}`, onclick: () => this.act(name, action, plan.name) }, action.label));
+    const buttons = this.store.buttons("plan", plan, this.act);
     const flow = plan.stages.map((stage, i) => el("li", {}, el("span", { class: "stage" }, el("b", {}, stage.nodes.join(" + ")),
       `${stage.id}${stage.combine ? `, ${stage.combine}` : stage.ops.length ? `, operators ${stage.ops[0]}–${stage.ops[1] - 1}` : ""} · ${stage.ms === null ? "has not run" : `${number(stage.ms)} ms`}`),
     i + 1 < plan.stages.length ? el("span", { "aria-hidden": "true" }, "→") : null));
@@ -165,6 +165,9 @@ export class Learning {
 
 // --- releases --------------------------------------------------------------------------------
 
+// Words of rollouts and updates, by the colour of their sign.
+const STATUS = { healthy: "serving", committed: "serving", updating: "info", dropped: "error", failed: "error", "rolled back": "warning", offline: "warning", "to go back": "warning", "going back": "warning", "gone back": "warning" };
+
 export class Releases {
   constructor(store, act) {
     this.store = store;
@@ -178,13 +181,21 @@ export class Releases {
   draw() {
     const held = this.store.all("node:").flatMap((node) => node.plans.filter((plan) => !plan.primary).map((plan) => [node.name, tag(node.state), plan.plan, String(plan.epoch), tag(plan.state), plan.release || "–"]));
     const rollouts = this.store.all("rollout:").map((rollout) => {
-      const rows = [...rollout.targets].sort((a, b) => a[1] - b[1]).map(([name, wave, status, version, reason]) => [String(wave), name, tag(status, { active: "serving", done: "serving", failed: "error", "rolled back": "warning" }[status] ?? ""), version || "–", reason || "–"]);
-      const buttons = this.store.actionsFor("rollout").map(([name, action]) => el("button", { type: "button", "data-key": `${name}-${rollout.name}`, onclick: () => this.act(name, action, rollout.name) }, action.label));
-      return el("section", { class: "card", "aria-label": `Rollout ${rollout.name}` }, el("div", { class: "row" }, el("h2", {}, rollout.name), el("span", {}, buttons)), el("p", {}, rollout.said),
+      const rows = [...rollout.targets].sort((a, b) => a[1] - b[1]).map(([name, wave, status, version, reason]) => [String(wave), name, tag(status, STATUS[status] ?? ""), version || "–", reason || "–"]);
+      const buttons = this.store.buttons("rollout", rollout, this.act);
+      return el("section", { class: "card", "aria-label": `Rollout ${rollout.name}` }, el("div", { class: "row" }, el("h2", {}, rollout.name), el("span", { class: "buttons" }, buttons)), el("p", {}, rollout.said),
         table("Targets by wave", [["wave", "number"], ["target", ""], ["state", ""], ["version", ""], ["why", ""]], rows));
+    });
+    const histories = this.store.all("history:").map((plan) => {
+      const rows = [...plan.versions].reverse().map(([version, , epoch, proven], i) => [version, i ? "before" : "runs", epoch ? String(epoch) : "–", proven ? "yes" : "not yet"]);
+      const ended = [...plan.outcomes].reverse().map(([result, version, epoch, reason]) => [tag(result, STATUS[result] ?? ""), version, epoch ? String(epoch) : "–", reason || "–"]);
+      return el("section", { class: "card", "aria-label": `Models of plan ${plan.name}` }, el("div", { class: "row" }, el("h2", {}, `What plan ${plan.name} ran`), el("span", { class: "buttons" }, this.store.buttons("history", plan, this.act))), el("p", {}, plan.said),
+        table("Models that are kept", [["model", ""], ["it", ""], ["epoch", "number"], ["proved itself", ""]], rows),
+        ended.length ? table("How updates ended, the last first", [["result", ""], ["model", ""], ["epoch", "number"], ["why", ""]], ended) : null);
     });
     this.store.replace(this.place, [
       el("section", { class: "card" }, held.length ? table("What each device has", [["device", ""], ["device is", ""], ["plan", ""], ["epoch", "number"], ["plan is", ""], ["release", ""]], held) : el("p", { class: "muted" }, "No device holds a plan.")),
+      ...histories,
       ...(rollouts.length ? rollouts : [el("p", { class: "card muted" }, "No rollout: give the folders of some with --rollouts.")]),
     ]);
   }
@@ -196,7 +207,7 @@ export class Log {
   constructor(store) {
     this.store = store;
     this.place = el("div");
-    this.choice = el("select", { id: "kind" }, ["everything", "node", "plan", "failover", "action", "run", "rollout"].map((kind) => el("option", { value: kind }, kind)));
+    this.choice = el("select", { id: "kind" }, ["everything", "node", "plan", "failover", "action", "run", "rollout", "history"].map((kind) => el("option", { value: kind }, kind)));
     this.choice.addEventListener("change", () => { this.drawn = null; this.draw(); });
     this.element = el("div", {}, el("div", { class: "row" }, el("h1", {}, "Log"), el("p", {}, el("label", { for: "kind" }, "Show "), this.choice)), el("section", { class: "card" }, this.place));
   }
