@@ -39,10 +39,13 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class RolloutState(msgspec.Struct, frozen=True):
-    """What is shown of a rollout's ``state.json``; whatever else is in it is ignored."""
+    """What is shown of a rollout's ``state.json``; whatever else is in it is ignored.
+
+    What is not there has the journal's own default.
+    """
 
     targets: tuple[Target, ...] = ()
-    phase: str = ""
+    phase: str = "running"
     wave: int = 0
     reason: str = ""
     paused_by: str = ""

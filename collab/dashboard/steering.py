@@ -39,11 +39,11 @@ STEER: Final[Mapping[str, _Steer]] = {
 
 def possible(phase: str, paused: bool) -> list[str]:
     """What may be asked for in a phase."""
+    if phase == "going back":
+        return ["abort"]
     if phase in FINAL:
-        return []
-    ended = phase in ENDED
-    can = ["resume"] if paused or ended else ["pause"] if phase in ("running", "open") else []
-    return [*can, "abort", "take-back"]
+        return [] if phase == "closed" else ["take-back"]
+    return ["resume" if paused or phase in ENDED else "pause", "abort", "take-back"]
 
 
 def steer(path: Path, action: str, by: str) -> str:

@@ -35,7 +35,7 @@ from collab.federated.task import Task, task_bytes
 from collab.security.api_keys import add_api_key
 from collab.serving.http_server import HttpServer
 from collab.serving.limits import ServeLimits
-from tests.frontdoor.browsing import PAGES, Dashboard, chromium, findings, page_of
+from tests.frontdoor.browsing import PAGES, Dashboard, chromium, findings, page_of, sign_in
 from tests.integration.conftest import digits, no_settings_of_the_user, references
 from tests.integration.deployments import endpoints, with_alternatives
 from tests.integration.models import Reference
@@ -274,11 +274,6 @@ def test_a_plan_that_lost_a_node_is_made_anew_without_it(
         page.get_by_role("dialog").get_by_role("button", name="Plan anew").click()
         page.locator("#toast").get_by_text("switched").wait_for(timeout=SEEN_MS)
         assert successor_path(path).exists()
-
-
-def sign_in(page, key: str) -> None:
-    page.get_by_label("Key").fill(key)
-    page.get_by_role("button", name="Sign in").click()
 
 
 def test_no_page_has_serious_findings_in_either_theme_or_is_wider_than_a_phone(
