@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, Trust, confirmed
-from collab.cli.live_page import Shown, check_shown, key_reader, page_source
+from collab.cli.live_page import (
+    PageProfile,
+    PageRollouts,
+    PageRuns,
+    Shown,
+    check_shown,
+    key_reader,
+    page_source,
+)
 from collab.cli.output import emit, say
 from collab.errors import ConfigError, Refused, UsageError
 from collab.transport.base import is_loopback, split_host_port
@@ -50,11 +58,9 @@ def dashboard(
     api_keys: Annotated[
         Path | None, typer.Option(help="File of keys; without it everybody on this machine may act.")
     ] = None,
-    profile: Annotated[
-        Path | None, typer.Option(help="The profile that the one plan rests on, so that it can be made anew.")
-    ] = None,
-    runs: Annotated[list[Path] | None, typer.Option(help="Folder of a federated run, or of several.")] = None,
-    rollouts: Annotated[list[Path] | None, typer.Option(help="Folder of a rollout, or of several.")] = None,
+    profile: PageProfile = None,
+    runs: PageRuns = None,
+    rollouts: PageRollouts = None,
     tls_cert: Annotated[Path | None, typer.Option(help="The page's certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
     insecure: Insecure = False,

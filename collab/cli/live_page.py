@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
 
 from collab.errors import CollabError, UsageError
 
@@ -14,9 +19,24 @@ if TYPE_CHECKING:
     from collab.coordinator.cluster import Cluster
     from collab.core.ids import PlanName
     from collab.core.plan import Plan
-    from collab.dashboard.access import Who
+    from collab.dashboard.access import Sessions, Who
     from collab.dashboard.cluster_source import ClusterSource
     from collab.security.api_keys import ApiKey
+    from collab.serving.access import Access
+    from collab.serving.gate import App
+
+log = logging.getLogger("collab.dashboard")
+
+PageProfile = Annotated[
+    Path | None,
+    typer.Option("--profile", help="The profile that the one plan rests on, so that it can be made anew."),
+]
+PageRuns = Annotated[
+    list[Path] | None, typer.Option("--runs", help="Folder of a federated run, or of several.")
+]
+PageRollouts = Annotated[
+    list[Path] | None, typer.Option("--rollouts", help="Folder of a rollout, or of several.")
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,18 @@ def key_reader(keys: Sequence[ApiKey]) -> Who:
     return who
 
 
+def served_sessions(access: Access) -> Sessions:
+    """Who may look at a front door's own page: the same keys sign in.
+
+    Without keys everybody on this machine has the front door's role, and others only look.
+    """
+    from collab.dashboard.access import Sessions
+
+    role = access.role if access.loopback else "viewer"
+    who = None if access.keys is None else key_reader(access.keys)
+    return Sessions(who, secrets.token_urlsafe, role=role, loopback=access.loopback)
+
+
 def page_source(cluster: Cluster, peers: Sequence[str], shown: Shown) -> ClusterSource:
     """What the page shows and does; the caller runs it."""
     from collab.dashboard.cluster_source import ClusterSource, Hands
@@ -64,6 +96,40 @@ def page_source(cluster: Cluster, peers: Sequence[str], shown: Shown) -> Cluster
         steer=files.steer if shown.rollouts else None,
     )
     return ClusterSource(cluster, peers, files.read_plans, files.read_folders, hands)
+
+
+class Mounted(NamedTuple):
+    """A page for a front door."""
+
+    app: App
+    end: Callable[[], None]
+    """Lets go who looks at it; a server waits for them otherwise."""
+
+
+@asynccontextmanager
+async def mounted(
+    cluster: Cluster, peers: Sequence[str], shown: Shown, access: Access
+) -> AsyncIterator[Mounted]:
+    """The page as an application beside a front door's."""
+    from collab.client.metrics import RequesterMetrics
+    from collab.dashboard.app import dashboard_app
+
+    if cluster.metrics is None:
+        cluster.metrics = RequesterMetrics()
+    source = page_source(cluster, peers, shown)
+    app = await asyncio.to_thread(dashboard_app, source, served_sessions(access))
+    watching = asyncio.ensure_future(source.run())
+    watching.add_done_callback(_stopped)
+    try:
+        yield Mounted(app, source.end)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+def _stopped(watching: asyncio.Future[None]) -> None:
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        log.error("the page looks at nothing any more", exc_info=error)
 
 
 class _Files:

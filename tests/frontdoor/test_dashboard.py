@@ -40,7 +40,7 @@ from tests.integration.conftest import digits, no_settings_of_the_user, referenc
 from tests.integration.deployments import endpoints, with_alternatives
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, environment, peers, running
-from tests.integration.serving import bring_up
+from tests.integration.serving import ServeProcess, bring_up
 
 __all__ = ["digits", "no_settings_of_the_user", "references"]
 
@@ -309,6 +309,46 @@ def test_no_page_has_serious_findings_in_either_theme_or_is_wider_than_a_phone(
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= 390, name
                 page.screenshot(path=pictures / f"{name}-phone.png")
+
+
+def test_the_page_of_a_server_is_its_dashboard_and_requests_go_on(
+    nodes: list[NodeProcess], digits: Reference, tmp_path: Path
+) -> None:
+    plan, _, path = deployed(digits, nodes, tmp_path)
+    keys = tmp_path / "keys.txt"
+    operator, asks = add_api_key(keys, "ann", "operator"), add_api_key(keys, "cam", "inference")
+    body = {"inputs": [call_of(digits)]}
+    with (
+        ServeProcess(tmp_path, [path], "--dashboard", "--api-keys", str(keys)) as server,
+        chromium() as browser,
+        page_of(browser, f"{server.rest}/#traffic", expected=("401",)) as page,
+    ):
+        sign_in(page, operator)
+        for _ in range(20):
+            made = page.request.post(
+                f"{server.rest}/v2/models/{plan.name}/infer",
+                data=body,
+                headers={"Authorization": f"Bearer {asks}"},
+            )
+            assert made.status == 200, made.text()
+        page.get_by_role("img", name="From the request to its answer").wait_for(timeout=SEEN_MS)
+        page.get_by_role("link", name="Topology").click()
+        page.get_by_role("button", name="Drain d").click(timeout=SEEN_MS)
+        page.get_by_role("dialog").get_by_role("button", name="Drain").click()
+        page.locator('g.node.draining[data-node="d"]').wait_for(timeout=SEEN_MS)
+        assert page.evaluate("fetch('/v2').then((answer) => answer.status)") == 401
+
+
+def call_of(digits: Reference) -> dict[str, Any]:
+    """One input as the protocol has it."""
+    (spec,) = digits.graph.inputs
+    array = digits.requests[0][spec.name]
+    return {
+        "name": spec.name,
+        "shape": list(array.shape),
+        "datatype": "FP32",
+        "data": array.ravel().tolist(),
+    }
 
 
 FOCUSED = "(({ariaLabel, textContent}) => ariaLabel ?? textContent)(document.activeElement)"
