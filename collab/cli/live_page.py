@@ -95,7 +95,7 @@ def page_source(cluster: Cluster, peers: Sequence[str], shown: Shown) -> Cluster
         undo=files.undo if shown.plans else None,
         steer=files.steer if shown.rollouts else None,
     )
-    return ClusterSource(cluster, peers, files.read_plans, files.read_folders, hands)
+    return ClusterSource(cluster, peers, files.read_plans, files.read_folders, hands, cluster.metrics)
 
 
 class Mounted(NamedTuple):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from collab.client.control import Control
+from collab.client.metrics import RequesterMetrics
 from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.cluster import Cluster
 from collab.core.ids import NodeName, PlanName
@@ -74,7 +75,10 @@ class Hands:
 
 
 class ClusterSource:
-    """Watches nodes until `run` is cancelled.  ``read_plans`` and ``read_folders`` may block."""
+    """Watches nodes until `run` is cancelled.  ``read_plans`` and ``read_folders`` may block.
+
+    ``requests`` are those of this process, if it serves any.
+    """
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class ClusterSource:
         read_plans: ReadPlans = tuple,
         read_folders: ReadFolders = dict,
         hands: Hands = Hands(),
+        requests: RequesterMetrics | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.board = Board()
@@ -91,6 +96,7 @@ class ClusterSource:
         self._read_plans = read_plans
         self._read_folders = read_folders
         self._hands = hands
+        self._requests = requests
         self._clock = clock
         self._changes = Changes(self.board)
         self._tasks = TaskGroup()
@@ -108,6 +114,9 @@ class ClusterSource:
 
     async def _tick(self) -> None:
         while True:
+            if self._requests is not None:
+                told = self._requests
+                self.board.hear("this server", told.values(), told.recent, self._clock())
             self.board.tick(self._clock())
             self._changes.tell()
             await asyncio.sleep(LOOK_S)

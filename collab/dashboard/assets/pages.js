@@ -1,6 +1,6 @@
 // Every page but the topology: each has an element, draw() when something changed, end().
 
-import { Chart, aligned, card, clock, el, number, svg, table, tag } from "./draw.js";
+import { COLOURS, Chart, aligned, card, clock, el, number, svg, table, tag } from "./draw.js";
 
 // --- plans -----------------------------------------------------------------------------
 
@@ -32,7 +32,44 @@ export class Plans {
       el("div", { class: "row" }, el("h2", {}, plan.name), el("span", {}, buttons)),
       el("p", { class: "muted" }, facts.join(" · ")),
       el("ol", { class: "flow", "aria-label": "Stages" }, flow),
-      this.gantt(plan));
+      this.gantt(plan), this.recent(plan));
+  }
+
+  // One row for each of the last requests, below the prediction.
+  recent(plan) {
+    const requests = [...(this.store.values.get(`recent:${plan.name}`)?.requests ?? [])].reverse();
+    if (!requests.length) return null;
+    const told = plan.predicted?.length ? [{ predicted: true, ms: plan.predicted_ms ?? 0, bars: plan.predicted }] : [];
+    const rows = [...told, ...requests];
+    const nodes = [...new Set(plan.stages.flatMap((stage) => stage.nodes))];
+    const paint = (row) => COLOURS[Math.max(0, nodes.indexOf(row.split(" + ")[0])) % COLOURS.length];
+    const end = Math.max(...rows.flatMap((row) => [row.ms, ...row.bars.map(([, , , start, ms]) => start + ms)]), 0.001);
+    const width = Math.max(300, (this.place.clientWidth || 800) - 40);
+    const left = width < 500 ? 78 : 150;
+    const step = 26;
+    const scale = (ms) => left + (ms / end) * (width - left - 70);
+    const picture = svg("svg", { viewBox: `0 0 ${width} ${rows.length * step + 22}`, role: "img", "aria-label": `The last requests of plan ${plan.name}; the table below says the same` });
+    for (let i = 0; i <= 4; i += 1) {
+      const x = scale((end * i) / 4);
+      picture.append(svg("path", { class: "axis", d: `M${x} 0V${rows.length * step}` }), svg("text", { class: "small", x, y: rows.length * step + 16, "text-anchor": "middle" }, `${number((end * i) / 4, 2)} ms`));
+    }
+    rows.forEach((row, i) => {
+      picture.append(svg("text", { class: "small", x: 0, y: i * step + 17 }, row.predicted ? "predicted" : clock(row.at)));
+      for (const [of, label, kind, start, ms] of row.bars) {
+        if (!ms) continue;
+        const stage = kind === "stage";
+        const paints = stage ? `paint-${paint(of)}` : "bar-wire";
+        picture.append(svg("rect", { class: paints, x: scale(start), y: i * step + (stage ? 5 : 10), width: Math.max(1.5, scale(start + ms) - scale(start)), height: stage ? 16 : 6, rx: 2 }, svg("title", {}, `${label}${stage ? ` on ${of}` : ""}: ${number(ms)} ms`)));
+      }
+      picture.append(svg("text", { class: "small", x: scale(Math.max(row.ms, ...row.bars.map(([, , , start, ms]) => start + ms))) + 6, y: i * step + 17 }, `${number(row.ms)} ms`));
+    });
+    const key = nodes.map((node) => el("li", {}, svg("svg", { viewBox: "0 0 26 18", "aria-hidden": "true" }, svg("rect", { class: `paint-${paint(node)}`, x: 1, y: 2, width: 24, height: 14, rx: 2 })), node));
+    const wire = el("li", {}, svg("svg", { viewBox: "0 0 26 18", "aria-hidden": "true" }, svg("rect", { class: "bar-wire", x: 1, y: 6, width: 24, height: 6, rx: 2 })), "network, estimated");
+    const cells = requests.flatMap((row) => row.bars.map(([of, label, , start, ms]) => [clock(row.at), label, of || "network", number(start), number(ms)]));
+    return el("div", {}, el("h3", {}, "The last requests of this server"), picture, el("ul", { class: "legend" }, key, wire),
+      el("p", { class: "muted" }, "Each stage was timed by its node; what is left of a request's time is shared out over the network. The path shown is the one that the answer waited for."),
+      el("details", { "data-key": `recent-${plan.name}` }, el("summary", {}, "As a table"),
+        table(`The last requests of plan ${plan.name}, in ms`, [["answered", "time"], ["part", ""], ["where", ""], ["begins", "number"], ["takes", "number"]], cells)));
   }
 
   gantt(plan) {
@@ -81,12 +118,15 @@ export class Traffic {
   constructor(store) {
     this.store = store;
     this.charts = [
+      ["asked_ms:", "From the request to its answer", "ms"],
       ["rate:", "Answers", "a second"],
-      ["stage_ms:", "Time in the stages of one request", "ms"],
+      ["nodes_ms:", "In nodes, of one answer", "ms"],
+      ["stage_ms:", "In the stages of one request, on average", "ms"],
+      ["refused:", "Refused and failed", "a second"],
       ["link_mbit", "Carried by the links between nodes", "Mbit/s"],
     ].map(([prefix, title, unit]) => ({ prefix, title, unit, place: el("div", { class: "chart" }), table: el("details", { "data-key": prefix }, el("summary", {}, "As a table")) }));
     this.element = el("div", {}, el("h1", {}, "Traffic"), el("div", { class: "grid" }, this.charts.map((chart) => card(`${chart.title}, ${chart.unit}`, chart.place, chart.table))),
-      el("p", { class: "muted" }, "Counted by the nodes. What a requester waits beside that, and requests that a node refuses, are in the metrics of whoever asks."));
+      el("p", { class: "muted" }, "Quantiles are of the last 5 s. Nodes do not see what a requester waits in all: that is known of the requests of collab serve, on its own page. A request that one node refuses may be answered by another one."));
   }
 
   end() { for (const chart of this.charts) chart.drawn?.end(); }
@@ -94,7 +134,7 @@ export class Traffic {
   draw() {
     for (const chart of this.charts) {
       const names = this.store.series(chart.prefix);
-      const labels = names.map((name) => name.slice(chart.prefix.length) || "all links");
+      const labels = names.map((name) => name.slice(chart.prefix.length).replace(/^nodes: /, "") || "all links");
       const shape = names.join("|");
       if (chart.shape !== shape || !chart.drawn) {
         chart.drawn?.end();
