@@ -25,26 +25,35 @@ class Windows:
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._tellers: set[str] = set()
         self._fresh: dict[str, deque[tuple[float, tuple[int, ...]]]] = {}
 
-    def take(self, teller: str, name: str, buckets: tuple[int, ...], now_s: float) -> None:
-        """What one teller has counted since it began."""
-        key = (teller, name)
+    def take(self, teller: str, histograms: Iterable[tuple[str, tuple[int, ...]]], now_s: float) -> None:
+        """What one teller has counted since it began; what it did not name before began at 0."""
+        known = teller in self._tellers
+        self._tellers.add(teller)
+        for name, buckets in histograms:
+            self._take((teller, name), buckets, known, now_s)
+
+    def _take(self, key: tuple[str, str], buckets: tuple[int, ...], known: bool, now_s: float) -> None:
         old = self._told.get(key)
         if old is None and len(self._told) >= _MAX_KEYS:
             return
         self._told[key] = buckets
+        if old is None and known:
+            old = (0,) * len(buckets)
         if old is None or len(old) != len(buckets):
             return
         more = tuple(now - then for now, then in zip(buckets, old, strict=True))
         if min(more, default=0) < 0:  # it was started again
             more = buckets
         if any(more):
-            self._fresh.setdefault(name, deque()).append((now_s, more))
+            self._fresh.setdefault(key[1], deque()).append((now_s, more))
 
     def forget(self, teller: str) -> None:
         """It is lost: its counts begin anew."""
         self._told = {key: buckets for key, buckets in self._told.items() if key[0] != teller}
+        self._tellers.discard(teller)
 
     def ms(self, now_s: float) -> Iterator[tuple[str, str, float]]:
         """Name, which share and the duration that it stays under, of what was answered lately."""
@@ -113,17 +122,18 @@ class Traffic:
         causes = [(f"nodes: {cause}", counters.get(cause, 0)) for cause in catalogue.REFUSAL_CAUSES]
         failed = [(f"{one.plan}: failed in nodes", one.failed) for one in answers]
         self._refused.take(node, [*causes, *failed])
-        for one in answers:
-            self._in_nodes.take(node, one.plan, one.buckets, now_s)
+        self._in_nodes.take(node, ((one.plan, one.buckets) for one in answers), now_s)
 
     def hear(self, requester: str, values: Iterable[Value], now_s: float) -> None:
         """What a requester has counted of its own requests."""
         refused: list[tuple[str, int]] = []
+        asked: list[tuple[str, tuple[int, ...]]] = []
         for metric, labels, value in values:
             if metric is catalogue.CLIENT_SECONDS and isinstance(value, Counts):
-                self._asked.take(requester, labels[0], value.buckets, now_s)
+                asked.append((labels[0], value.buckets))
             elif metric is catalogue.CLIENT_FAILURES and not isinstance(value, Counts):
                 refused.append((f"{labels[0]}: {labels[1]}", int(value)))
+        self._asked.take(requester, asked, now_s)
         self._refused.take(requester, refused)
 
     def forget(self, node: str) -> None:

@@ -332,10 +332,18 @@ def test_the_page_of_a_server_is_its_dashboard_and_requests_go_on(
             )
             assert made.status == 200, made.text()
         page.get_by_role("img", name="From the request to its answer").wait_for(timeout=SEEN_MS)
+        page.get_by_role("link", name="Plans").click()
+        page.get_by_role("img", name="The last requests of plan digits").wait_for(timeout=SEEN_MS)
+        assert not findings(page)
+        page.screenshot(path=tmp_path / "plans-served.png", full_page=True)
+        page.get_by_role("link", name="Traffic").click()
+        page.get_by_role("img", name="From the request to its answer").wait_for(timeout=SEEN_MS)
+        page.wait_for_timeout(1500)
+        page.screenshot(path=tmp_path / "traffic-served.png", full_page=True)
         page.get_by_role("link", name="Topology").click()
-        page.get_by_role("button", name="Drain d").click(timeout=SEEN_MS)
+        page.get_by_role("button", name="Drain c").click(timeout=SEEN_MS)
         page.get_by_role("dialog").get_by_role("button", name="Drain").click()
-        page.locator('g.node.draining[data-node="d"]').wait_for(timeout=SEEN_MS)
+        page.locator('g.node.draining[data-node="c"]').wait_for(timeout=SEEN_MS)
         assert page.evaluate("fetch('/v2').then((answer) => answer.status)") == 401
 
 

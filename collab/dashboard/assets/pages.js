@@ -122,9 +122,9 @@ export class Traffic {
       ["rate:", "Answers", "a second"],
       ["nodes_ms:", "In nodes, of one answer", "ms"],
       ["stage_ms:", "In the stages of one request, on average", "ms"],
-      ["refused:", "Refused and failed", "a second"],
+      ["refused:", "Refused and failed", "a second", "Nothing was refused and nothing failed."],
       ["link_mbit", "Carried by the links between nodes", "Mbit/s"],
-    ].map(([prefix, title, unit]) => ({ prefix, title, unit, place: el("div", { class: "chart" }), table: el("details", { "data-key": prefix }, el("summary", {}, "As a table")) }));
+    ].map(([prefix, title, unit, empty = "Nothing yet."]) => ({ prefix, title, unit, empty, place: el("div", { class: "chart" }), table: el("details", { "data-key": prefix }, el("summary", {}, "As a table")) }));
     this.element = el("div", {}, el("h1", {}, "Traffic"), el("div", { class: "grid" }, this.charts.map((chart) => card(`${chart.title}, ${chart.unit}`, chart.place, chart.table))),
       el("p", { class: "muted" }, "Quantiles are of the last 5 s. Nodes do not see what a requester waits in all: that is known of the requests of collab serve, on its own page. A request that one node refuses may be answered by another one."));
   }
@@ -141,7 +141,7 @@ export class Traffic {
         chart.place.replaceChildren();
         chart.shape = shape;
         chart.drawn = names.length ? new Chart(chart.place, labels.map((label) => [label, chart.unit])) : null;
-        if (!names.length) chart.place.append(el("p", { class: "muted" }, "Nothing yet."));
+        if (!names.length) chart.place.append(el("p", { class: "muted" }, chart.empty));
       }
       if (!chart.drawn) {
         chart.place.removeAttribute("role");
