@@ -1,6 +1,6 @@
 // Every page but the topology: each has an element, draw() when something changed, end().
 
-import { COLOURS, Chart, aligned, card, clock, el, number, svg, table, tag } from "./draw.js";
+import { COLOURS, Chart, LiveTable, aligned, card, cell, clock, el, number, svg, table, tag } from "./draw.js";
 
 // --- plans -----------------------------------------------------------------------------
 
@@ -212,32 +212,43 @@ export class Releases {
   constructor(store, act) {
     this.store = store;
     this.act = act;
+    this.held = new LiveTable("What each device has", "No device holds a plan.");
     this.place = el("div");
-    this.element = el("div", {}, el("h1", {}, "Releases"), this.place);
+    this.element = el("div", {}, el("h1", {}, "Releases"), el("section", { class: "card" }, this.held.element), this.place);
   }
 
-  end() {}
+  end() { this.held.end(); }
 
   draw() {
-    const held = this.store.all("node:").flatMap((node) => node.plans.filter((plan) => !plan.primary).map((plan) => [node.name, tag(node.state), plan.plan, String(plan.epoch), tag(plan.state), plan.release || "–"]));
-    const rollouts = this.store.all("rollout:").map((rollout) => {
-      const rows = [...rollout.targets].sort((a, b) => a[1] - b[1]).map(([name, wave, status, version, reason]) => [String(wave), name, tag(status, STATUS[status] ?? ""), version || "–", reason || "–"]);
-      const buttons = this.store.buttons("rollout", rollout, this.act);
-      return el("section", { class: "card", "aria-label": `Rollout ${rollout.name}` }, el("div", { class: "row" }, el("h2", {}, rollout.name), el("span", { class: "buttons" }, buttons)), el("p", {}, rollout.said),
-        table("Targets by wave", [["wave", "number"], ["target", ""], ["state", ""], ["version", ""], ["why", ""]], rows));
-    });
-    const histories = this.store.all("history:").map((plan) => {
-      const rows = [...plan.versions].reverse().map(([version, , epoch, proven], i) => [version, i ? "before" : "runs", epoch ? String(epoch) : "–", proven ? "yes" : "not yet"]);
-      const ended = [...plan.outcomes].reverse().map(([result, version, epoch, reason]) => [tag(result, STATUS[result] ?? ""), version, epoch ? String(epoch) : "–", reason || "–"]);
-      return el("section", { class: "card", "aria-label": `Models of plan ${plan.name}` }, el("div", { class: "row" }, el("h2", {}, `What plan ${plan.name} ran`), el("span", { class: "buttons" }, this.store.buttons("history", plan, this.act))), el("p", {}, plan.said),
-        table("Models that are kept", [["model", ""], ["it", ""], ["epoch", "number"], ["proved itself", ""]], rows),
-        ended.length ? table("How updates ended, the last first", [["result", ""], ["model", ""], ["epoch", "number"], ["why", ""]], ended) : null);
-    });
+    const held = this.store.all("node:").flatMap((node) => node.plans.filter((plan) => !plan.primary).map((plan) => [`${node.name} ${plan.plan} ${plan.epoch}`,
+      [node.name, cell(node.state, () => tag(node.state)), plan.plan, String(plan.epoch), cell(plan.state, () => tag(plan.state)), plan.release || "–"]]));
+    this.held.set([["device", ""], ["device is", ""], ["plan", ""], ["epoch", "number"], ["plan is", ""], ["release", ""]], held);
+    const [histories, rollouts] = [this.store.all("history:"), this.store.all("rollout:")];
+    const shape = JSON.stringify([histories, rollouts]);
+    if (this.drawn === shape) return;
+    this.drawn = shape;
     this.store.replace(this.place, [
-      el("section", { class: "card" }, held.length ? table("What each device has", [["device", ""], ["device is", ""], ["plan", ""], ["epoch", "number"], ["plan is", ""], ["release", ""]], held) : el("p", { class: "muted" }, "No device holds a plan.")),
-      ...histories,
-      ...(rollouts.length ? rollouts : [el("p", { class: "card muted" }, "No rollout: give the folders of some with --rollouts.")]),
+      ...histories.map((plan) => this.history(plan)),
+      ...(rollouts.length ? rollouts.map((rollout) => this.rollout(rollout)) : [el("p", { class: "card muted" }, "No rollout: give the folders of some with --rollouts.")]),
     ]);
+  }
+
+  head(title, target, value) {
+    return el("div", { class: "row" }, el("h2", {}, title), el("span", { class: "buttons" }, this.store.buttons(target, value, this.act)));
+  }
+
+  history(plan) {
+    const rows = [...plan.versions].reverse().map(([version, , epoch, proven], i) => [version, i ? "before" : "runs", epoch ? String(epoch) : "–", proven ? "yes" : "not yet"]);
+    const ended = [...plan.outcomes].reverse().map(([result, version, epoch, reason]) => [tag(result, STATUS[result] ?? ""), version, epoch ? String(epoch) : "–", reason || "–"]);
+    return el("section", { class: "card", "aria-label": `Models of plan ${plan.name}` }, this.head(`What plan ${plan.name} ran`, "history", plan), el("p", {}, plan.said),
+      table("Models that are kept", [["model", ""], ["it", ""], ["epoch", "number"], ["proved itself", ""]], rows),
+      ended.length ? table("How updates ended, the last first", [["result", ""], ["model", ""], ["epoch", "number"], ["why", ""]], ended) : null);
+  }
+
+  rollout(rollout) {
+    const rows = [...rollout.targets].sort((a, b) => a[1] - b[1]).map(([name, wave, status, version, reason]) => [String(wave), name, tag(status, STATUS[status] ?? ""), version || "–", reason || "–"]);
+    return el("section", { class: "card", "aria-label": `Rollout ${rollout.name}` }, this.head(rollout.name, "rollout", rollout), el("p", {}, rollout.said),
+      table("Targets by wave", [["wave", "number"], ["target", ""], ["state", ""], ["version", ""], ["why", ""]], rows));
   }
 }
 
