@@ -6,24 +6,29 @@ import asyncio
 import secrets
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, Trust, confirmed
+from collab.cli.live_page import (
+    PageProfile,
+    PageRollouts,
+    PageRuns,
+    Shown,
+    check_shown,
+    key_reader,
+    page_source,
+)
 from collab.cli.output import emit, say
-from collab.errors import CollabError, ConfigError, Refused, UsageError
+from collab.errors import ConfigError, Refused, UsageError
 from collab.transport.base import is_loopback, split_host_port
 
 if TYPE_CHECKING:
-    from collab.coordinator.cluster import Cluster
-    from collab.core.ids import PlanName
-    from collab.core.plan import Plan
     from collab.dashboard.access import Sessions
-    from collab.dashboard.cluster_source import ClusterSource, Replan
+    from collab.dashboard.cluster_source import ClusterSource
     from collab.serving.tls import TlsFiles
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
@@ -53,11 +58,9 @@ def dashboard(
     api_keys: Annotated[
         Path | None, typer.Option(help="File of keys; without it everybody on this machine may act.")
     ] = None,
-    profile: Annotated[
-        Path | None, typer.Option(help="The profile that the one plan rests on, so that it can be made anew.")
-    ] = None,
-    runs: Annotated[list[Path] | None, typer.Option(help="Folder of a federated run, or of several.")] = None,
-    rollouts: Annotated[list[Path] | None, typer.Option(help="Folder of a rollout, or of several.")] = None,
+    profile: PageProfile = None,
+    runs: PageRuns = None,
+    rollouts: PageRollouts = None,
     tls_cert: Annotated[Path | None, typer.Option(help="The page's certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
     insecure: Insecure = False,
@@ -66,7 +69,6 @@ def dashboard(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log what is asked for.")] = False,
 ) -> None:
     """Serve a live page of nodes, plans, traffic, learning and releases, until SIGTERM."""
-    from collab.cli.files import read_plan, read_profile
     from collab.cli.logs import log_to_stderr
     from collab.cli.settings import peers as read_peers
 
@@ -74,12 +76,7 @@ def dashboard(
     paths = plans or []
     if not given and not paths:
         raise UsageError("no peers: give --peers HOST:PORT,… or a plan file, or set COLLAB_PEERS")
-    for path in paths:
-        read_plan(path)
-    if profile is not None:
-        if len(paths) != 1:
-            raise UsageError("--profile: give the one plan that it is of")
-        read_profile(profile)
+    check_shown(Shown(paths, profile))
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise ConfigError("the page needs Starlette and Uvicorn; run: pip install 'collab[serve]'")
     from collab.serving.tls import tls_files
@@ -87,14 +84,15 @@ def dashboard(
     log_to_stderr(verbose)
     tls = tls_files(tls_cert, tls_key, None)
     sessions = _sessions(split_host_port(listen)[0], api_keys, tls is not None)
-    serving = _Dashboard(listen, given, paths, profile, runs or [], rollouts or [], tls, trust, json_)
+    shown = Shown(paths, profile, runs or (), rollouts or ())
+    serving = _Dashboard(listen, given, shown, tls, trust, json_)
     asyncio.run(serving.run(sessions))
 
 
 def _sessions(host: str, api_keys: Path | None, encrypted: bool) -> Sessions:
     """Who may look; raises `Refused` for a page that the network could read or use without a key."""
     from collab.dashboard.access import Sessions
-    from collab.security.api_keys import read_api_keys, whose
+    from collab.security.api_keys import read_api_keys
 
     local = is_loopback(host)
     if not local and api_keys is None:
@@ -103,13 +101,7 @@ def _sessions(host: str, api_keys: Path | None, encrypted: bool) -> Sessions:
         raise Refused("--listen: beyond this machine keys need HTTPS; give --tls-cert and --tls-key")
     if api_keys is None:
         return Sessions(None, secrets.token_urlsafe)
-    keys = read_api_keys(api_keys)
-
-    def who(presented: str) -> tuple[str, str]:
-        found = whose(keys, presented)
-        return found.name, found.role
-
-    return Sessions(who, secrets.token_urlsafe, loopback=local)
+    return Sessions(key_reader(read_api_keys(api_keys)), secrets.token_urlsafe, loopback=local)
 
 
 class _Dashboard:
@@ -119,20 +111,14 @@ class _Dashboard:
         self,
         listen: str,
         peers: Sequence[str],
-        plans: Sequence[Path],
-        profile: Path | None,
-        runs: Sequence[Path],
-        rollouts: Sequence[Path],
+        shown: Shown,
         tls: TlsFiles | None,
         trust: Trust,
         as_json: bool,
     ) -> None:
         self._listen = listen
         self._peers = peers
-        self._plans = plans
-        self._profile = profile
-        self._runs = runs
-        self._rollouts = rollouts
+        self._shown = shown
         self._tls = tls
         self._trust = trust
         self._as_json = as_json
@@ -141,15 +127,13 @@ class _Dashboard:
         """Serve until SIGTERM or SIGINT."""
         from collab.assembly import build_cluster, load_identity
         from collab.cli.settings import identity_directory
-        from collab.dashboard.cluster_source import ClusterSource
 
         security = await asyncio.to_thread(
             load_identity, None if self._trust.insecure else identity_directory()
         )
         made = build_cluster(role="operator", insecure_networks=self._trust.networks, security=security)
         async with made as cluster:
-            replan = self._replanner(cluster) if self._profile is not None else None
-            source = ClusterSource(cluster, self._peers, self._read_plans, self._read_folders, replan)
+            source = page_source(cluster, self._peers, self._shown)
             loop = asyncio.get_running_loop()
             tasks = {loop.create_task(source.run()), loop.create_task(self._serve(source, sessions))}
             try:
@@ -178,54 +162,3 @@ class _Dashboard:
                 say(f"the page is at {server.address}/")
             await stop.wait()
             source.end()
-
-    def _read_plans(self) -> list[Plan]:
-        """Plans of the files, and those that took their place; one that is just being written is left out."""
-        from collab.cli.files import read_plan
-        from collab.cli.replanning import successor_path
-
-        found = []
-        for path in self._plans:
-            for place in (path, successor_path(path)):
-                try:
-                    found.append(read_plan(place))
-                except CollabError:
-                    continue
-        return found
-
-    def _read_folders(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        from collab.dashboard.folders import rollouts, runs
-
-        return runs(self._runs), rollouts(self._rollouts)
-
-    def _replanner(self, cluster: Cluster) -> Replan:
-        from collab.cli.replanning import read_watched, successor_path
-
-        async def replan(name: PlanName, reason: str) -> str:
-            """From what runs by now; a file of it was kept at the last change."""
-            (path,) = self._plans
-            current = successor_path(path)
-            options: tuple[Any, ...] = (self._profile, "20%", 1.0, "10%", 30.0, "latency", False)
-            there = [peer for peer in self._peers if await _answers(cluster, peer)]
-            for place in (current, path) if await asyncio.to_thread(current.exists) else (path,):
-                watched = replace(await asyncio.to_thread(read_watched, place, *options), path=path)
-                if watched.plan.name != name:
-                    raise UsageError(f"plan {name!r}: its file is not given to this page")
-                try:
-                    replanner = await watched.start(cluster, there, lambda decision: None, some=True)
-                except CollabError:
-                    if place == path:
-                        raise
-                    continue
-                return str(await replanner.decide_now(reason))
-            raise AssertionError("the last place was tried")
-
-        return replan
-
-
-async def _answers(cluster: Cluster, peer: str) -> bool:
-    try:
-        await cluster.reach([peer])
-    except CollabError:
-        return False
-    return True

@@ -14,6 +14,7 @@ import typer
 
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, confirmed, refresh, with_cluster
 from collab.cli.files import read_plan
+from collab.cli.live_page import PageProfile, PageRollouts, PageRuns, Shown, check_shown, mounted
 from collab.cli.output import emit, say
 from collab.errors import ModelError, UsageError
 
@@ -30,6 +31,8 @@ Examples:
     collab serve plan.yaml
 
     collab serve plan.yaml --listen 0.0.0.0:8000 --tls-cert cert.pem --tls-key key.pem --api-keys keys.txt
+
+    collab serve plan.yaml --dashboard --rollouts rollouts/
 """
 
 KEY_EXAMPLE: Final = """
@@ -76,6 +79,12 @@ def serve(
     ] = None,
     otlp: Annotated[str | None, typer.Option(help="Collector for traces: http://HOST:4318.")] = None,
     trace_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests traced.")] = 1.0,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Serve the live page at / of REST.", show_default=False)
+    ] = False,
+    profile: PageProfile = None,
+    runs: PageRuns = None,
+    rollouts: PageRollouts = None,
     peers: Peers = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
@@ -98,6 +107,8 @@ def serve(
         bundle or (), open_network,
     )  # fmt: skip
     given = read_peers(peers)
+    shown = Shown(plans, profile, runs or (), rollouts or ())
+    _check_page(dashboard, listen, shown)
 
     async def run(cluster: Cluster) -> None:
         from collab.serving.door import FrontDoor
@@ -117,12 +128,29 @@ def serve(
             if metrics is not None:
                 scraped = await asyncio.to_thread(requester_metrics, cluster, metrics)
                 say(f"metrics are at {(await stack.enter_async_context(scraped)).url}")
-            opener = _opener(cluster, credits, local or ())
-            door = await stack.enter_async_context(FrontDoor(plans, read, opener, settings))
+            opener, page = _opener(cluster, credits, local or ()), None
+            if dashboard:
+                page = await stack.enter_async_context(mounted(cluster, given, shown, settings.access))
+            app = None if page is None else page.app
+            door = await stack.enter_async_context(FrontDoor(plans, read, opener, settings, app))
             _ready(door.listen, door.grpc, [one._asdict() for one in door.offers.index()], json_)
+            if page is not None and not json_:
+                say(f"the page is at {door.listen}/")
             await stop.wait()
+            if page is not None:
+                page.end()
 
-    with_cluster(run, role="client", trust=confirmed(insecure, insecure_network))
+    # Who drains nodes from the page has to be an operator to them.
+    role = "operator" if dashboard else "client"
+    with_cluster(run, role=role, trust=confirmed(insecure, insecure_network))
+
+
+def _check_page(wanted: bool, listen: str, shown: Shown) -> None:
+    if not wanted and (shown.profile is not None or shown.runs or shown.rollouts):
+        raise UsageError("--profile, --runs, --rollouts: are of the page; give --dashboard as well")
+    if wanted and listen == "none":
+        raise UsageError("--dashboard: the page is at the address of REST; give --listen HOST:PORT")
+    check_shown(shown)
 
 
 def _settings(

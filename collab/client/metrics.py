@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Awaitable
 from typing import Final
 
-from collab.client.runner import Result
+from collab.client.runner import PRIMARY, Result
+from collab.core.ids import PlanName
 from collab.errors import CollabError
 from collab.telemetry import catalogue as metrics
 from collab.telemetry.catalogue import OTHERS, Value
 from collab.telemetry.histogram import Histogram
+from collab.telemetry.recent import Recent
 
 MAX_PLANS: Final = 256
 """Plans that are counted apart; the rest are counted together."""
+KEPT: Final = 16
+"""Answered requests that are kept as they went, the newest."""
 PARTS: Final = ("nodes", "encode", "decode", "wire")
 
 
@@ -31,6 +37,12 @@ class RequesterMetrics:
 
     def __init__(self) -> None:
         self._plans: dict[str, _PlanCounts] = {}
+        self._recent: deque[Recent] = deque(maxlen=KEPT)
+
+    @property
+    def recent(self) -> tuple[Recent, ...]:
+        """The requests that were answered last, the oldest first."""
+        return tuple(self._recent)
 
     async def counted(self, plan: str, work: Awaitable[Result]) -> Result:
         """The result of a request, counted however it ends."""
@@ -55,6 +67,13 @@ class RequesterMetrics:
         durations_ms = (nodes_ms, result.encode_ms, result.decode_ms, result.wire_ms)
         for histogram, duration_ms in zip(counts.parts, durations_ms, strict=True):
             histogram.observe(int(duration_ms * 1000))
+
+        hops = tuple((hop.stage, hop.node, hop.total_us / 1000) for hop in result.hops)
+        times = (result.total_ms, result.encode_ms, result.decode_ms, result.wire_ms)
+        own = result.via == PRIMARY
+        self._recent.append(
+            Recent(PlanName(plan), result.epoch, time.time(), *times, own, result.attempts, hops)
+        )
 
     def failed(self, plan: str, error: CollabError) -> None:
         """A request ended with an error."""

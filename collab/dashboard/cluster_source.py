@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 from collab.client.control import Control
+from collab.client.metrics import RequesterMetrics
 from collab.codec.pb import control_pb2 as pb
 from collab.coordinator.cluster import Cluster
 from collab.core.ids import NodeName, PlanName
@@ -17,6 +19,7 @@ from collab.core.plan import Plan
 from collab.dashboard.looks import NodeLook, about_of, look_of
 from collab.dashboard.source import Action, Changes
 from collab.dashboard.state import MAX_NODES, Board
+from collab.dashboard.steering import STEER
 from collab.errors import CollabError, PeerUnreachable, UsageError
 from collab.transport.aio import TaskGroup
 
@@ -31,9 +34,12 @@ _RETRY_S: Final = 2.0
 _FILES_S: Final = 2.0
 
 ReadPlans = Callable[[], Sequence[Plan]]
-ReadFolders = Callable[[], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
-"""Runs and rollouts."""
+ReadFolders = Callable[[], Mapping[str, list[dict[str, Any]]]]
+"""Documents by their kind: ``run``, ``rollout``, ``history``."""
 Replan = Callable[[PlanName, str], Awaitable[str]]
+Undo = Callable[[PlanName], Awaitable[str]]
+Steer = Callable[[str, str, str], str]
+"""Action, name of the rollout and who asks; blocks."""
 
 DRAIN: Final = Action(
     "Drain", "Drain node {}? It finishes what it has and takes nothing more until it starts again.", "node"
@@ -43,18 +49,45 @@ REPLAN: Final = Action(
     "Plan {} anew among the nodes that answer, and deploy the better plan, if there is one?",
     "plan",
 )
+UNDO: Final = Action(
+    "Go back", "Put the model that plan {} ran before back, as a new epoch on all its nodes?", "history"
+)
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What an operator can ask for beside draining nodes; None is not offered."""
+
+    replan: Replan | None = None
+    undo: Undo | None = None
+    steer: Steer | None = None
+
+    def actions(self) -> dict[str, Action]:
+        """By name."""
+        found = {"drain": DRAIN}
+        if self.replan is not None:
+            found["replan"] = REPLAN
+        if self.undo is not None:
+            found["undo"] = UNDO
+        if self.steer is not None:
+            found |= {name: one.action for name, one in STEER.items()}
+        return found
 
 
 class ClusterSource:
-    """Watches nodes until `run` is cancelled.  ``read_plans`` and ``read_folders`` may block."""
+    """Watches nodes until `run` is cancelled.  ``read_plans`` and ``read_folders`` may block.
+
+    ``requests`` are those of this process, if it serves any.
+    """
 
     def __init__(
         self,
         cluster: Cluster,
         peers: Sequence[str],
         read_plans: ReadPlans = tuple,
-        read_folders: ReadFolders = lambda: ([], []),
-        replan: Replan | None = None,
+        read_folders: ReadFolders = dict,
+        hands: Hands = Hands(),
+        requests: RequesterMetrics | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.board = Board()
@@ -62,7 +95,8 @@ class ClusterSource:
         self._peers = peers
         self._read_plans = read_plans
         self._read_folders = read_folders
-        self._replan = replan
+        self._hands = hands
+        self._requests = requests
         self._clock = clock
         self._changes = Changes(self.board)
         self._tasks = TaskGroup()
@@ -80,6 +114,9 @@ class ClusterSource:
 
     async def _tick(self) -> None:
         while True:
+            if self._requests is not None:
+                told = self._requests
+                self.board.hear("this server", told.values(), told.recent, self._clock())
             self.board.tick(self._clock())
             self._changes.tell()
             await asyncio.sleep(LOOK_S)
@@ -92,10 +129,12 @@ class ClusterSource:
                 for plan in plans:
                     for ref in plan.nodes:
                         self._watch(ref.name, ref.endpoints)
-            runs, rollouts = await asyncio.to_thread(self._read_folders)
-            self.board.documents("run", runs, self._clock())
-            self.board.documents("rollout", rollouts, self._clock())
+            await self._follow_folders()
             await asyncio.sleep(_FILES_S)
+
+    async def _follow_folders(self) -> None:
+        for kind, documents in (await asyncio.to_thread(self._read_folders)).items():
+            self.board.documents(kind, documents, self._clock())
 
     async def _reach(self, peer: str) -> None:
         """Find out who is at an address, and watch it."""
@@ -157,7 +196,7 @@ class ClusterSource:
     @property
     def actions(self) -> Mapping[str, Action]:
         """What can be asked for here."""
-        return {"drain": DRAIN, **({"replan": REPLAN} if self._replan is not None else {})}
+        return self._hands.actions()
 
     async def act(self, action: str, target: str, by: str) -> str:
         """Do it, and say so in the log; raises `CollabError`."""
@@ -165,17 +204,23 @@ class ClusterSource:
             raise UsageError(f"action {action[:40]!r}: use one of {', '.join(self.actions)}")
         self._note("warning", f"{by} asks: {action} {target[:80]}")
         try:
-            done = await self._do(action, target)
+            done = await self._do(action, target, by)
         except CollabError as error:
             self._note("error", f"{action} {target[:80]}: {error}")
             raise
         self._note("info", done)
+        await self._follow_folders()
+        self._changes.tell()
         return done
 
-    async def _do(self, action: str, target: str) -> str:
-        if action == "replan":
-            assert self._replan is not None
-            return await self._replan(PlanName(target), "an operator asked for it")
+    async def _do(self, action: str, target: str, by: str) -> str:
+        hands = self._hands
+        if action == "replan" and hands.replan is not None:
+            return await hands.replan(PlanName(target), "an operator asked for it")
+        if action == "undo" and hands.undo is not None:
+            return await hands.undo(PlanName(target))
+        if action in STEER and hands.steer is not None:
+            return await asyncio.to_thread(hands.steer, action, target, by)
         if target not in self._watched:
             raise PeerUnreachable(f"node {target[:80]!r}: it is not watched here")
         reply = await self._cluster.control(NodeName(target)).call("Drain", pb.DrainRequest(), timeout_s=5.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from collab.codec.pb import control_pb2 as pb
+from collab.telemetry.histogram import BOUNDS_US
 
 MAX_PLANS: Final = 32
 """Plans and links of one node that are looked at, and characters of a text of its."""
@@ -42,6 +43,16 @@ class PlanLook:
 
 
 @dataclass(frozen=True)
+class AnswersLook:
+    """What a node's stages have sent to requesters of a plan."""
+
+    plan: str
+    failed: int = 0
+    buckets: tuple[int, ...] = ()
+    """Times in nodes, by `BOUNDS_US`; empty where the node counts by others."""
+
+
+@dataclass(frozen=True)
 class About:
     """What a node is; it seldom changes."""
 
@@ -66,6 +77,7 @@ class NodeLook:
     """Links of others than nodes."""
     plans: tuple[PlanLook, ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
+    answers: tuple[AnswersLook, ...] = ()
 
 
 def about_of(reply: pb.DescribeReply, address: str) -> About:
@@ -112,6 +124,14 @@ def look_of(name: str, reply: pb.StatusReply) -> NodeLook:
                 plan.release[:MAX_TEXT],
             )
             for plan in reply.plans[:MAX_PLANS]
+        ),
+        answers=tuple(
+            AnswersLook(
+                answer.plan[:MAX_TEXT],
+                answer.failed,
+                tuple(answer.buckets) if tuple(reply.bounds_us) == BOUNDS_US else (),
+            )
+            for answer in reply.answers[:MAX_PLANS]
         ),
         counters={counter.name: counter.value for counter in reply.counters[:_MAX_COUNTERS]},
     )

@@ -23,7 +23,10 @@ class Action:
     question: str
     """What is asked before, with ``{}`` for the target."""
     target: str
-    """The kind of value that it is done to: ``node``, ``plan`` or ``rollout``."""
+    """The kind of value that it is done to: ``node``, ``plan``, ``history`` or ``rollout``.
+
+    A value with a list ``can`` has the names of those that make sense now.
+    """
 
 
 class Source(Protocol):

@@ -1,7 +1,8 @@
 """What the page shows of a cluster, made from looks at its nodes; no I/O, times are passed in.
 
-``node:NAME``, ``link:A|B|TRANSPORT``, ``plan:NAME``, ``run:NAME`` and ``rollout:NAME`` are values
-of `Versions`; ``rate:PLAN``, ``stage_ms:PLAN`` and ``link_mbit`` are series.
+``node:NAME``, ``link:A|B|TRANSPORT``, ``plan:NAME``, ``recent:PLAN``, ``run:NAME``, ``rollout:NAME``
+and ``history:PLAN`` are values of `Versions`; ``rate:PLAN``, ``stage_ms:PLAN``, ``nodes_ms:PLAN SHARE``,
+``asked_ms:PLAN SHARE``, ``refused:CAUSE`` and ``link_mbit`` are series.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from collab.core.plan import Edge, Plan
 from collab.dashboard.looks import About, LinkLook, NodeLook
 from collab.dashboard.measured import StageMeans
 from collab.dashboard.timeline import Bar, predicted_timeline, timeline
+from collab.dashboard.traffic import Traffic, request_bars
 from collab.dashboard.versions import Versions
+from collab.telemetry.catalogue import Value
+from collab.telemetry.recent import Recent
 
 MAX_NODES: Final = 256
 _QUIET_S: Final = 10.0
 """An alternative that answered nothing for so long, and does again, is a failover anew."""
+
+RECENT: Final = 6
+"""Requests of a plan that are shown as they went."""
 
 LOST = "lost"
 
@@ -39,6 +46,7 @@ class Board:
         self._running: dict[PlanName, tuple[int, str]] = {}
         """Epoch and digest of the plans that run."""
         self._means = StageMeans()
+        self._traffic = Traffic()
         self._stood_in: dict[str, float] = {}
         """When an alternative last answered."""
         self._documents: dict[str, Any] = {}
@@ -61,6 +69,7 @@ class Board:
         for link in look.links:
             self._count(look.name, link, now_s)
         self._means.take(look.name, look.counters, now_s)
+        self._traffic.see(look.name, look.counters, look.answers, now_s)
 
     def lost(self, name: str, reason: str, now_s: float) -> None:
         """A node does not answer."""
@@ -71,6 +80,7 @@ class Board:
         self.versions.put(f"node:{name}", {**old, "state": LOST, "reason": reason[:200]})
         self._looks.pop(name, None)
         self._means.forget(name)
+        self._traffic.forget(name)
 
     def forget(self, name: str) -> None:
         """What stood for a node whose name was not known."""
@@ -274,6 +284,29 @@ class Board:
         ]
         return min(trips, default=0.0) / 2
 
+    # --- requests ------------------------------------------------------------------------
+
+    def hear(self, requester: str, values: Iterable[Value], recent: Sequence[Recent], now_s: float) -> None:
+        """What a requester has counted of its requests, and how the last of them went."""
+        self._traffic.hear(requester, values, now_s)
+        by_plan: dict[PlanName, list[dict[str, Any]]] = {}
+        for request in recent:
+            epoch, digest = self._running.get(request.plan, (0, ""))
+            plan = self._plans.get(Digest(digest))
+            # Hops are numbered in the plan that answered: of another one the stages are not known here.
+            if plan is None or request.epoch != epoch or not request.own:
+                continue
+            told = {
+                "at": round(request.at_s, 3),
+                "ms": _rounded(request.total_ms),
+                "attempts": request.attempts,
+                "bars": _bars(request_bars(request, plan)),
+            }
+            by_plan.setdefault(request.plan, []).append(told)
+        for name, requests in by_plan.items():
+            self.versions.put(f"recent:{name}", {"name": name, "requests": requests[-RECENT:]})
+        self.versions.keep_only("recent:", (f"recent:{name}" for name in by_plan))
+
     # --- the rest ----------------------------------------------------------------------
 
     def documents(self, kind: str, found: Iterable[dict[str, Any]], now_s: float) -> None:
@@ -305,6 +338,10 @@ class Board:
             times = [stage["ms"] for stage in value.get("stages", ()) if stage["ms"] is not None]
             if times:
                 self.versions.add(f"stage_ms:{name}", now_s, _rounded(sum(times)))
+            if value.get("predicted_ms") is not None:
+                self.versions.add(f"asked_ms:{name} predicted", now_s, _rounded(value["predicted_ms"]))
+        for series, point in self._traffic.points(now_s):
+            self.versions.add(series, now_s, _rounded(point))
         total = sum(value["mbit_ab"] + value["mbit_ba"] for value in links.values())
         self.versions.add("link_mbit", now_s, _rounded(total))
         self._ticked_s = now_s

@@ -11,14 +11,12 @@ from collab.link.suspicion import Health
 from collab.node.program import monotonic_us
 from collab.node.tally import PARTS, peer_label
 from collab.telemetry import catalogue as metrics
-from collab.telemetry.catalogue import Value
+from collab.telemetry.catalogue import REFUSAL_CAUSES, Value
 
 if TYPE_CHECKING:
     from collab.node.service import NodeService
 
 STATES: Final = ("serving", "draining", "offline")
-REFUSALS: Final = ("retired", "no_lease", "no_room", "hopeless", "not_loaded")
-"""Counters of the session that say why work was refused; the others say what was dropped."""
 
 
 class NodeMetrics:
@@ -94,7 +92,7 @@ class NodeMetrics:
 
     def _counters(self) -> Iterator[Value]:
         for name, count in {**self._node.session.counters, **self._node.tally.counters}.items():
-            metric = metrics.REFUSALS if name in REFUSALS else metrics.DROPS
+            metric = metrics.REFUSALS if name in REFUSAL_CAUSES else metrics.DROPS
             yield metric.at(name, value=count)
 
     def _streams(self) -> Iterator[Value]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from collab.errors import BackendError, Refused
 from collab.serving.access import Access
@@ -17,6 +17,9 @@ from collab.serving.limits import ServeLimits
 from collab.serving.offers import Offers, OpenPlan, ReadPlan
 from collab.serving.tls import TlsFiles
 from collab.transport.base import is_loopback, split_host_port
+
+if TYPE_CHECKING:
+    from collab.serving.gate import App
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,23 @@ def check_places(settings: DoorSettings) -> None:
 
 
 class FrontDoor:
-    """Serves plans; an asynchronous context manager."""
+    """Serves plans; an asynchronous context manager.
+
+    ``page`` answers, at the address of REST, what is none of the protocol's paths.
+    """
 
     def __init__(
-        self, files: Sequence[Path], read: ReadPlan, open_plan: OpenPlan, settings: DoorSettings
+        self,
+        files: Sequence[Path],
+        read: ReadPlan,
+        open_plan: OpenPlan,
+        settings: DoorSettings,
+        page: App | None = None,
     ) -> None:
         check_places(settings)
         self.offers = Offers(files, read, open_plan)
         self._settings = settings
+        self._page = page
         self._stack = AsyncExitStack()
         self.listen = ""
         """URL of REST."""
@@ -91,7 +103,7 @@ class FrontDoor:
         settings = self._settings
         try:
             from collab.serving.files import FileDesk
-            from collab.serving.gate import Gate
+            from collab.serving.gate import Beside, Gate
             from collab.serving.http_server import HttpServer
             from collab.serving.rest import Rest, application
         except ModuleNotFoundError as error:
@@ -100,7 +112,8 @@ class FrontDoor:
             ) from error
         app = application(Rest(self.offers, settings.limits, FileDesk(settings.bundles)))
         gate = Gate(app, settings.access, settings.limits, time.monotonic)
-        return HttpServer(gate, place, settings.limits, settings.tls)
+        served = gate if self._page is None else Beside(gate, self._page)
+        return HttpServer(served, place, settings.limits, settings.tls)
 
     async def __aexit__(self, *failure: Any) -> None:
         """Stop listening, let requests finish, close the plans."""

@@ -24,6 +24,8 @@ App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS: Final = frozenset({"/v2/health/live", "/v2/health/ready"})
 """Asked by probes, which have no keys; they tell nothing but yes and no."""
+PROTOCOL_PATHS: Final = ("/v1", "/v2", "/openapi.json", "/metrics")
+"""The protocol's, with all that is below them: no page beside it gets a request of these."""
 _BODIES: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -122,6 +124,20 @@ class Gate:
                 parts.append(part)
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class Beside:
+    """Gives the protocol's paths to the gate, and all others to a page with a gate of its own."""
+
+    def __init__(self, gate: App, page: App) -> None:
+        self._gate = gate
+        self._page = page
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        path = scope.get("path", "")
+        own = any(path == known or path.startswith(f"{known}/") for known in PROTOCOL_PATHS)
+        await (self._gate if own else self._page)(scope, receive, send)
 
 
 def _headers(scope: Any) -> dict[str, str]:

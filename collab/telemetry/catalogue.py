@@ -13,6 +13,9 @@ OTHERS: Final = "(others)"
 CLIENTS: Final = "(clients)"
 """Label of all peers together that are not nodes: each of their processes has a new name."""
 
+REFUSAL_CAUSES: Final = ("retired", "no_lease", "no_room", "hopeless", "not_loaded")
+"""Counters of a node's session that say why work was refused; its others say what was dropped."""
+
 
 class Kind(Enum):
     """Types of OpenMetrics."""

@@ -42,19 +42,29 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def page_of(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
-    """A page that must neither complain on its console nor fail to load anything."""
+def page_of(
+    browser: Browser, url: str, *, expected: tuple[str, ...] = (), before: str = "", **options: Any
+) -> Iterator[Page]:
+    """A page that must neither complain on its console, but of what is expected, nor fail to load."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
     page = context.new_page()
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
+    if before:
+        page.add_init_script(before)
     page.goto(url)
     try:
         yield page
     finally:
         context.close()
-    assert not errors
+    assert [error for error in errors if not any(part in error for part in expected)] == []
+
+
+def sign_in(page: Page, key: str) -> None:
+    """With a key, on the page's own form."""
+    page.get_by_label("Key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
 
 
 def findings(page: Page) -> list[str]:

@@ -32,6 +32,14 @@ class Store {
 
   actionsFor(target) { return Object.entries(this.actions).filter(([, action]) => action.target === target); }
 
+  // What can be asked for something; what makes no sense now is there and disabled.
+  buttons(target, value, act) {
+    return this.actionsFor(target).map(([name, action]) => el("button", {
+      type: "button", "data-key": `${name}-${value.name}`, "aria-label": `${action.label}: ${value.name}`,
+      disabled: Boolean(value.can && !value.can.includes(name)), onclick: () => act(name, action, value.name),
+    }, action.label));
+  }
+
   // New children, with the focus, what is open and what is scrolled as before.
   replace(place, children) {
     const focused = place.contains(document.activeElement) ? document.activeElement.dataset.key ?? document.activeElement.closest("[data-key]")?.dataset.key : null;

@@ -44,6 +44,93 @@ export function table(caption, columns, rows) {
     el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)));
 }
 
+// A cell that is no text: ``key`` says what it is, and it is made anew when that changes.
+export function cell(key, make) {
+  return { key, make };
+}
+
+export const ROOM_MS = 5;
+const AGAIN_MS = 400;
+const MANY = 40;
+const MANY_AGAIN_MS = 2000;
+
+// A table that stays: of its rows, by the text of their first cell, only what differs is written, in
+// pieces that leave a frame its time.  Long ones cost more to lay out than to read: they wait longer.
+export class LiveTable {
+  constructor(caption, empty) {
+    this.head = el("tr");
+    this.body = el("tbody");
+    this.caption = el("caption", {}, caption);
+    this.none = el("p", { class: "muted", hidden: true }, empty);
+    this.scroll = el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption }, el("table", {}, this.caption, el("thead", {}, this.head), this.body));
+    this.element = el("div", {}, this.scroll, this.none);
+    this.known = new Map();
+    this.began = -1e9;
+  }
+
+  end() { clearTimeout(this.later); cancelAnimationFrame(this.frame); this.ended = true; }
+
+  // Columns as `table` takes them; a row is [key, cells].
+  set(columns, rows) {
+    const titles = columns.map(([title]) => title).join("|");
+    if (titles !== this.titles) {
+      this.titles = titles;
+      this.columns = columns;
+      this.head.replaceChildren(...columns.map(([title, kind]) => el("th", { scope: "col", class: kind }, title)));
+      this.body.replaceChildren();
+      this.known.clear();
+    }
+    this.none.hidden = rows.length > 0;
+    this.scroll.hidden = !rows.length;
+    this.scroll.classList.toggle("many", rows.length > MANY);
+    this.wanted = rows;
+    this.begin();
+  }
+
+  begin() {
+    if (this.pass || this.later || this.ended) return;
+    const rest = (this.wanted.length > MANY ? MANY_AGAIN_MS : AGAIN_MS) - (performance.now() - this.began);
+    if (rest > 0) {
+      this.later = setTimeout(() => { this.later = undefined; this.begin(); }, rest);
+      return;
+    }
+    this.began = performance.now();
+    this.pass = { rows: this.wanted, at: 0 };
+    this.step();
+  }
+
+  step() {
+    const until = performance.now() + ROOM_MS;
+    const { rows } = this.pass;
+    while (this.pass.at < rows.length && performance.now() < until) this.write(rows[this.pass.at], this.pass.at++);
+    if (this.pass.at < rows.length) {
+      this.frame = requestAnimationFrame(() => this.step());
+      return;
+    }
+    const kept = new Set(rows.map(([key]) => key));
+    for (const [key, { row }] of this.known) if (!kept.has(key)) { row.remove(); this.known.delete(key); }
+    const stale = this.pass.rows !== this.wanted;
+    this.pass = undefined;
+    if (stale) this.begin();
+  }
+
+  write([key, cells], at) {
+    let entry = this.known.get(key);
+    if (!entry) {
+      entry = { row: el("tr", {}, cells.map((_, i) => el("td", { class: this.columns[i][1] }))), told: [] };
+      this.known.set(key, entry);
+    }
+    cells.forEach((given, i) => {
+      const made = given !== null && typeof given === "object";
+      const told = made ? given.key : given ?? "–";
+      if (entry.told[i] === told) return;
+      entry.told[i] = told;
+      if (made) entry.row.children[i].replaceChildren(given.make()); else entry.row.children[i].textContent = told;
+    });
+    if (this.body.children[at] !== entry.row) this.body.insertBefore(entry.row, this.body.children[at] ?? null);
+  }
+}
+
 export function tag(text, kind = text) {
   return el("span", { class: `tag ${kind}` }, text);
 }

@@ -1,6 +1,6 @@
 // Nodes on rings, links between them: a place never changes while the same nodes are there.
 
-import { bytes, el, number, svg, table, tag } from "./draw.js";
+import { LiveTable, ROOM_MS, bytes, cell, el, number, svg, tag } from "./draw.js";
 
 const SHAPES = {
   serving: ["M20 0A20 20 0 1 1-20 0A20 20 0 1 1 20 0Z", "✓"],
@@ -18,11 +18,12 @@ export class Topology {
     this.nodes = svg("g");
     this.labels = svg("g");
     this.picture = svg("svg", { role: "img" }, this.wires, this.labels, this.nodes);
-    this.tables = el("div");
+    this.table = new LiveTable("Nodes", "No node is known.");
+    this.between = new LiveTable("Links; the rates are what they carry now, in Mbit/s there and back", "No node has a link with another one.");
     this.element = el("div", {},
       el("h1", {}, "Topology"),
       el("section", { class: "card", "aria-label": "Picture of nodes and links" }, this.picture, legend()),
-      this.tables);
+      el("section", { class: "card" }, this.table.element), el("section", { class: "card" }, this.between.element));
     this.drawn = new Map();
     this.lines = new Map();
     this.shape = "";
@@ -30,17 +31,19 @@ export class Topology {
     this.watch.observe(this.element);
   }
 
-  end() { this.watch.disconnect(); clearTimeout(this.later); }
+  end() { this.watch.disconnect(); cancelAnimationFrame(this.more); this.table.end(); this.between.end(); }
 
   draw() {
     const nodes = ordered(this.store);
     const links = this.store.all("link:");
     this.place(nodes);
-    this.drawNodes(nodes);
-    this.drawLinks(links);
+    // What is new is drawn in pieces that leave a frame its time; what is there is kept as it is.
+    const until = performance.now() + ROOM_MS;
+    const all = this.drawNodes(nodes, until) && this.drawLinks(links, until);
+    if (!all) this.more ??= requestAnimationFrame(() => { this.more = undefined; this.draw(); });
     const lost = nodes.filter((node) => node.state === "lost").length;
     this.picture.setAttribute("aria-label", `${nodes.length} nodes, ${lost} lost, ${links.length} links; the tables below say the same`);
-    this.drawTables(nodes, links);
+    if (all) this.drawTables(nodes, links);
   }
 
   place(nodes) {
@@ -66,13 +69,14 @@ export class Topology {
     this.narrow = width < 600;
   }
 
-  drawNodes(nodes) {
+  drawNodes(nodes, until) {
     const names = new Set(nodes.map((node) => node.name));
     for (const [name, group] of this.drawn) if (!names.has(name)) { group.remove(); this.drawn.delete(name); }
     for (const node of nodes) {
       const [shape, sign] = SHAPES[node.state] ?? SHAPES.offline;
       let group = this.drawn.get(node.name);
       if (!group) {
+        if (performance.now() > until) return false;
         group = svg("g", { "data-node": node.name }, svg("path"), svg("text", { class: "sign", y: 6 }), svg("text", { class: "halo", y: 40 }), svg("text", { class: "small halo state", y: 55 }));
         this.drawn.set(node.name, group);
         this.nodes.append(group);
@@ -86,9 +90,10 @@ export class Topology {
       text(group.children[2], node.name.length > 18 ? `${node.name.slice(0, 17)}…` : node.name);
       text(group.children[3], node.state + busy);
     }
+    return true;
   }
 
-  drawLinks(links) {
+  drawLinks(links, until) {
     const known = links.filter((link) => this.at.has(link.a) && this.at.has(link.b));
     const pairs = new Map();
     const wanted = new Set();
@@ -97,6 +102,7 @@ export class Topology {
       wanted.add(key);
       let parts = this.lines.get(key);
       if (!parts) {
+        if (performance.now() > until) return false;
         parts = [svg("path", { class: `wire ${link.transport}` }), svg("text", { class: "small halo", "text-anchor": "middle" })];
         this.lines.set(key, parts);
         this.wires.append(parts[0]);
@@ -119,31 +125,24 @@ export class Topology {
       text(parts[1], shown ? `${link.transport}${link.relayed ? ", relayed" : ""} · ${number(link.rtt_ms, 2)} ms · ${number(rate, 2)} Mbit/s` : "");
     }
     for (const [key, parts] of this.lines) if (!wanted.has(key)) { parts.forEach((part) => part.remove()); this.lines.delete(key); }
+    return true;
   }
 
   drawTables(nodes, links) {
-    // Long tables cost more to lay out than to read: they wait, but not for ever.
-    const rest = (nodes.length + links.length > 60 ? 2000 : 400) - (performance.now() - (this.tabled ?? -1e9));
-    if (rest > 0) {
-      this.later ??= setTimeout(() => { this.later = undefined; this.draw(); }, rest);
-      return;
-    }
-    if (nodes.length) this.tabled = performance.now();
     const actions = this.store.actionsFor("node");
     const columns = [["node", ""], ["state", ""], ["address", ""], ["device", ""], ["memory used", "number"], ["under way", "number"], ["plans", ""], ["remarks", ""]];
     if (actions.length) columns.push(["actions", ""]);
-    const rows = nodes.map((node) => {
-      const row = [node.name, tag(node.state), node.address, node.device, `${bytes(node.resident_mb * 1e6)}${node.memory_bytes ? ` of ${bytes(node.memory_bytes)}` : ""}`,
+    this.table.set(columns, nodes.map((node) => {
+      const row = [node.name, cell(node.state, () => tag(node.state)), node.address, node.device, `${bytes(node.resident_mb * 1e6)}${node.memory_bytes ? ` of ${bytes(node.memory_bytes)}` : ""}`,
         number(node.in_flight), node.plans.filter((plan) => plan.state === "serving" && !plan.primary).map((plan) => `${plan.plan} (${plan.stages.join(", ")})`).join("; "),
         node.reason || node.remarks.join("; ")];
-      if (actions.length) row.push(el("span", {}, actions.map(([name, action]) => el("button", { type: "button", "data-key": `${name}-${node.name}`, "aria-label": `${action.label} ${node.name}`, disabled: node.state !== "serving", onclick: () => this.act(name, action, node.name) }, action.label))));
-      return row;
-    });
-    const between = links.map((link) => [`${link.a} – ${link.b}`, link.transport + (link.relayed ? ", relayed" : ""), number(link.rtt_ms), number(link.mbit_ab), number(link.mbit_ba)]);
-    this.store.replace(this.tables, [
-      el("section", { class: "card" }, table("Nodes", columns, rows)),
-      el("section", { class: "card" }, table("Links; the rates are what they carry now, in Mbit/s there and back", [["link", ""], ["transport", ""], ["round trip ms", "number"], ["there", "number"], ["back", "number"]], between)),
-    ]);
+      const off = node.state !== "serving";
+      if (actions.length) row.push(cell(`${off}`, () => el("span", {}, actions.map(([name, action]) => el("button", { type: "button", "aria-label": `${action.label} ${node.name}`, disabled: off, onclick: () => this.act(name, action, node.name) }, action.label)))));
+      return [node.name, row];
+    }));
+    this.between.set([["link", ""], ["transport", ""], ["round trip ms", "number"], ["there", "number"], ["back", "number"]], links.map((link) => [
+      `${link.a}|${link.b}|${link.transport}`, [`${link.a} – ${link.b}`, link.transport + (link.relayed ? ", relayed" : ""), number(link.rtt_ms), number(link.mbit_ab), number(link.mbit_ba)],
+    ]));
   }
 }
 

@@ -16,7 +16,7 @@ from collab.errors import NodeLost, StageFailed
 from collab.node import tally as tallies
 from collab.node.actions import Computed, Work
 from collab.node.limits import Counters
-from collab.node.metrics import REFUSALS, NodeMetrics
+from collab.node.metrics import NodeMetrics
 from collab.node.service import NodeService
 from collab.node.tally import Tally
 from collab.telemetry import catalogue as metrics
@@ -83,7 +83,7 @@ def test_what_is_kept_is_bounded_and_goes_with_its_plan(monkeypatch):
 
 
 def test_every_cause_of_a_refusal_is_a_counter_of_the_session():
-    assert set(REFUSALS) <= set(Counters.__slots__)
+    assert set(metrics.REFUSAL_CAUSES) <= set(Counters.__slots__)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ async def test_a_node_tells_of_its_plans_stages_links_and_credits(hub, tmp_path,
     assert first[metrics.LINK_BYTES][CLIENTS, "inproc", "received"] > 0
     assert first[metrics.LINK_UP]["b", "inproc"] == 1
     assert first[metrics.STATE] == {("serving",): 1, ("draining",): 0, ("offline",): 0}
-    assert {labels[0] for labels in first[metrics.REFUSALS]} == set(REFUSALS)
+    assert {labels[0] for labels in first[metrics.REFUSALS]} == set(metrics.REFUSAL_CAUSES)
     assert ("p", "1", "serving", plan.models[0].sha256, "") in first[metrics.PLAN_INFO]
     assert metrics.STAGE_SECONDS not in after
     assert metrics.QUEUE not in after
