@@ -166,7 +166,9 @@ class _Service(grpc.GenericRpcHandler):
                 if isinstance(task, CollabError):
                     await _abort(context, task)
                 else:
-                    yield await task
+                    # When the client goes away this is cancelled, and then all of its calls at once.
+                    await asyncio.wait((task,))
+                    yield task.result()
         finally:
             left = [reader, *tasks]
             for one in left:

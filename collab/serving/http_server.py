@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from collab.errors import ConfigError, PeerUnreachable
-from collab.serving.gate import App
+from collab.serving.gate import App, Line
 from collab.serving.limits import ServeLimits
 from collab.serving.tls import TlsFiles
 from collab.transport.base import split_host_port
@@ -32,6 +32,9 @@ class _Bounded(HttpToolsProtocol):
     def __init__(self, limits: ServeLimits, **settings: Any) -> None:
         super().__init__(**settings)
         self._limits = limits
+        self._line = Line()
+        # Each request of the connection gets a copy of this state.
+        self.app_state = {**self.app_state, "line": self._line}
         self._headers_due: asyncio.TimerHandle | None = None
         self._taken_due: asyncio.TimerHandle | None = None
         self._head_bytes = 0
@@ -64,6 +67,9 @@ class _Bounded(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True
+        if not self.pipeline:
+            # A long body stops the reading; without it nobody would see that the client goes away.
+            self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -79,6 +85,7 @@ class _Bounded(HttpToolsProtocol):
         self._unset_due()
         self._unset_taken()
         super().connection_lost(exc)
+        self._line.lost()
 
     def _unset_due(self) -> None:
         if self._headers_due is not None:

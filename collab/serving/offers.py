@@ -144,6 +144,7 @@ class Offers:
         self._open = open_plan
         self._entries: dict[str, _Entry] = {}
         self._retrying: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Open all plans; those whose nodes cannot be reached are tried again until they can.
@@ -176,7 +177,14 @@ class Offers:
             await asyncio.gather(self._retrying, return_exceptions=True)
         offers = [entry.offer for entry in self._entries.values() if entry.offer is not None]
         self._entries.clear()
-        await asyncio.gather(*(offer.close() for offer in offers))
+        await asyncio.gather(*self._leaving, *(offer.close() for offer in offers))
+
+    async def _let_go(self, offer: Offer) -> None:
+        """Close an offer, whether or not who asked for it stays to hear of it."""
+        task = asyncio.ensure_future(offer.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        await asyncio.shield(task)
 
     async def _retry(self) -> None:
         pause_s = _AGAIN_S
@@ -245,7 +253,7 @@ class Offers:
                 raise
             entry.wanted, entry.reason = True, ""
         if before is not None:
-            await before.close()
+            await self._let_go(before)
 
     async def unload(self, name: str) -> None:
         """Offer a plan no longer; what is under way finishes.  Nothing changes on its nodes."""
@@ -254,4 +262,4 @@ class Offers:
             offer, entry.offer = entry.offer, None
             entry.wanted, entry.reason = False, ""
         if offer is not None:
-            await offer.close()
+            await self._let_go(offer)

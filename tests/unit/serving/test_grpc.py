@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -113,6 +114,25 @@ async def test_a_call_has_no_more_time_than_grpc_gives_it():
     async with serving(client=client) as ask:
         await ask("ModelInfer", infer(), timeout=5.0)
     assert client.asked[0][0] < 6, "less than the default"
+
+
+@pytest.mark.parametrize("way", ["call", "stream"])
+async def test_what_is_asked_is_withdrawn_when_its_client_goes_away(way: str):
+    client = Double(granted=1)
+    client.hold = asyncio.Event()
+    async with serving(client=client) as ask:
+
+        async def stream() -> None:
+            async for _ in ask.stream(iter([infer(), infer()])):
+                pass
+
+        asked = asyncio.ensure_future(ask("ModelInfer", infer()) if way == "call" else stream())
+        await asyncio.wait_for(client.was_asked.wait(), 5)
+        asked.cancel()
+        await asyncio.wait_for(client.withdrawn.wait(), 5)
+        client.hold.set()
+        assert (await ask("ModelInfer", infer(), timeout=5)).model_name == "m"
+    assert len(client.asked) == 2
 
 
 async def test_a_stream_answers_in_order_and_outlives_a_request_that_fails():

@@ -259,6 +259,24 @@ async def test_who_goes_away_within_its_body_leaves_nothing_behind(caplog: pytes
     assert "ASGI" not in caplog.text
 
 
+async def test_what_is_asked_is_withdrawn_when_its_client_goes_away(caplog: pytest.LogCaptureFixture):
+    client = Double(granted=1)
+    client.hold = asyncio.Event()
+    async with serving(client=client) as asker:
+        body = json.dumps(BODY).encode()
+        head = f"POST {INFER} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
+        async with connected(asker) as (_, writer):
+            # The second waits behind the first, and for the one credit.
+            writer.write(2 * (head.encode() + body))
+            await asyncio.wait_for(client.was_asked.wait(), 5)
+            assert not client.withdrawn.is_set()
+        await asyncio.wait_for(client.withdrawn.wait(), 5)
+        client.hold.set()
+        assert (await asker.post(INFER, json=BODY)).status_code == 200
+    assert len(client.asked) == 2
+    assert not caplog.records
+
+
 async def test_connections_over_the_bound_are_refused():
     async with serving(limits=replace(LIMITS, header_s=5)) as client:
         held = [await asyncio.open_connection(client.base_url.host, client.base_url.port) for _ in range(3)]

@@ -72,6 +72,24 @@ async def test_plans_are_loaded_and_unloaded_by_name():
     assert clients["n"].closed
 
 
+async def test_what_is_unloaded_is_closed_even_if_nobody_stays_to_hear_of_it():
+    client = Double()
+    client.hold = asyncio.Event()
+    offers = Offers([Path("m")], *opener({"m": client}))
+    await offers.start()
+    asked = asyncio.ensure_future(offers.get("m").run({"x": ones(1, 2)}, 5.0, Priority.NORMAL, ""))
+    await client.was_asked.wait()
+    unloading = asyncio.ensure_future(offers.unload("m"))
+    await asyncio.sleep(0)
+    unloading.cancel()
+    await asyncio.gather(unloading, return_exceptions=True)
+    assert not client.closed
+    client.hold.set()
+    await asked
+    await offers.close()
+    assert client.closed
+
+
 async def test_a_plan_whose_nodes_are_away_is_opened_when_they_are_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_AGAIN_S", 0.01)
     client = Double()
