@@ -277,6 +277,22 @@ async def test_what_is_asked_is_withdrawn_when_its_client_goes_away(caplog: pyte
     assert not caplog.records
 
 
+async def test_a_long_body_is_withdrawn_as_well():
+    client = Double()
+    client.hold = asyncio.Event()
+    async with serving(limits=replace(LIMITS, body_bytes=1 << 20, body_s=5), client=client) as asker:
+        body = json.dumps(BODY).encode().ljust(100_000)
+        head = f"POST {INFER} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
+        async with connected(asker) as (_, writer):
+            writer.write(head.encode() + body[:1000])
+            for _ in range(100):  # so that the rest is not read together with it
+                await asyncio.sleep(0)
+            writer.write(body[1000:])
+            await asyncio.wait_for(client.was_asked.wait(), 5)
+        await asyncio.wait_for(client.withdrawn.wait(), 5)
+        client.hold.set()
+
+
 async def test_connections_over_the_bound_are_refused():
     async with serving(limits=replace(LIMITS, header_s=5)) as client:
         held = [await asyncio.open_connection(client.base_url.host, client.base_url.port) for _ in range(3)]
