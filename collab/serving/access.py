@@ -35,9 +35,9 @@ class Caller(NamedTuple):
             raise Refused(f"the key of {self.name!r} is a {self.role}'s; this needs the role {need}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Access:
-    """Decides about each request before anything of it is read.
+    """Decides about each request before anything of it is read; its keys may change meanwhile.
 
     Attributes:
         keys: whose keys are taken; None where none are asked for.
@@ -50,6 +50,10 @@ class Access:
     role: str = "operator"
     rate: RateLimit | None = None
     loopback: bool = True
+
+    def take_keys(self, keys: Sequence[ApiKey]) -> None:
+        """Know these keys from now on, and no others."""
+        self.keys = keys
 
     def admit(self, key: str | None, address: str, now_s: float) -> Caller:
         """Who asks; raises `Unauthenticated` or `RateLimited`."""

@@ -21,7 +21,7 @@ from collab.serving.inference import answer
 from collab.serving.limits import ServeLimits
 from collab.serving.offers import Offers
 from collab.serving.status import one_line, status_of
-from collab.serving.tls import TlsFiles
+from collab.serving.tls import Certificates
 from collab.telemetry.context import SERVED, parse_traceparent
 from collab.transport.base import split_host_port
 
@@ -200,7 +200,7 @@ class GrpcServer:
     """Serves the protocol, health and reflection at one address; an asynchronous context manager."""
 
     def __init__(
-        self, offers: Offers, place: str, access: Access, limits: ServeLimits, tls: TlsFiles | None = None
+        self, offers: Offers, place: str, access: Access, limits: ServeLimits, tls: Certificates | None = None
     ) -> None:
         self._place = place
         self._tls = tls
@@ -221,7 +221,7 @@ class GrpcServer:
             ("grpc.max_metadata_size", self._limits.header_bytes),
             ("grpc.so_reuseport", 0),
         )
-        credentials = None if self._tls is None else await asyncio.to_thread(self._tls.grpc_credentials)
+        credentials = None if self._tls is None else self._tls.grpc_credentials()
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self._limits.calls)
         server.add_generic_rpc_handlers((self._service,))
         healthy = health.aio.HealthServicer()

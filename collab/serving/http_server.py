@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,10 +13,10 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from collab.errors import ConfigError, PeerUnreachable
+from collab.errors import PeerUnreachable
 from collab.serving.gate import App, Line
 from collab.serving.limits import ServeLimits
-from collab.serving.tls import TlsFiles
+from collab.serving.tls import Certificates
 from collab.transport.base import split_host_port
 
 log = logging.getLogger("collab.serving")
@@ -135,7 +134,7 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves an application at one address; an asynchronous context manager."""
 
-    def __init__(self, app: App, place: str, limits: ServeLimits, tls: TlsFiles | None = None) -> None:
+    def __init__(self, app: App, place: str, limits: ServeLimits, tls: Certificates | None = None) -> None:
         self._place = place
         self._tls = tls
         config = uvicorn.Config(
@@ -150,12 +149,6 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=int(limits.idle_s),
             timeout_graceful_shutdown=_STOP_S,
-            ssl_certfile=tls.cert if tls is not None else None,
-            ssl_keyfile=tls.key if tls is not None else None,
-            ssl_ca_certs=str(tls.client_ca) if tls is not None and tls.client_ca is not None else None,
-            ssl_cert_reqs=ssl.CERT_REQUIRED
-            if tls is not None and tls.client_ca is not None
-            else ssl.CERT_NONE,
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
@@ -163,11 +156,10 @@ class HttpServer:
         """Where it serves, as a URL."""
 
     async def __aenter__(self) -> HttpServer:
-        """Listen; raises `ConfigError` for certificates, `PeerUnreachable` for an address in use."""
-        try:
-            await asyncio.to_thread(self._server.config.load)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"--tls-cert, --tls-key, --client-ca: cannot be used: {error}") from error
+        """Listen; raises `PeerUnreachable` for an address in use."""
+        await asyncio.to_thread(self._server.config.load)
+        if self._tls is not None:
+            self._server.config.ssl = self._tls.context
         listening = _listening(self._place)
         host, port = listening.getsockname()[:2]
         scheme = "http" if self._tls is None else "https"

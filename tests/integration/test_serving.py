@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from collab.assets import path as asset
 from collab.codec.pb import grpc_service_pb2 as pb
+from collab.security.api_keys import add_api_key
 from tests.integration.deployments import endpoints, with_alternatives
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, command, running
@@ -153,6 +156,34 @@ def test_a_lost_node_and_a_lost_server_cost_no_answer(digits: Reference, tmp_pat
     assert set(paths[:8]) == {"primary"}
     assert all(path.startswith("alternative:") for path in paths[8:16]), paths
     assert "primary" not in paths[16:], paths
+
+
+def test_a_service_manager_hears_of_it_and_can_have_the_keys_read_again(
+    serving: ServeProcess, tmp_path: Path
+):
+    keys, manager = tmp_path / "keys.txt", tmp_path / "manager"
+    old = add_api_key(keys, "old", "viewer")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(manager))
+        channel.settimeout(15)
+        env = {"NOTIFY_SOCKET": str(manager), "WATCHDOG_USEC": "200000"}
+        with ServeProcess(tmp_path, serving.plans, "--api-keys", str(keys), env=env) as server:
+            assert [channel.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+            keys.unlink()
+            new = add_api_key(keys, "new", "viewer")
+            server.process.send_signal(signal.SIGHUP)
+            with httpx.Client(base_url=server.rest) as client:
+
+                def status(key: str) -> int:
+                    return client.get("/v2", headers={"x-api-key": key}).status_code
+
+                assert until(lambda: status(new) == 200)
+                assert status(old) == 401
+        told = [channel.recv(100)]
+        while told[-1] == b"WATCHDOG=1":
+            told.append(channel.recv(100))
+        assert told[-1] == b"STOPPING=1"
+    assert "API keys: read again" in server.log.read_text()
 
 
 def scraped(url: str, name: str, *labels: str) -> float:
