@@ -19,7 +19,7 @@ from collab.runtime.preprocessing.images import decode_pixels
 from collab.runtime.preprocessing.raw import raw_inputs
 from collab.runtime.preprocessing.scaling import Floats, pixels_to_floats
 from collab.serving.batch import MAX_BATCH
-from collab.serving.datatypes import FROM_NUMPY
+from collab.serving.datatypes import datatype_of
 from collab.serving.offers import Offer
 from collab.serving.upload import Upload, read_upload
 from collab.updates.bundle.answers import best, label_port
@@ -135,7 +135,7 @@ def _told(name: str, outputs: Mapping[str, NDArray[Any]], package: _Package, cou
     told["outputs"] = [
         {
             "name": output,
-            "datatype": FROM_NUMPY[array.dtype.name],
+            "datatype": datatype_of(array),
             "shape": list(array.shape),
             "data": array.ravel().tolist(),
         }

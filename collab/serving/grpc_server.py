@@ -105,20 +105,18 @@ class _Service(grpc.GenericRpcHandler):
         self._calls = calls
         self._access = access
         self._limits = limits
+        self._handlers = {
+            f"/{SERVICE}/{verb}": self._handler(verb, *about) for verb, about in calls.unary.items()
+        }
+        self._handlers[f"/{SERVICE}/{STREAM}"] = grpc.stream_stream_rpc_method_handler(
+            self._stream, pb.ModelInferRequest.FromString, pb.ModelStreamInferResponse.SerializeToString
+        )
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a method; None for one that is not ours."""
-        _, service, verb = [*handler_call_details.method.split("/"), "", ""][:3]
-        if service != SERVICE:
-            return None
-        if verb == STREAM:
-            return grpc.stream_stream_rpc_method_handler(
-                self._stream, pb.ModelInferRequest.FromString, pb.ModelStreamInferResponse.SerializeToString
-            )
-        if verb not in self._calls.unary:
-            return None
-        kind, action, ask = self._calls.unary[verb]
+        return self._handlers.get(handler_call_details.method)
 
+    def _handler(self, verb: str, kind: Any, action: Action, ask: Verb) -> Any:
         async def call(request: Any, context: Any) -> Any:
             try:
                 self._admit(verb, action, context)

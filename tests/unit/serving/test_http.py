@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -205,6 +205,42 @@ async def test_answers_do_not_wait_for_acknowledgements():
     """With Nagle's algorithm each would take 40 ms more; asyncio leaves it on where no protocol is named."""
     with closing(http_server._listening("127.0.0.1:0")) as listening:
         assert listening.proto == socket.IPPROTO_TCP
+
+
+class Wire:
+    """A transport that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.sent.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_head_is_sent_with_its_body_and_never_late():
+    wire, loop = Wire(), asyncio.get_running_loop()
+    joining = http_server._Joining(cast("asyncio.Transport", wire), loop)
+    joining.write(b"head ")
+    joining.write(b"body")
+    assert wire.sent == [b"head body"]
+    joining.write(b"head alone")
+    await asyncio.sleep(0)
+    assert wire.sent[1:] == [b"head alone"]
+    long = bytes(http_server._JOIN_BYTES)
+    joining.write(b"head of a long one")
+    joining.write(long)
+    assert wire.sent[2] == b"head of a long one"
+    assert wire.sent[3] is long, "it is not copied"
+    joining.write(b"the last")
+    joining.close()
+    assert wire.sent[4:] == [b"the last"]
+    await asyncio.sleep(0)
+    assert wire.closed
 
 
 class Heard(logging.Handler):

@@ -10,6 +10,7 @@ import pytest
 from collab.core.token import Priority
 from collab.errors import DeadlineExceeded, NotLoaded, PeerUnreachable, StageFailed, UsageError
 from collab.serving import offers as module
+from collab.serving.batch import Axis, Layout
 from collab.serving.inference import Call, answer
 from collab.serving.offers import Listed, Offers
 from collab.serving.wishes import Wishes
@@ -17,11 +18,12 @@ from collab.transport.aio import timeout
 from tests.unit.serving.stand_in import Double, ones, opener, plan
 
 WISHES = Wishes(5.0, Priority.HIGH, "primary")
+TEN = Layout(Axis.OWN, 10)
 
 
 async def test_a_batch_is_asked_within_the_credits_and_joined():
     client = Double(granted=3)
-    told = await answer(client.offer, Call({"x": ones(10, 2)}, WISHES, "7"))
+    told = await answer(client.offer, Call({"x": ones(10, 2)}, WISHES, TEN, ("y",), "7"))
     assert told.outputs["y"].tolist() == [[2, 2]] * 10
     assert (told.model, told.version, told.id) == ("m", "3", "7")
     assert told.parameters == {"path": "primary", "epoch": 3, "nodes": "a,b"}
@@ -33,7 +35,7 @@ async def test_a_request_of_a_batch_that_fails_ends_the_others():
     client = Double(granted=1)
     client.error = StageFailed("stage 's' on node 'a'")
     with pytest.raises(StageFailed):
-        await answer(client.offer, Call({"x": ones(10, 2)}, WISHES))
+        await answer(client.offer, Call({"x": ones(10, 2)}, WISHES, TEN, ("y",)))
     assert len(client.asked) < 10
 
 
