@@ -58,12 +58,13 @@ class FileDesk:
         async with self._free:
             package = await asyncio.to_thread(self._package, offer.plan)
             names, requests = await asyncio.to_thread(_examples, upload, package)
-        results = await asyncio.gather(
-            *(offer.run(one, deadline_s, Priority.NORMAL, "") for one in requests), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        with offer.counted():
+            results = await asyncio.gather(
+                *(offer.run(one, deadline_s, Priority.NORMAL, "") for one in requests), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
         answers = [
             _told(name, result.outputs, package, count)
             for name, result in zip(names, results, strict=True)

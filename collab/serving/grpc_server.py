@@ -14,7 +14,14 @@ from grpc_reflection.v1alpha import reflection
 
 from collab.codec.pb import grpc_service_pb2 as pb
 from collab.errors import CollabError, ConfigError, PeerUnreachable
-from collab.serving.about import EXTENSIONS, NAME, VERSION, model_metadata
+from collab.serving.about import (
+    EXTENSIONS,
+    NAME,
+    VERSION,
+    model_config,
+    model_metadata,
+    model_statistics,
+)
 from collab.serving.access import Access, Action, bearer
 from collab.serving.grpc_body import parse_request, put_parameters, write_response
 from collab.serving.inference import answer
@@ -48,6 +55,8 @@ class _Calls:
             "ModelReady": (pb.ModelReadyRequest, "look", self._model_ready),
             "ServerMetadata": (pb.ServerMetadataRequest, "look", self._server),
             "ModelMetadata": (pb.ModelMetadataRequest, "look", self._model),
+            "ModelConfig": (pb.ModelConfigRequest, "look", self._config),
+            "ModelStatistics": (pb.ModelStatisticsRequest, "look", self._statistics),
             "ModelInfer": (pb.ModelInferRequest, "infer", self.infer),
             "RepositoryIndex": (pb.RepositoryIndexRequest, "look", self._index),
             "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, "operate", self._load),
@@ -72,6 +81,13 @@ class _Calls:
         for side in ("inputs", "outputs"):
             told[side] = [pb.ModelMetadataResponse.TensorMetadata(**tensor) for tensor in told[side]]
         return pb.ModelMetadataResponse(**told)
+
+    async def _config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=model_config(self._offers.get(request.name, request.version)))
+
+    async def _statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        offers = self._offers.some(request.name, request.version)
+        return pb.ModelStatisticsResponse(model_stats=model_statistics(offers))
 
     async def infer(
         self, request: pb.ModelInferRequest, left_s: float | None = None

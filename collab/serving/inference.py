@@ -74,15 +74,16 @@ async def answer(offer: Offer, call: Call) -> Answer:
     """
     plan, version = offer.plan, offer.version
     how, wishes = call.layout, call.wishes
-    if how.requests == 1:
-        (one,) = split(call.inputs, how)
-        results = [await offer.run(one, wishes.deadline_s, wishes.priority, wishes.path)]
-    else:
-        results = await _all(offer, split(call.inputs, how), wishes)
-    for result in results:
-        if result.absent is not None:
-            raise RequestError(f"the plan keeps its answer back: {result.absent}")
-    outputs = join([result.outputs for result in results], how, call.outputs)
+    with offer.counted():
+        if how.requests == 1:
+            (one,) = split(call.inputs, how)
+            results = [await offer.run(one, wishes.deadline_s, wishes.priority, wishes.path)]
+        else:
+            results = await _all(offer, split(call.inputs, how), wishes)
+        for result in results:
+            if result.absent is not None:
+                raise RequestError(f"the plan keeps its answer back: {result.absent}")
+        outputs = join([result.outputs for result in results], how, call.outputs)
     return Answer(plan.name, version, call.id, outputs, _told(results, wishes))
 
 

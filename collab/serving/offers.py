@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from collab.codec.tensors import Array
 from collab.core.plan import Plan
 from collab.core.token import Priority
 from collab.errors import CollabError, DeadlineExceeded, NotLoaded, Overloaded, PeerError, UsageError
+from collab.serving.statistics import Statistics
 from collab.telemetry.context import SERVED
 from collab.transport.aio import timeout
 
@@ -46,6 +48,7 @@ class Offer:
 
     def __init__(self, opened: Opened) -> None:
         self.client = opened.client
+        self.statistics = Statistics()
         self._close = opened.close
         self._under_way = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -67,13 +70,28 @@ class Offer:
     ) -> Result:
         """One inference; waits for a credit first.  Raises what the client raises."""
         now = asyncio.get_running_loop().time
-        until_s = now() + deadline_s
+        begun_s = now()
         await self._enter(deadline_s)
         try:
-            left_s = max(until_s - now(), 0.0)
-            return await self.client.run(inputs, left_s, priority, only=only, trace=SERVED.get())
+            waited_s = now() - begun_s
+            left_s = max(deadline_s - waited_s, 0.0)
+            result = await self.client.run(inputs, left_s, priority, only=only, trace=SERVED.get())
+            self.statistics.answered(waited_s, result)
+            return result
         finally:
             self._leave()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a call by how it ends; one that its client withdraws is neither success nor failure."""
+        now = asyncio.get_running_loop().time
+        begun_s = now()
+        try:
+            yield
+        except Exception:
+            self.statistics.ended("fail", now() - begun_s, time.time())
+            raise
+        self.statistics.ended("success", now() - begun_s, time.time())
 
     async def _enter(self, deadline_s: float) -> None:
         if self._under_way < max(1, self.client.granted) and not self._waiting:
@@ -211,6 +229,12 @@ class Offers:
                 f"model {name!r}: version {version[:40]!r} is not served; it is at {offer.version}, its epoch"
             )
         return offer
+
+    def some(self, name: str, version: str = "") -> list[Offer]:
+        """The plan of a name, or all that can be asked where it is empty; raises `NotLoaded`."""
+        if name:
+            return [self.get(name, version)]
+        return [entry.offer for entry in self._entries.values() if entry.offer is not None]
 
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether the plan of a name can be asked; raises `NotLoaded` for a name that is not known."""

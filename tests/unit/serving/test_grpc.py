@@ -85,6 +85,12 @@ async def test_each_verb_answers_as_the_protocol_says():
         answer = await ask("ModelInfer", infer(3, id="7"))
         assert (answer.id, answer.model_version, list(answer.outputs[0].shape)) == ("7", "3", [3, 2])
         assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2] * 6
+        config = (await ask("ModelConfig", pb.ModelConfigRequest(name="m"))).config
+        assert (config.max_batch_size, config.output[0].data_type) == (256, pb.TYPE_FP32)
+        (stats,) = (await ask("ModelStatistics", pb.ModelStatisticsRequest())).model_stats
+        assert (stats.inference_count, stats.execution_count) == (3, 3), "a batch is three requests"
+        assert (stats.inference_stats.success.count, stats.batch_stats[0].compute_infer.count) == (1, 3)
+        assert await status(ask("ModelStatistics", pb.ModelStatisticsRequest(name="n"))) == "NOT_FOUND"
         listed = await ask("RepositoryIndex", pb.RepositoryIndexRequest())
         assert [(one.name, one.state) for one in listed.models] == [("m", "READY")]
         await ask("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="m"))
@@ -99,7 +105,7 @@ async def test_errors_have_their_status():
         assert await status(ask("ModelInfer", infer(model="n"))) == "NOT_FOUND"
         assert await status(ask("ModelInfer", pb.ModelInferRequest(model_name="m"))) == "INVALID_ARGUMENT"
         assert await status(ask("ModelInfer", infer(300_000))) == "RESOURCE_EXHAUSTED"
-        assert await status(ask("ModelConfig", pb.ServerLiveRequest())) == "UNIMPLEMENTED"
+        assert await status(ask("TraceSetting", pb.ServerLiveRequest())) == "UNIMPLEMENTED"
         for error, name in {
             Overloaded("full"): "UNAVAILABLE",
             NodeLost("node 'a'"): "UNAVAILABLE",

@@ -85,6 +85,15 @@ async def test_each_route_answers_as_the_protocol_says():
         assert "binary_tensor_data" in (await client.get("/v2")).json()["extensions"]
         answer = (await client.post(INFER, json=BODY)).json()
         assert answer["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [2, 4]}]
+        config = (await client.get("/v2/models/m/config")).json()
+        assert (config["max_batch_size"], config["input"]) == (
+            256,
+            [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}],
+        )
+        for path in ("/v2/models/m/versions/3/stats", "/v2/models/m/stats", "/v2/models/stats"):
+            (stats,) = (await client.get(path)).json()["model_stats"]
+            assert (stats["name"], stats["version"], stats["inference_count"]) == ("m", "3", 1)
+            assert stats["inference_stats"]["success"]["count"] == 1
         listed = await client.post("/v2/repository/index", json={})
         assert listed.json() == [{"name": "m", "version": "3", "state": "READY", "reason": ""}]
         assert (await client.post("/v2/repository/models/m/unload")).status_code == 200
