@@ -146,19 +146,33 @@ class _Dashboard:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, source: ClusterSource, sessions: Sessions) -> None:
+        from collab.cli.supervised import notify, supervised
         from collab.dashboard.app import dashboard_app
         from collab.serving.http_server import HttpServer
         from collab.serving.limits import ServeLimits
+        from collab.serving.reload import Kept, Reloads
+        from collab.serving.tls import Certificates
 
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         app = await asyncio.to_thread(dashboard_app, source, sessions)
-        async with HttpServer(app, self._listen, ServeLimits(), self._tls) as server:
+        kept: list[Kept[Any]] = []
+        shown: Certificates | None = None
+        if self._tls is not None:
+            shown = Certificates(await asyncio.to_thread(self._tls.load))
+            kept.append(Kept("certificates", self._tls.paths, self._tls.load, shown.renew))
+        async with (
+            HttpServer(app, self._listen, ServeLimits(), shown) as server,
+            Reloads(kept, say) as reloads,
+            supervised(),
+        ):
+            loop.add_signal_handler(signal.SIGHUP, reloads.now)
             if self._as_json:
                 emit({"event": "ready", "url": f"{server.address}/"})
             else:
                 say(f"the page is at {server.address}/")
             await stop.wait()
+            notify("STOPPING=1")
             source.end()

@@ -7,8 +7,9 @@ import math
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from collab.client.local import LocalModel
     from collab.coordinator.cluster import Cluster
     from collab.core.plan import Plan
-    from collab.serving.door import DoorSettings
+    from collab.serving.door import DoorSettings, FrontDoor
     from collab.serving.offers import Opened
+    from collab.serving.reload import Kept
 
 EXAMPLE: Final = """
 Examples:
@@ -111,7 +113,9 @@ def serve(
     _check_page(dashboard, listen, shown)
 
     async def run(cluster: Cluster) -> None:
+        from collab.cli.supervised import notify, supervised
         from collab.serving.door import FrontDoor
+        from collab.serving.reload import Reloads
 
         async def read(file: Path) -> Plan:
             return await refresh(cluster, await asyncio.to_thread(read_plan, file), given)
@@ -133,10 +137,14 @@ def serve(
                 page = await stack.enter_async_context(mounted(cluster, given, shown, settings.access))
             app = None if page is None else page.app
             door = await stack.enter_async_context(FrontDoor(plans, read, opener, settings, app))
+            reloads = await stack.enter_async_context(Reloads(_kept(settings, api_keys, door), say))
+            loop.add_signal_handler(signal.SIGHUP, reloads.now)
+            await stack.enter_async_context(supervised())
             _ready(door.listen, door.grpc, [one._asdict() for one in door.offers.index()], json_)
             if page is not None and not json_:
                 say(f"the page is at {door.listen}/")
             await stop.wait()
+            notify("STOPPING=1")
             if page is not None:
                 page.end()
 
@@ -202,6 +210,19 @@ def _settings(
     )
     check_places(settings)
     return settings
+
+
+def _kept(settings: DoorSettings, api_keys: Path | None, door: FrontDoor) -> list[Kept[Any]]:
+    """What is read again while it serves."""
+    from collab.security.api_keys import read_api_keys
+    from collab.serving.reload import Kept
+
+    kept: list[Kept[Any]] = []
+    if api_keys is not None:
+        kept.append(Kept("API keys", [api_keys], partial(read_api_keys, api_keys), settings.access.take_keys))
+    if settings.tls is not None:
+        kept.append(Kept("certificates", settings.tls.paths, settings.tls.load, door.renew))
+    return kept
 
 
 def _opener(cluster: Cluster, credits: int, whole: Sequence[Path]) -> Callable[[Plan], Awaitable[Opened]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable
@@ -51,6 +52,9 @@ class RequesterMetrics:
         except CollabError as error:
             self.failed(plan, error)
             raise
+        except asyncio.CancelledError:
+            self.withdrawn(plan)
+            raise
         self.answered(plan, result)
         return result
 
@@ -80,6 +84,11 @@ class RequesterMetrics:
         counts = self._of(plan)
         counts.outcomes["failed", ""] = counts.outcomes.get(("failed", ""), 0) + 1
         counts.causes[error.code] = counts.causes.get(error.code, 0) + 1
+
+    def withdrawn(self, plan: str) -> None:
+        """Nobody waits for the answer of a request any more."""
+        counts = self._of(plan)
+        counts.outcomes["withdrawn", ""] = counts.outcomes.get(("withdrawn", ""), 0) + 1
 
     def values(self) -> list[Value]:
         """All series as they are now."""

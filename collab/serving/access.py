@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -35,9 +36,9 @@ class Caller(NamedTuple):
             raise Refused(f"the key of {self.name!r} is a {self.role}'s; this needs the role {need}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Access:
-    """Decides about each request before anything of it is read.
+    """Decides about each request before anything of it is read; its keys may change meanwhile.
 
     Attributes:
         keys: whose keys are taken; None where none are asked for.
@@ -50,6 +51,10 @@ class Access:
     role: str = "operator"
     rate: RateLimit | None = None
     loopback: bool = True
+
+    def take_keys(self, keys: Sequence[ApiKey]) -> None:
+        """Know these keys from now on, and no others."""
+        self.keys = keys
 
     def admit(self, key: str | None, address: str, now_s: float) -> Caller:
         """Who asks; raises `Unauthenticated` or `RateLimited`."""
@@ -80,8 +85,13 @@ class Access:
             origin is not None and urlsplit(origin).netloc.lower() != host.lower()
         ):
             raise Refused("requests from pages of other sites are not answered")
-        if self.loopback and host and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if self.loopback and host and not _names_loopback(host):
             raise Refused(f"Host {host[:80]!r}: this server is on loopback; ask it by 127.0.0.1 or localhost")
+
+
+@lru_cache(maxsize=64)
+def _names_loopback(host: str) -> bool:
+    return is_loopback(urlsplit(f"//{host}").hostname or "")
 
 
 def bearer(authorization: str | None, own: str | None) -> str | None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+
+from collab.codec.tensors import Array
 from collab.errors import TensorError
 
 TO_NUMPY: Final[Mapping[str, str]] = MappingProxyType(
@@ -27,6 +30,8 @@ TO_NUMPY: Final[Mapping[str, str]] = MappingProxyType(
 """Open Inference Protocol, "Tensor Data Types"; BYTES and BF16 are not among what a plan carries."""
 
 FROM_NUMPY: Final[Mapping[str, str]] = MappingProxyType({dtype: name for name, dtype in TO_NUMPY.items()})
+_OF: Final = {np.dtype(dtype): name for name, dtype in TO_NUMPY.items()}
+"""By dtype itself: to make its name takes longer than all else about it."""
 
 
 def to_numpy(datatype: str, tensor: str) -> str:
@@ -43,3 +48,8 @@ def to_numpy(datatype: str, tensor: str) -> str:
 def from_numpy(dtype: str) -> str:
     """The datatype of a dtype; one that the protocol lacks keeps its own name."""
     return FROM_NUMPY.get(dtype, dtype.upper())
+
+
+def datatype_of(array: Array) -> str:
+    """The datatype of an output."""
+    return _OF[array.dtype]

@@ -15,7 +15,7 @@ from collab.serving.access import Access
 from collab.serving.grpc_server import GrpcServer
 from collab.serving.limits import ServeLimits
 from collab.serving.offers import Offers, OpenPlan, ReadPlan
-from collab.serving.tls import TlsFiles
+from collab.serving.tls import Certificates, Loaded, TlsFiles
 from collab.transport.base import is_loopback, split_host_port
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class FrontDoor:
         self._settings = settings
         self._page = page
         self._stack = AsyncExitStack()
+        self._tls: Certificates | None = None
         self.listen = ""
         """URL of REST."""
         self.grpc = ""
@@ -86,11 +87,13 @@ class FrontDoor:
     async def __aenter__(self) -> FrontDoor:
         """Open the plans and listen; raises what either raises."""
         settings = self._settings
+        if settings.tls is not None:
+            self._tls = Certificates(await asyncio.to_thread(settings.tls.load))
         async with AsyncExitStack() as stack:
             await self.offers.start()
             stack.push_async_callback(self.offers.close)
             if settings.grpc is not None:
-                calls = GrpcServer(self.offers, settings.grpc, settings.access, settings.limits, settings.tls)
+                calls = GrpcServer(self.offers, settings.grpc, settings.access, settings.limits, self._tls)
                 self.grpc = (await stack.enter_async_context(calls)).address
             if settings.listen is not None:
                 # Importing the web framework reads files.
@@ -98,6 +101,11 @@ class FrontDoor:
                 self.listen = (await stack.enter_async_context(server)).address
             self._stack = stack.pop_all()
         return self
+
+    def renew(self, loaded: Loaded) -> None:
+        """Show new connections another certificate, and ask for theirs of another authority."""
+        assert self._tls is not None, "it serves with TLS"
+        self._tls.renew(loaded)
 
     def _rest(self, place: str) -> Any:
         settings = self._settings
@@ -113,7 +121,7 @@ class FrontDoor:
         app = application(Rest(self.offers, settings.limits, FileDesk(settings.bundles)))
         gate = Gate(app, settings.access, settings.limits, time.monotonic)
         served = gate if self._page is None else Beside(gate, self._page)
-        return HttpServer(served, place, settings.limits, settings.tls)
+        return HttpServer(served, place, settings.limits, self._tls)
 
     async def __aexit__(self, *failure: Any) -> None:
         """Stop listening, let requests finish, close the plans."""

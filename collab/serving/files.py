@@ -19,7 +19,7 @@ from collab.runtime.preprocessing.images import decode_pixels
 from collab.runtime.preprocessing.raw import raw_inputs
 from collab.runtime.preprocessing.scaling import Floats, pixels_to_floats
 from collab.serving.batch import MAX_BATCH
-from collab.serving.datatypes import FROM_NUMPY
+from collab.serving.datatypes import datatype_of
 from collab.serving.offers import Offer
 from collab.serving.upload import Upload, read_upload
 from collab.updates.bundle.answers import best, label_port
@@ -58,12 +58,13 @@ class FileDesk:
         async with self._free:
             package = await asyncio.to_thread(self._package, offer.plan)
             names, requests = await asyncio.to_thread(_examples, upload, package)
-        results = await asyncio.gather(
-            *(offer.run(one, deadline_s, Priority.NORMAL, "") for one in requests), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        with offer.counted():
+            results = await asyncio.gather(
+                *(offer.run(one, deadline_s, Priority.NORMAL, "") for one in requests), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
         answers = [
             _told(name, result.outputs, package, count)
             for name, result in zip(names, results, strict=True)
@@ -135,7 +136,7 @@ def _told(name: str, outputs: Mapping[str, NDArray[Any]], package: _Package, cou
     told["outputs"] = [
         {
             "name": output,
-            "datatype": FROM_NUMPY[array.dtype.name],
+            "datatype": datatype_of(array),
             "shape": list(array.shape),
             "data": array.ravel().tolist(),
         }

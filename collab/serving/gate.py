@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -34,7 +35,37 @@ class TooSlow(Exception):
 
 
 class Gone(Exception):
-    """A client went away before its body was there; nobody is left to be answered."""
+    """A client went away before its answer was there; nobody is left to be answered."""
+
+
+class Line:
+    """One connection, which answers one request at a time: ends its work when the client goes away."""
+
+    __slots__ = ("_gone", "_work")
+
+    def __init__(self) -> None:
+        self._gone = False
+        self._work: asyncio.Task[Any] | None = None
+
+    def lost(self) -> None:
+        """The client is not there any more."""
+        self._gone = True
+        if self._work is not None:
+            self._work.cancel()
+
+    async def attend(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do some work while the client is there; raises `Gone` where it went away."""
+        if self._gone:
+            raise Gone
+        self._work = asyncio.current_task()
+        try:
+            await work()
+        except asyncio.CancelledError:
+            if self._gone:
+                raise Gone from None
+            raise
+        finally:
+            self._work = None
 
 
 class Gate:
@@ -69,7 +100,8 @@ class Gate:
             if scope["method"] in _BODIES or "content-length" in headers or "transfer-encoding" in headers:
                 taken = self._take(headers)
                 body = await self._read(receive, taken)
-            await self._app(scope, _given(body, receive), tell)
+            line: Line = scope["state"]["line"]
+            await line.attend(partial(self._app, scope, _given(body, receive), tell))
         except CollabError as error:
             if began:
                 raise
@@ -77,7 +109,10 @@ class Gate:
         except TooSlow:
             await answer_error(tell, 408, "the body did not come in time; send it faster", ())
         except Gone:
-            log.debug("a client went away before its request was there")
+            log.debug("a client went away before its answer was there")
+            if not began:
+                # Nobody hears it, but the web server complains of requests without an answer.
+                await answer_error(tell, 499, "the client went away", ())
         finally:
             self._held -= taken
 

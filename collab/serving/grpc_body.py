@@ -13,7 +13,7 @@ from collab.codec.tensors import Array
 from collab.core.plan import Plan
 from collab.errors import InputError, TensorError
 from collab.serving.batch import layout
-from collab.serving.datatypes import FROM_NUMPY, from_numpy, to_numpy
+from collab.serving.datatypes import datatype_of, from_numpy, to_numpy
 from collab.serving.inference import Answer, Call, check_id, wanted_outputs
 from collab.serving.rest_body import check_known, check_parameters, from_bytes, to_bytes
 from collab.serving.wishes import Value, read_wishes
@@ -38,7 +38,7 @@ def parse_request(request: pb.ModelInferRequest, plan: Plan, default_s: float) -
             raise TensorError(f"input {given.name[:80]!r} is given twice")
         shapes[given.name] = tuple(given.shape)
     check_known(shapes, plan)
-    layout(plan, shapes)
+    how = layout(plan, shapes)
     wishes = read_wishes(_values(request.parameters), default_s)
     for given in request.inputs:
         check_parameters(_values(given.parameters), given.name)
@@ -62,7 +62,7 @@ def parse_request(request: pb.ModelInferRequest, plan: Plan, default_s: float) -
             inputs[given.name] = from_bytes(raw[i], given.name, given.shape, np.dtype(dtype))
         else:
             inputs[given.name] = _typed(given, np.dtype(dtype))
-    return Call(inputs, wishes, check_id(request.id), names)
+    return Call(inputs, wishes, how, names, check_id(request.id))
 
 
 def _values(parameters: Mapping[str, Any]) -> dict[str, Value]:
@@ -99,7 +99,7 @@ def write_response(answer: Answer) -> pb.ModelInferResponse:
     response = pb.ModelInferResponse(model_name=answer.model, model_version=answer.version, id=answer.id)
     put_parameters(response.parameters, answer.parameters.items())
     for name, array in answer.outputs.items():
-        response.outputs.add(name=name, datatype=FROM_NUMPY[array.dtype.name], shape=array.shape)
+        response.outputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
         response.raw_output_contents.append(to_bytes(array))
     return response
 

@@ -14,14 +14,21 @@ from grpc_reflection.v1alpha import reflection
 
 from collab.codec.pb import grpc_service_pb2 as pb
 from collab.errors import CollabError, ConfigError, PeerUnreachable
-from collab.serving.about import EXTENSIONS, NAME, VERSION, model_metadata
+from collab.serving.about import (
+    EXTENSIONS,
+    NAME,
+    VERSION,
+    model_config,
+    model_metadata,
+    model_statistics,
+)
 from collab.serving.access import Access, Action, bearer
 from collab.serving.grpc_body import parse_request, put_parameters, write_response
 from collab.serving.inference import answer
 from collab.serving.limits import ServeLimits
 from collab.serving.offers import Offers
 from collab.serving.status import one_line, status_of
-from collab.serving.tls import TlsFiles
+from collab.serving.tls import Certificates
 from collab.telemetry.context import SERVED, parse_traceparent
 from collab.transport.base import split_host_port
 
@@ -48,6 +55,8 @@ class _Calls:
             "ModelReady": (pb.ModelReadyRequest, "look", self._model_ready),
             "ServerMetadata": (pb.ServerMetadataRequest, "look", self._server),
             "ModelMetadata": (pb.ModelMetadataRequest, "look", self._model),
+            "ModelConfig": (pb.ModelConfigRequest, "look", self._config),
+            "ModelStatistics": (pb.ModelStatisticsRequest, "look", self._statistics),
             "ModelInfer": (pb.ModelInferRequest, "infer", self.infer),
             "RepositoryIndex": (pb.RepositoryIndexRequest, "look", self._index),
             "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, "operate", self._load),
@@ -72,6 +81,13 @@ class _Calls:
         for side in ("inputs", "outputs"):
             told[side] = [pb.ModelMetadataResponse.TensorMetadata(**tensor) for tensor in told[side]]
         return pb.ModelMetadataResponse(**told)
+
+    async def _config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=model_config(self._offers.get(request.name, request.version)))
+
+    async def _statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        offers = self._offers.some(request.name, request.version)
+        return pb.ModelStatisticsResponse(model_stats=model_statistics(offers))
 
     async def infer(
         self, request: pb.ModelInferRequest, left_s: float | None = None
@@ -105,20 +121,18 @@ class _Service(grpc.GenericRpcHandler):
         self._calls = calls
         self._access = access
         self._limits = limits
+        self._handlers = {
+            f"/{SERVICE}/{verb}": self._handler(verb, *about) for verb, about in calls.unary.items()
+        }
+        self._handlers[f"/{SERVICE}/{STREAM}"] = grpc.stream_stream_rpc_method_handler(
+            self._stream, pb.ModelInferRequest.FromString, pb.ModelStreamInferResponse.SerializeToString
+        )
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a method; None for one that is not ours."""
-        _, service, verb = [*handler_call_details.method.split("/"), "", ""][:3]
-        if service != SERVICE:
-            return None
-        if verb == STREAM:
-            return grpc.stream_stream_rpc_method_handler(
-                self._stream, pb.ModelInferRequest.FromString, pb.ModelStreamInferResponse.SerializeToString
-            )
-        if verb not in self._calls.unary:
-            return None
-        kind, action, ask = self._calls.unary[verb]
+        return self._handlers.get(handler_call_details.method)
 
+    def _handler(self, verb: str, kind: Any, action: Action, ask: Verb) -> Any:
         async def call(request: Any, context: Any) -> Any:
             try:
                 self._admit(verb, action, context)
@@ -166,7 +180,9 @@ class _Service(grpc.GenericRpcHandler):
                 if isinstance(task, CollabError):
                     await _abort(context, task)
                 else:
-                    yield await task
+                    # When the client goes away this is cancelled, and then all of its calls at once.
+                    await asyncio.wait((task,))
+                    yield task.result()
         finally:
             left = [reader, *tasks]
             for one in left:
@@ -198,7 +214,7 @@ class GrpcServer:
     """Serves the protocol, health and reflection at one address; an asynchronous context manager."""
 
     def __init__(
-        self, offers: Offers, place: str, access: Access, limits: ServeLimits, tls: TlsFiles | None = None
+        self, offers: Offers, place: str, access: Access, limits: ServeLimits, tls: Certificates | None = None
     ) -> None:
         self._place = place
         self._tls = tls
@@ -219,7 +235,7 @@ class GrpcServer:
             ("grpc.max_metadata_size", self._limits.header_bytes),
             ("grpc.so_reuseport", 0),
         )
-        credentials = None if self._tls is None else await asyncio.to_thread(self._tls.grpc_credentials)
+        credentials = None if self._tls is None else self._tls.grpc_credentials()
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self._limits.calls)
         server.add_generic_rpc_handlers((self._service,))
         healthy = health.aio.HealthServicer()

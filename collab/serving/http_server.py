@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from collab.errors import ConfigError, PeerUnreachable
-from collab.serving.gate import App
+from collab.errors import PeerUnreachable
+from collab.serving.gate import App, Line
 from collab.serving.limits import ServeLimits
-from collab.serving.tls import TlsFiles
+from collab.serving.tls import Certificates
 from collab.transport.base import split_host_port
 
 log = logging.getLogger("collab.serving")
@@ -26,19 +25,68 @@ _STOP_S = 5
 """How long requests under way have to finish when the server ends."""
 
 
+_JOIN_BYTES: Final = 64 << 10
+"""A longer body is sent by itself, without a copy of it."""
+
+
+class _Joining:
+    """A transport that sends the head of an answer together with its body.
+
+    The web server writes them apart, which is a system call more, and wakes the client for the head alone.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send what is held and this; hold it for a turn of the loop where it is the first."""
+        if self._held:
+            data, self._held = self._send_first(data), b""
+            self._transport.write(data)
+        elif len(data) < _JOIN_BYTES:
+            self._held = data
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Send what is held, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _send_first(self, data: bytes) -> bytes:
+        if len(data) < _JOIN_BYTES:
+            return self._held + data
+        self._transport.write(self._held)
+        return data
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        if held:
+            self._transport.write(held)
+
+
 class _Bounded(HttpToolsProtocol):
     """One connection: few beside it, and short and quick headers."""
 
     def __init__(self, limits: ServeLimits, **settings: Any) -> None:
         super().__init__(**settings)
         self._limits = limits
+        self._line = Line()
+        # Each request of the connection gets a copy of this state.
+        self.app_state = {**self.app_state, "line": self._line}
         self._headers_due: asyncio.TimerHandle | None = None
         self._taken_due: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _Joining(transport, self.loop)))
         if len(self.connections) > self._limits.connections:
             self._refuse(b"503 Service Unavailable", b"overloaded: too many connections")
             return
@@ -64,6 +112,9 @@ class _Bounded(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True
+        if not self.pipeline:
+            # A long body stops the reading; without it nobody would see that the client goes away.
+            self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -79,6 +130,7 @@ class _Bounded(HttpToolsProtocol):
         self._unset_due()
         self._unset_taken()
         super().connection_lost(exc)
+        self._line.lost()
 
     def _unset_due(self) -> None:
         if self._headers_due is not None:
@@ -128,7 +180,7 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves an application at one address; an asynchronous context manager."""
 
-    def __init__(self, app: App, place: str, limits: ServeLimits, tls: TlsFiles | None = None) -> None:
+    def __init__(self, app: App, place: str, limits: ServeLimits, tls: Certificates | None = None) -> None:
         self._place = place
         self._tls = tls
         config = uvicorn.Config(
@@ -143,12 +195,6 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=int(limits.idle_s),
             timeout_graceful_shutdown=_STOP_S,
-            ssl_certfile=tls.cert if tls is not None else None,
-            ssl_keyfile=tls.key if tls is not None else None,
-            ssl_ca_certs=str(tls.client_ca) if tls is not None and tls.client_ca is not None else None,
-            ssl_cert_reqs=ssl.CERT_REQUIRED
-            if tls is not None and tls.client_ca is not None
-            else ssl.CERT_NONE,
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
@@ -156,11 +202,10 @@ class HttpServer:
         """Where it serves, as a URL."""
 
     async def __aenter__(self) -> HttpServer:
-        """Listen; raises `ConfigError` for certificates, `PeerUnreachable` for an address in use."""
-        try:
-            await asyncio.to_thread(self._server.config.load)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"--tls-cert, --tls-key, --client-ca: cannot be used: {error}") from error
+        """Listen; raises `PeerUnreachable` for an address in use."""
+        await asyncio.to_thread(self._server.config.load)
+        if self._tls is not None:
+            self._server.config.ssl = self._tls.context
         listening = _listening(self._place)
         host, port = listening.getsockname()[:2]
         scheme = "http" if self._tls is None else "https"

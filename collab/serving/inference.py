@@ -12,7 +12,7 @@ from collab.client.runner import Result
 from collab.codec.tensors import Array
 from collab.core.plan import Plan
 from collab.errors import InputError, RequestError, TensorError
-from collab.serving.batch import join, layout, split
+from collab.serving.batch import Layout, join, split
 from collab.serving.offers import Offer
 from collab.serving.wishes import Value, Wishes
 from collab.transport.aio import BaseExceptionGroup, TaskGroup
@@ -26,13 +26,15 @@ class Call:
     """What a client asks, whatever protocol it came by.
 
     Attributes:
-        outputs: names of those that it wants, in its order; empty is all.
+        layout: how the inputs are batched, by the plan that is asked.
+        outputs: names of those that it wants, in its order, which the plan has.
     """
 
     inputs: Mapping[str, Array]
     wishes: Wishes
+    layout: Layout
+    outputs: Sequence[str]
     id: str = ""
-    outputs: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +73,17 @@ async def answer(offer: Offer, call: Call) -> Answer:
     withdraws the others.
     """
     plan, version = offer.plan, offer.version
-    names = wanted_outputs(plan, call.outputs)
-    how = layout(plan, {name: array.shape for name, array in call.inputs.items()})
-    wishes = call.wishes
-    if how.requests == 1:
-        (one,) = split(call.inputs, how)
-        results = [await offer.run(one, wishes.deadline_s, wishes.priority, wishes.path)]
-    else:
-        results = await _all(offer, split(call.inputs, how), wishes)
-    for result in results:
-        if result.absent is not None:
-            raise RequestError(f"the plan keeps its answer back: {result.absent}")
-    outputs = join([result.outputs for result in results], how, names)
+    how, wishes = call.layout, call.wishes
+    with offer.counted():
+        if how.requests == 1:
+            (one,) = split(call.inputs, how)
+            results = [await offer.run(one, wishes.deadline_s, wishes.priority, wishes.path)]
+        else:
+            results = await _all(offer, split(call.inputs, how), wishes)
+        for result in results:
+            if result.absent is not None:
+                raise RequestError(f"the plan keeps its answer back: {result.absent}")
+        outputs = join([result.outputs for result in results], how, call.outputs)
     return Answer(plan.name, version, call.id, outputs, _told(results, wishes))
 
 

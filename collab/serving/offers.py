@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from collab.codec.tensors import Array
 from collab.core.plan import Plan
 from collab.core.token import Priority
 from collab.errors import CollabError, DeadlineExceeded, NotLoaded, Overloaded, PeerError, UsageError
+from collab.serving.statistics import Statistics
 from collab.telemetry.context import SERVED
 from collab.transport.aio import timeout
 
@@ -46,6 +48,7 @@ class Offer:
 
     def __init__(self, opened: Opened) -> None:
         self.client = opened.client
+        self.statistics = Statistics()
         self._close = opened.close
         self._under_way = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -67,13 +70,28 @@ class Offer:
     ) -> Result:
         """One inference; waits for a credit first.  Raises what the client raises."""
         now = asyncio.get_running_loop().time
-        until_s = now() + deadline_s
+        begun_s = now()
         await self._enter(deadline_s)
         try:
-            left_s = max(until_s - now(), 0.0)
-            return await self.client.run(inputs, left_s, priority, only=only, trace=SERVED.get())
+            waited_s = now() - begun_s
+            left_s = max(deadline_s - waited_s, 0.0)
+            result = await self.client.run(inputs, left_s, priority, only=only, trace=SERVED.get())
+            self.statistics.answered(waited_s, result)
+            return result
         finally:
             self._leave()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a call by how it ends; one that its client withdraws is neither success nor failure."""
+        now = asyncio.get_running_loop().time
+        begun_s = now()
+        try:
+            yield
+        except Exception:
+            self.statistics.ended("fail", now() - begun_s, time.time())
+            raise
+        self.statistics.ended("success", now() - begun_s, time.time())
 
     async def _enter(self, deadline_s: float) -> None:
         if self._under_way < max(1, self.client.granted) and not self._waiting:
@@ -144,6 +162,7 @@ class Offers:
         self._open = open_plan
         self._entries: dict[str, _Entry] = {}
         self._retrying: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Open all plans; those whose nodes cannot be reached are tried again until they can.
@@ -176,7 +195,14 @@ class Offers:
             await asyncio.gather(self._retrying, return_exceptions=True)
         offers = [entry.offer for entry in self._entries.values() if entry.offer is not None]
         self._entries.clear()
-        await asyncio.gather(*(offer.close() for offer in offers))
+        await asyncio.gather(*self._leaving, *(offer.close() for offer in offers))
+
+    async def _let_go(self, offer: Offer) -> None:
+        """Close an offer, whether or not who asked for it stays to hear of it."""
+        task = asyncio.ensure_future(offer.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        await asyncio.shield(task)
 
     async def _retry(self) -> None:
         pause_s = _AGAIN_S
@@ -203,6 +229,12 @@ class Offers:
                 f"model {name!r}: version {version[:40]!r} is not served; it is at {offer.version}, its epoch"
             )
         return offer
+
+    def some(self, name: str, version: str = "") -> list[Offer]:
+        """The plan of a name, or all that can be asked where it is empty; raises `NotLoaded`."""
+        if name:
+            return [self.get(name, version)]
+        return [entry.offer for entry in self._entries.values() if entry.offer is not None]
 
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether the plan of a name can be asked; raises `NotLoaded` for a name that is not known."""
@@ -245,7 +277,7 @@ class Offers:
                 raise
             entry.wanted, entry.reason = True, ""
         if before is not None:
-            await before.close()
+            await self._let_go(before)
 
     async def unload(self, name: str) -> None:
         """Offer a plan no longer; what is under way finishes.  Nothing changes on its nodes."""
@@ -254,4 +286,4 @@ class Offers:
             offer, entry.offer = entry.offer, None
             entry.wanted, entry.reason = False, ""
         if offer is not None:
-            await offer.close()
+            await self._let_go(offer)

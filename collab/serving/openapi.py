@@ -95,6 +95,30 @@ _SCHEMAS: Final[dict[str, Any]] = {
             "properties": {part: {"type": "string"} for part in ("name", "version", "state", "reason")},
         },
     },
+    "Config": {
+        "type": "object",
+        "required": ["name", "platform", "max_batch_size", "input", "output"],
+        "properties": {
+            "name": {"type": "string"},
+            "platform": {"type": "string"},
+            "max_batch_size": {"type": "integer"},
+            "input": {"type": "array", "items": {"type": "object"}},
+            "output": {"type": "array", "items": {"type": "object"}},
+        },
+    },
+    "Statistics": {
+        "type": "object",
+        "required": ["model_stats"],
+        "properties": {
+            "model_stats": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "version", "inference_count", "execution_count", "inference_stats"],
+                },
+            },
+        },
+    },
     "Nothing": {"type": "object"},
     "FileAnswers": {
         "type": "object",
@@ -171,6 +195,7 @@ def describe(version: str) -> dict[str, Any]:
                 },
             )
         },
+        "/v2/models/stats": {"get": _operation("what every plan was asked so far", "Statistics")},
         "/openapi.json": {"get": _operation("this description", "Nothing")},
         "/v1/files/{name}": {
             "parameters": [_parameter("name")],
@@ -202,6 +227,8 @@ def describe(version: str) -> dict[str, Any]:
         model_ready["responses"]["503"]["content"] = _body("Health")
         paths[prefix] = path | {"get": _operation("a plan's inputs and outputs", "Model")}
         paths[f"{prefix}/ready"] = path | {"get": model_ready}
+        paths[f"{prefix}/config"] = path | {"get": _operation("a plan as Triton's configuration", "Config")}
+        paths[f"{prefix}/stats"] = path | {"get": _operation("what a plan was asked so far", "Statistics")}
         paths[f"{prefix}/infer"] = path | {
             "post": _operation("one call of a plan", "InferenceResponse", infer)
         }

@@ -13,7 +13,14 @@ from starlette.routing import BaseRoute, Route
 
 from collab.core.decoding import prepare
 from collab.errors import CollabError, InputError
-from collab.serving.about import EXTENSIONS, NAME, VERSION, model_metadata
+from collab.serving.about import (
+    EXTENSIONS,
+    NAME,
+    VERSION,
+    model_config,
+    model_metadata,
+    model_statistics,
+)
 from collab.serving.access import Action, Caller
 from collab.serving.files import FileDesk
 from collab.serving.inference import answer
@@ -68,6 +75,8 @@ class Rest:
             for route in (
                 Route(path, self.model, methods=["GET"]),
                 Route(f"{path}/ready", self.model_ready, methods=["GET"]),
+                Route(f"{path}/config", self.config, methods=["GET"]),
+                Route(f"{path}/stats", self.statistics, methods=["GET"]),
             )
         ]
         return [
@@ -75,6 +84,7 @@ class Rest:
             Route("/v2", self.server, methods=["GET"]),
             Route("/v2/health/live", self.live, methods=["GET"]),
             Route("/v2/health/ready", self.ready, methods=["GET"]),
+            Route("/v2/models/stats", self.statistics, methods=["GET"]),
             *about,
             Route(f"{repository}/index", self.index, methods=["POST"]),
             Route(f"{repository}/models/{{name}}/load", self.load, methods=["POST"]),
@@ -114,6 +124,21 @@ class Rest:
         name = request.path_params["name"]
         ready = self._offers.is_ready(name, request.path_params.get("version", ""))
         return _json({"name": name, "ready": ready}, 200 if ready else 503)
+
+    async def config(self, request: Request) -> Response:
+        """A plan as Triton's configuration."""
+        _may(request, "look")
+        return _json(
+            model_config(
+                self._offers.get(request.path_params["name"], request.path_params.get("version", ""))
+            )
+        )
+
+    async def statistics(self, request: Request) -> Response:
+        """What a plan, or every plan, was asked so far."""
+        _may(request, "look")
+        name, version = (request.path_params.get(part, "") for part in ("name", "version"))
+        return _json({"model_stats": model_statistics(self._offers.some(name, version))})
 
     async def infer(self, request: Request) -> Response:
         """One call of a plan."""

@@ -16,7 +16,7 @@ from collab.codec.tensors import Array
 from collab.core.plan import Plan
 from collab.errors import InputError, RequestError, TensorError
 from collab.serving.batch import layout
-from collab.serving.datatypes import FROM_NUMPY, from_numpy, to_numpy
+from collab.serving.datatypes import datatype_of, from_numpy, to_numpy
 from collab.serving.inference import Answer, Call, check_id, wanted_outputs
 from collab.serving.wishes import Value, read_wishes
 
@@ -87,7 +87,7 @@ def parse_call(body: bytes, head_bytes: int | None, plan: Plan, default_s: float
             raise TensorError(f"input {given.name[:80]!r} is given twice")
         shapes[given.name] = given.shape
     check_known(shapes, plan)
-    layout(plan, shapes)
+    how = layout(plan, shapes)
     wishes = read_wishes(request.parameters, default_s)
     names = wanted_outputs(plan, [output.name for output in request.outputs])
     for output in request.outputs:
@@ -95,7 +95,7 @@ def parse_call(body: bytes, head_bytes: int | None, plan: Plan, default_s: float
     told = {o.name: o.parameters["binary_data"] for o in request.outputs if "binary_data" in o.parameters}
     binary = frozenset(name for name in names if told.get(name, wishes.binary))
     inputs = _arrays(request.inputs, tail, plan)
-    return Parsed(Call(inputs, wishes, check_id(request.id), names), binary)
+    return Parsed(Call(inputs, wishes, how, names, check_id(request.id)), binary)
 
 
 def check_known(shapes: Mapping[str, Sequence[int]], plan: Plan) -> None:
@@ -204,7 +204,7 @@ def write_answer(answer: Answer, binary: frozenset[str]) -> Body:
     for name, array in answer.outputs.items():
         told: dict[str, Any] = {
             "name": name,
-            "datatype": FROM_NUMPY[array.dtype.name],
+            "datatype": datatype_of(array),
             "shape": list(array.shape),
         }
         if name in binary:

@@ -170,7 +170,7 @@ CLIENT_REQUESTS = Metric(
     "collab_client_requests_total",
     _COUNTER,
     ("plan", "outcome", "via"),
-    "Requests that ended at this requester: ok, absent or failed; via primary, alternative or local",
+    "Requests that ended at a requester: ok, absent, failed or withdrawn; via primary, alternative or local",
 )
 CLIENT_FAILURES = Metric(
     "collab_client_failures_total", _COUNTER, ("plan", "cause"), "Those that failed, by the code of the error"

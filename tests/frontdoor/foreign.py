@@ -51,6 +51,8 @@ def _triton_told(client: Any, model: str, **as_json: bool) -> dict[str, Any]:
         "server": client.get_server_metadata(**as_json),
         "model": client.get_model_metadata(model, **as_json),
         "index": client.get_model_repository_index(**as_json),
+        "config": client.get_model_config(model, **as_json),
+        "statistics": client.get_inference_statistics(model, **as_json),
     }
 
 

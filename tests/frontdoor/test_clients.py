@@ -56,6 +56,10 @@ def test_a_foreign_client_gets_the_whole_models_answers(
         if told[model]:
             assert told[model]["server"]["name"] == "collab"
             assert told[model]["model"]["name"] == model
+            config = told[model]["config"].get("config", told[model]["config"])
+            assert (config["name"], config["max_batch_size"]) == (model, 256)
+            (statistics,) = told[model]["statistics"]["model_stats"]
+            assert (statistics["name"], statistics["version"]) == (model, told[model]["model"]["versions"][0])
     if client == "triton-stream":
         assert "'nobody' is not served here" in told["digits"]["error"]
 

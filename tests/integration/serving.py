@@ -23,7 +23,9 @@ from tests.integration.processes import START_S, STOP_S, environment
 class ServeProcess:
     """``collab serve`` until it is left; ``rest`` is a URL and ``grpc`` HOST:PORT."""
 
-    def __init__(self, folder: Path, plans: Sequence[Path], *options: str) -> None:
+    def __init__(
+        self, folder: Path, plans: Sequence[Path], *options: str, env: dict[str, str] | None = None
+    ) -> None:
         self.log = folder / f"serve-{time.monotonic_ns()}.log"
         self.plans = tuple(plans)
         self._arguments = [*map(str, plans), *options]
@@ -31,6 +33,7 @@ class ServeProcess:
             self._arguments += ["--listen", "127.0.0.1:0"]
         if "--grpc" not in options:
             self._arguments += ["--grpc", "127.0.0.1:0"]
+        self._env = env or {}
         self._process: subprocess.Popen[bytes] | None = None
         self.event: dict[str, Any] = {}
 
@@ -57,7 +60,7 @@ class ServeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=environment(),
+                env=environment(**self._env),
             )
         stdout = self.process.stdout
         assert stdout is not None

@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Iterator
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from collab.assets import path as asset
+from collab.codec.pb import grpc_service_pb2 as pb
+from collab.security.api_keys import add_api_key
 from tests.integration.deployments import endpoints, with_alternatives
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, command, running
@@ -147,6 +156,100 @@ def test_a_lost_node_and_a_lost_server_cost_no_answer(digits: Reference, tmp_pat
     assert set(paths[:8]) == {"primary"}
     assert all(path.startswith("alternative:") for path in paths[8:16]), paths
     assert "primary" not in paths[16:], paths
+
+
+def test_a_service_manager_hears_of_it_and_can_have_the_keys_read_again(
+    serving: ServeProcess, tmp_path: Path
+):
+    keys, manager = tmp_path / "keys.txt", tmp_path / "manager"
+    old = add_api_key(keys, "old", "viewer")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(manager))
+        channel.settimeout(15)
+        env = {"NOTIFY_SOCKET": str(manager), "WATCHDOG_USEC": "200000"}
+        with ServeProcess(tmp_path, serving.plans, "--api-keys", str(keys), env=env) as server:
+            assert [channel.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+            keys.unlink()
+            new = add_api_key(keys, "new", "viewer")
+            server.process.send_signal(signal.SIGHUP)
+            with httpx.Client(base_url=server.rest) as client:
+
+                def status(key: str) -> int:
+                    return client.get("/v2", headers={"x-api-key": key}).status_code
+
+                assert until(lambda: status(new) == 200)
+                assert status(old) == 401
+        told = [channel.recv(100)]
+        while told[-1] == b"WATCHDOG=1":
+            told.append(channel.recv(100))
+        assert told[-1] == b"STOPPING=1"
+    assert "API keys: read again" in server.log.read_text()
+
+
+def scraped(url: str, name: str, *labels: str) -> float:
+    """One series of a page of metrics; 0 where it is not there yet."""
+    families = text_string_to_metric_families(httpx.get(url, timeout=10).text)
+    found = {(s.name, frozenset(s.labels.values())): s.value for f in families for s in f.samples}
+    return found.get((name, frozenset(labels)), 0.0)
+
+
+def test_what_a_client_asked_is_withdrawn_from_the_nodes_when_it_goes_away(digits: Reference, tmp_path: Path):
+    nodes = [
+        NodeProcess("a", tmp_path),
+        NodeProcess("b", tmp_path, "--metrics", "0", "--stretch", "150"),
+    ]
+    rows, credits = 40, 4
+    (spec,) = digits.graph.inputs
+    array = digits.requests[0][spec.name].repeat(rows, 0)
+    with running(nodes):
+        plan, blobs = digits.chain([10], ["a", "b"], endpoints(nodes))
+        plan = plan.replace(credits=credits)
+        asyncio.run(bring_up(plan, blobs))
+        slow = nodes[1].events[0]["metrics"]
+        with ServeProcess(tmp_path, [plan_file(tmp_path, plan)], "--metrics", "0") as server:
+            (metrics,) = (word for word in server.log.read_text().split() if word.startswith("http://"))
+            for count, protocol in enumerate(("rest", "grpc"), 1):
+                with going_away(protocol, server, spec.name, array):
+                    assert until(lambda: scraped(slow, "collab_in_flight", plan.name) == credits)
+                assert until(lambda: scraped(slow, "collab_in_flight", plan.name) == 0)
+                told = scraped(metrics, "collab_client_requests_total", plan.name, "withdrawn", "")
+                assert told == count * credits, "the others still waited for a credit"
+            with httpx.Client(base_url=server.rest, timeout=30) as client:
+                assert answered(digits, client.post(INFER, json=as_json(digits, 0)).json(), 0)
+            runs = scraped(slow, "collab_stage_seconds_count", plan.name, plan.stages[1].id, "compute")
+            assert runs <= 3, "one that ran for each client, and the last"
+
+
+def until(holds: Callable[[], bool], within_s: float = 15.0) -> bool:
+    """Whether something comes to hold in time."""
+    end = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > end:
+            return False
+    return True
+
+
+@contextmanager
+def going_away(protocol: str, server: ServeProcess, name: str, array: Any) -> Iterator[None]:
+    """A client that has asked, and leaves without its answer."""
+    if protocol == "grpc":
+        request = pb.ModelInferRequest(model_name="digits", raw_input_contents=[array.tobytes()])
+        request.inputs.add(name=name, datatype="FP32", shape=array.shape)
+        with grpc.insecure_channel(server.grpc) as channel:
+            call = channel.unary_unary(
+                "/inference.GRPCInferenceService/ModelInfer",
+                pb.ModelInferRequest.SerializeToString,
+                pb.ModelInferResponse.FromString,
+            ).future(request)
+            yield
+            call.cancel()
+        return
+    tensor = {"name": name, "shape": list(array.shape), "datatype": "FP32", "data": array.ravel().tolist()}
+    url = httpx.URL(server.rest)
+    connection = HTTPConnection(url.host, url.port)
+    connection.request("POST", INFER, json.dumps({"inputs": [tensor]}))
+    yield
+    connection.close()
 
 
 def test_mistakes_end_the_command_with_one_line(tmp_path: Path, serving: ServeProcess):

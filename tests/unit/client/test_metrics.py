@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from collab.client import metrics as counting
@@ -47,8 +49,12 @@ async def test_a_request_is_counted_however_it_ends():
     assert (await counts.counted("p", ends(None))).attempts == 2
     with pytest.raises(DeadlineExceeded):
         await counts.counted("p", ends(DeadlineExceeded("late")))
+    left = asyncio.ensure_future(counts.counted("p", asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
     found = {v.labels: v.value for v in counts.values() if v.metric is metrics.CLIENT_REQUESTS}
-    assert found == {("p", "ok", "primary"): 1, ("p", "failed", ""): 1}
+    assert found == {("p", "ok", "primary"): 1, ("p", "failed", ""): 1, ("p", "withdrawn", ""): 1}
 
 
 def test_plans_beyond_the_bound_are_counted_together(monkeypatch):

@@ -41,6 +41,7 @@ class Double:
         self.closed = False
         self.opened = asyncio.Event()
         self.was_asked = asyncio.Event()
+        self.withdrawn = asyncio.Event()
         self.error: Exception | None = None
         self.hold: asyncio.Event | None = None
         self._now = 0
@@ -67,6 +68,9 @@ class Double:
                 for given, made in zip(self.plan.inputs, self.plan.outputs, strict=True)
             }
             return Result(doubled, 1.0, (), ("a", "b"), epoch=self.epoch)
+        except asyncio.CancelledError:
+            self.withdrawn.set()
+            raise
         finally:
             self._now -= 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -84,6 +85,12 @@ async def test_each_verb_answers_as_the_protocol_says():
         answer = await ask("ModelInfer", infer(3, id="7"))
         assert (answer.id, answer.model_version, list(answer.outputs[0].shape)) == ("7", "3", [3, 2])
         assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2] * 6
+        config = (await ask("ModelConfig", pb.ModelConfigRequest(name="m"))).config
+        assert (config.max_batch_size, config.output[0].data_type) == (256, pb.TYPE_FP32)
+        (stats,) = (await ask("ModelStatistics", pb.ModelStatisticsRequest())).model_stats
+        assert (stats.inference_count, stats.execution_count) == (3, 3), "a batch is three requests"
+        assert (stats.inference_stats.success.count, stats.batch_stats[0].compute_infer.count) == (1, 3)
+        assert await status(ask("ModelStatistics", pb.ModelStatisticsRequest(name="n"))) == "NOT_FOUND"
         listed = await ask("RepositoryIndex", pb.RepositoryIndexRequest())
         assert [(one.name, one.state) for one in listed.models] == [("m", "READY")]
         await ask("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="m"))
@@ -98,7 +105,7 @@ async def test_errors_have_their_status():
         assert await status(ask("ModelInfer", infer(model="n"))) == "NOT_FOUND"
         assert await status(ask("ModelInfer", pb.ModelInferRequest(model_name="m"))) == "INVALID_ARGUMENT"
         assert await status(ask("ModelInfer", infer(300_000))) == "RESOURCE_EXHAUSTED"
-        assert await status(ask("ModelConfig", pb.ServerLiveRequest())) == "UNIMPLEMENTED"
+        assert await status(ask("TraceSetting", pb.ServerLiveRequest())) == "UNIMPLEMENTED"
         for error, name in {
             Overloaded("full"): "UNAVAILABLE",
             NodeLost("node 'a'"): "UNAVAILABLE",
@@ -113,6 +120,25 @@ async def test_a_call_has_no_more_time_than_grpc_gives_it():
     async with serving(client=client) as ask:
         await ask("ModelInfer", infer(), timeout=5.0)
     assert client.asked[0][0] < 6, "less than the default"
+
+
+@pytest.mark.parametrize("way", ["call", "stream"])
+async def test_what_is_asked_is_withdrawn_when_its_client_goes_away(way: str):
+    client = Double(granted=1)
+    client.hold = asyncio.Event()
+    async with serving(client=client) as ask:
+
+        async def stream() -> None:
+            async for _ in ask.stream(iter([infer(), infer()])):
+                pass
+
+        asked = asyncio.ensure_future(ask("ModelInfer", infer()) if way == "call" else stream())
+        await asyncio.wait_for(client.was_asked.wait(), 5)
+        asked.cancel()
+        await asyncio.wait_for(client.withdrawn.wait(), 5)
+        client.hold.set()
+        assert (await ask("ModelInfer", infer(), timeout=5)).model_name == "m"
+    assert len(client.asked) == 2
 
 
 async def test_a_stream_answers_in_order_and_outlives_a_request_that_fails():

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -85,6 +85,15 @@ async def test_each_route_answers_as_the_protocol_says():
         assert "binary_tensor_data" in (await client.get("/v2")).json()["extensions"]
         answer = (await client.post(INFER, json=BODY)).json()
         assert answer["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [2, 4]}]
+        config = (await client.get("/v2/models/m/config")).json()
+        assert (config["max_batch_size"], config["input"]) == (
+            256,
+            [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}],
+        )
+        for path in ("/v2/models/m/versions/3/stats", "/v2/models/m/stats", "/v2/models/stats"):
+            (stats,) = (await client.get(path)).json()["model_stats"]
+            assert (stats["name"], stats["version"], stats["inference_count"]) == ("m", "3", 1)
+            assert stats["inference_stats"]["success"]["count"] == 1
         listed = await client.post("/v2/repository/index", json={})
         assert listed.json() == [{"name": "m", "version": "3", "state": "READY", "reason": ""}]
         assert (await client.post("/v2/repository/models/m/unload")).status_code == 200
@@ -207,6 +216,42 @@ async def test_answers_do_not_wait_for_acknowledgements():
         assert listening.proto == socket.IPPROTO_TCP
 
 
+class Wire:
+    """A transport that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.sent.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_head_is_sent_with_its_body_and_never_late():
+    wire, loop = Wire(), asyncio.get_running_loop()
+    joining = http_server._Joining(cast("asyncio.Transport", wire), loop)
+    joining.write(b"head ")
+    joining.write(b"body")
+    assert wire.sent == [b"head body"]
+    joining.write(b"head alone")
+    await asyncio.sleep(0)
+    assert wire.sent[1:] == [b"head alone"]
+    long = bytes(http_server._JOIN_BYTES)
+    joining.write(b"head of a long one")
+    joining.write(long)
+    assert wire.sent[2] == b"head of a long one"
+    assert wire.sent[3] is long, "it is not copied"
+    joining.write(b"the last")
+    joining.close()
+    assert wire.sent[4:] == [b"the last"]
+    await asyncio.sleep(0)
+    assert wire.closed
+
+
 class Heard(logging.Handler):
     """Sets an event when something is logged."""
 
@@ -257,6 +302,40 @@ async def test_who_goes_away_within_its_body_leaves_nothing_behind(caplog: pytes
             response = await client.post(INFER, content=json.dumps(BODY).ljust(1500))
         assert response.status_code == 200
     assert "ASGI" not in caplog.text
+
+
+async def test_what_is_asked_is_withdrawn_when_its_client_goes_away(caplog: pytest.LogCaptureFixture):
+    client = Double(granted=1)
+    client.hold = asyncio.Event()
+    async with serving(client=client) as asker:
+        body = json.dumps(BODY).encode()
+        head = f"POST {INFER} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
+        async with connected(asker) as (_, writer):
+            # The second waits behind the first, and for the one credit.
+            writer.write(2 * (head.encode() + body))
+            await asyncio.wait_for(client.was_asked.wait(), 5)
+            assert not client.withdrawn.is_set()
+        await asyncio.wait_for(client.withdrawn.wait(), 5)
+        client.hold.set()
+        assert (await asker.post(INFER, json=BODY)).status_code == 200
+    assert len(client.asked) == 2
+    assert not caplog.records
+
+
+async def test_a_long_body_is_withdrawn_as_well():
+    client = Double()
+    client.hold = asyncio.Event()
+    async with serving(limits=replace(LIMITS, body_bytes=1 << 20, body_s=5), client=client) as asker:
+        body = json.dumps(BODY).encode().ljust(100_000)
+        head = f"POST {INFER} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
+        async with connected(asker) as (_, writer):
+            writer.write(head.encode() + body[:1000])
+            for _ in range(100):  # so that the rest is not read together with it
+                await asyncio.sleep(0)
+            writer.write(body[1000:])
+            await asyncio.wait_for(client.was_asked.wait(), 5)
+        await asyncio.wait_for(client.withdrawn.wait(), 5)
+        client.hold.set()
 
 
 async def test_connections_over_the_bound_are_refused():

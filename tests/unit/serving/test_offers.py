@@ -10,6 +10,7 @@ import pytest
 from collab.core.token import Priority
 from collab.errors import DeadlineExceeded, NotLoaded, PeerUnreachable, StageFailed, UsageError
 from collab.serving import offers as module
+from collab.serving.batch import Axis, Layout
 from collab.serving.inference import Call, answer
 from collab.serving.offers import Listed, Offers
 from collab.serving.wishes import Wishes
@@ -17,11 +18,12 @@ from collab.transport.aio import timeout
 from tests.unit.serving.stand_in import Double, ones, opener, plan
 
 WISHES = Wishes(5.0, Priority.HIGH, "primary")
+TEN = Layout(Axis.OWN, 10)
 
 
 async def test_a_batch_is_asked_within_the_credits_and_joined():
     client = Double(granted=3)
-    told = await answer(client.offer, Call({"x": ones(10, 2)}, WISHES, "7"))
+    told = await answer(client.offer, Call({"x": ones(10, 2)}, WISHES, TEN, ("y",), "7"))
     assert told.outputs["y"].tolist() == [[2, 2]] * 10
     assert (told.model, told.version, told.id) == ("m", "3", "7")
     assert told.parameters == {"path": "primary", "epoch": 3, "nodes": "a,b"}
@@ -33,7 +35,7 @@ async def test_a_request_of_a_batch_that_fails_ends_the_others():
     client = Double(granted=1)
     client.error = StageFailed("stage 's' on node 'a'")
     with pytest.raises(StageFailed):
-        await answer(client.offer, Call({"x": ones(10, 2)}, WISHES))
+        await answer(client.offer, Call({"x": ones(10, 2)}, WISHES, TEN, ("y",)))
     assert len(client.asked) < 10
 
 
@@ -70,6 +72,24 @@ async def test_plans_are_loaded_and_unloaded_by_name():
         await offers.load("x")
     await offers.close()
     assert clients["n"].closed
+
+
+async def test_what_is_unloaded_is_closed_even_if_nobody_stays_to_hear_of_it():
+    client = Double()
+    client.hold = asyncio.Event()
+    offers = Offers([Path("m")], *opener({"m": client}))
+    await offers.start()
+    asked = asyncio.ensure_future(offers.get("m").run({"x": ones(1, 2)}, 5.0, Priority.NORMAL, ""))
+    await client.was_asked.wait()
+    unloading = asyncio.ensure_future(offers.unload("m"))
+    await asyncio.sleep(0)
+    unloading.cancel()
+    await asyncio.gather(unloading, return_exceptions=True)
+    assert not client.closed
+    client.hold.set()
+    await asked
+    await offers.close()
+    assert client.closed
 
 
 async def test_a_plan_whose_nodes_are_away_is_opened_when_they_are_back(monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import ssl
@@ -25,10 +26,8 @@ from tests.unit.serving.stand_in import Double, opener
 __all__ = ["grpc_runtime"]
 
 
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+def make(folder: Path) -> TlsFiles:
     """A certificate of 127.0.0.1 that signs itself, for the server and for its clients."""
-    folder = tmp_path_factory.mktemp("tls")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "door")])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -49,11 +48,21 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
 
 
 @pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    return make(tmp_path_factory.mktemp("tls"))
+
+
+def context_of(files: TlsFiles) -> ssl.SSLContext:
+    """Of a client that trusts a server's certificate, and has it as well."""
+    context = ssl.create_default_context(cafile=str(files.cert))
+    context.load_cert_chain(files.cert, files.key)
+    return context
+
+
+@pytest.fixture(scope="module")
 def contexts(tls: TlsFiles) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Of a client with a certificate, and of one without."""
-    known, unknown = (ssl.create_default_context(cafile=str(tls.cert)) for _ in range(2))
-    known.load_cert_chain(tls.cert, tls.key)
-    return known, unknown
+    return context_of(tls), ssl.create_default_context(cafile=str(tls.cert))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +101,47 @@ async def test_only_clients_with_a_certificate_are_answered(
                 else:
                     with pytest.raises(grpc.aio.AioRpcError):
                         await ask(pb.ServerLiveRequest(), timeout=5)
+
+
+async def test_new_connections_get_a_renewed_certificate(tls: TlsFiles, tmp_path: Path):
+    new = make(tmp_path)
+    settings = DoorSettings("127.0.0.1:0", "127.0.0.1:0", Access(), tls=tls)
+    read, open_plan = opener({"m": Double()})
+
+    async def answers(files: TlsFiles) -> list[bool]:
+        """Whether who trusts and has a certificate is answered over REST and over gRPC."""
+        context = await asyncio.to_thread(context_of, files)
+        cert, key = await asyncio.to_thread(lambda: (files.cert.read_bytes(), files.key.read_bytes()))
+        found = []
+        async with httpx.AsyncClient(base_url=door.listen, verify=context, trust_env=False) as client:
+            try:
+                found.append((await client.get("/v2")).status_code == 200)
+            except httpx.TransportError:
+                found.append(False)
+        credentials = grpc.ssl_channel_credentials(cert, key, cert)
+        async with grpc.aio.secure_channel(door.grpc, credentials) as channel:
+            ask = channel.unary_unary(
+                "/inference.GRPCInferenceService/ServerLive",
+                pb.ServerLiveRequest.SerializeToString,
+                pb.ServerLiveResponse.FromString,
+            )
+            try:
+                found.append((await ask(pb.ServerLiveRequest(), timeout=5)).live)
+            except grpc.aio.AioRpcError:
+                found.append(False)
+        return found
+
+    async with FrontDoor([Path("m")], read, open_plan, settings) as door:
+        assert await answers(tls) == [True, True]
+        assert await answers(new) == [False, False]
+        door.renew(await asyncio.to_thread(new.load))
+        assert await answers(new) == [True, True]
+        assert await answers(tls) == [False, False]
+
+
+def test_a_key_of_another_certificate_is_refused(tls: TlsFiles, tmp_path: Path):
+    with pytest.raises(ConfigError, match="cannot be used"):
+        tls._replace(key=make(tmp_path).key).load()
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
