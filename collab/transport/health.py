@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 import grpc.aio
 
@@ -38,7 +38,8 @@ async def _check(address: str, security: Security | None, timeout_s: float) -> b
     try:
         if security is not None and peer.principal != security.principal:
             raise Refused(f"{address}: that is {peer.principal} and not {security.principal}")
-        reply: bytes = await channel.unary_unary(_CHECK)(b"")
+        check: Any = channel.unary_unary(_CHECK)
+        reply: bytes = await check(b"")
         return reply == _SERVING
     finally:
         await channel.close(None)
