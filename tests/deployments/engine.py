@@ -117,7 +117,15 @@ class Engine:
     def hardened(mounts: Mapping[Path, str] = {}) -> list[str]:
         """Options of `podman run` as in the compose file."""
         return [
-            *("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none", *LIMITS),
+            *(
+                "--read-only",
+                "--read-only-tmpfs=false",
+                "--tmpfs=/tmp",
+                "--cap-drop=ALL",
+                "--security-opt=no-new-privileges",
+                "--network=none",
+                *LIMITS,
+            ),
             "--health-interval=disable",  # that would be systemd's; a test asks itself
             *(f"--volume={place}:{inside}" for place, inside in mounts.items()),
         ]

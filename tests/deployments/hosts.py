@@ -98,7 +98,9 @@ def _keygen(file: Path) -> None:
 
 @contextmanager
 def _booted(machine: Path, namespace: str, log: Path) -> Iterator[None]:
-    command = nspawn(machine, {}, f"--network-namespace-path=/run/netns/{namespace}", "--boot")
+    # At the end it is switched off: it is thrown away.
+    options = (f"--network-namespace-path=/run/netns/{namespace}", "--boot", "--kill-signal=SIGRTMIN+14")
+    command = nspawn(machine, {}, *options)
     with log.open("wb") as console:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
@@ -106,7 +108,7 @@ def _booted(machine: Path, namespace: str, log: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            process.terminate()  # it halts the machine in order
+            process.terminate()
             try:
                 process.wait(HALT_S)
             except subprocess.TimeoutExpired:

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.deployments.engine import IMAGE, Engine
+from tests.deployments.engine import IMAGE
 from tests.identities import Identities
 
 pytestmark = [pytest.mark.heavy("deployments"), pytest.mark.timeout(900)]
 
 USER = 10001
-
-
-@pytest.fixture(scope="module")
-def engine(wheelhouse, tmp_path_factory) -> Iterator[Engine]:
-    """With the image built."""
-    made = Engine(tmp_path_factory.mktemp("engine"))
-    try:
-        made.build(wheelhouse / "wheels")
-        yield made
-    finally:
-        made.close()
 
 
 def state_of(name: str, folder: Path) -> Path:
