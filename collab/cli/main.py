@@ -63,6 +63,7 @@ def _register() -> None:
         fed,
         fed_simulate,
         fed_swapping,
+        health,
         importing,
         model,
         node,
@@ -118,17 +119,24 @@ def _register() -> None:
         demo,
     ):
         module.register(app)
-    for module in (controller, dashboard, doctor, release, condition, serve):
+    for module in (controller, dashboard, doctor, health, release, condition, serve):
         module.register(app)
     for module in (simulate, emulate, stream):
         module.register(app)
+
+
+def _register_health() -> None:
+    from collab.cli import health
+
+    health.register(app)
 
 
 def main() -> None:
     """Run the command line; errors of this package become one line and an exit code."""
     # gRPC's core writes refused handshakes to standard error; ours are logged and said in one line.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    _register()
+    # A watcher asks every few seconds; it does not wait for every command to be imported.
+    (_register_health if sys.argv[1:2] == ["health"] else _register)()
     try:
         app()
     except CollabError as error:

@@ -84,7 +84,7 @@ class _GrpcConnection(Connection):
     kind = "grpc"
     max_frame_bytes = MAX_FRAME_BYTES
 
-    def __init__(self, stream: Any, address: str, loopback: bool, peer: _Peer) -> None:
+    def __init__(self, stream: Any, address: str, loopback: bool, peer: Peer) -> None:
         self._stream = stream
         self.address = address
         self.loopback = loopback
@@ -142,7 +142,7 @@ class _GrpcConnection(Connection):
 
 
 class _ClientConnection(_GrpcConnection):
-    def __init__(self, channel: grpc.aio.Channel, address: str, loopback: bool, peer: _Peer) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str, loopback: bool, peer: Peer) -> None:
         stream: Any = channel.stream_stream(METHOD)(wait_for_ready=False)
         super().__init__(stream, address, loopback, peer)
         self._channel = channel
@@ -185,7 +185,7 @@ class _ClientConnection(_GrpcConnection):
 class _ServerConnection(_GrpcConnection):
     """The stream ends with its handler, so ending it is telling the handler."""
 
-    def __init__(self, context: Any, address: str, loopback: bool, peer: _Peer) -> None:
+    def __init__(self, context: Any, address: str, loopback: bool, peer: Peer) -> None:
         super().__init__(context, address, loopback, peer)
         self.ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when this end wants the stream to end."""
@@ -290,21 +290,21 @@ def peer_principal(context: Any, security: Security | None) -> Principal | None:
     return _peer(context, security).principal
 
 
-class _Peer(NamedTuple):
+class Peer(NamedTuple):
     """The other end of a connection, as its certificate proves it."""
 
     principal: Principal | None = None
     certificate: bytes = b""
 
 
-def _peer(context: Any, security: Security | None) -> _Peer:
+def _peer(context: Any, security: Security | None) -> Peer:
     if security is None:
-        return _Peer()
+        return Peer()
     shown = context.auth_context().get("x509_pem_cert", ())
     if not shown:
         raise Refused("no certificate was shown")
     certificate = ssl.PEM_cert_to_DER_cert(shown[0].decode("ascii"))
-    return _Peer(security.check(certificate), certificate)
+    return Peer(security.check(certificate), certificate)
 
 
 class GrpcTransport(Transport):
@@ -368,43 +368,56 @@ class GrpcTransport(Transport):
 
     async def dial(self, address: str, timeout_s: float) -> Connection:
         """Open a channel of its own and a stream over it."""
-        _, place = split_address(address)
-        host, port = split_host_port(place)
-        channel: grpc.aio.Channel | None = None
-        peer = _Peer()
-        try:
-            async with timeout(timeout_s):
-                if self._security is not None:
-                    peer = await _who_is_there(self._security, address, host, port)
-                channel = self._channel(place, peer)
-                if not await _ready(channel):
-                    raise PeerUnreachable(f"{address}: {await _why_not(host, port)}")
-        except BaseException as error:
-            if channel is not None:
-                await channel.close(None)
-            if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
-                raise PeerUnreachable(
-                    f"{address}: no answer within {timeout_s:g} s; is a node listening there?"
-                ) from error
-            raise
+        channel, peer = await open_channel(address, self._security, timeout_s)
+        host, _ = split_host_port(split_address(address)[1])
         return _ClientConnection(channel, address, is_loopback(host), peer)
 
-    def _channel(self, place: str, peer: _Peer) -> grpc.aio.Channel:
-        if self._security is None:
-            return grpc.aio.insecure_channel(place, options=_OPTIONS)
-        pem = self._security.pem()
-        # gRPC shows no certificate of the server, so it trusts the one alone that was judged.
-        judged = ssl.DER_cert_to_PEM_cert(peer.certificate).encode("ascii")
-        credentials = grpc.ssl_channel_credentials(judged, pem.key, pem.certificate)
-        pinned = ("grpc.ssl_target_name_override", str(peer.principal))
-        return grpc.aio.secure_channel(place, credentials, options=(*_OPTIONS, pinned))
+
+async def open_channel(
+    address: str, security: Security | None, timeout_s: float
+) -> tuple[grpc.aio.Channel, Peer]:
+    """A connected channel, and who is at its other end; the caller closes it.
+
+    Raises `PeerUnreachable`, or `Refused` by either end's certificate.
+    """
+    _, place = split_address(address)
+    host, port = split_host_port(place)
+    channel: grpc.aio.Channel | None = None
+    peer = Peer()
+    try:
+        async with timeout(timeout_s):
+            if security is not None:
+                peer = await _who_is_there(security, address, host, port)
+            channel = _channel(place, security, peer)
+            if not await _ready(channel):
+                raise PeerUnreachable(f"{address}: {await _why_not(host, port)}")
+    except BaseException as error:
+        if channel is not None:
+            await channel.close(None)
+        if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+            raise PeerUnreachable(
+                f"{address}: no answer within {timeout_s:g} s; is a node listening there?"
+            ) from error
+        raise
+    return channel, peer
+
+
+def _channel(place: str, security: Security | None, peer: Peer) -> grpc.aio.Channel:
+    if security is None:
+        return grpc.aio.insecure_channel(place, options=_OPTIONS)
+    pem = security.pem()
+    # gRPC shows no certificate of the server, so it trusts the one alone that was judged.
+    judged = ssl.DER_cert_to_PEM_cert(peer.certificate).encode("ascii")
+    credentials = grpc.ssl_channel_credentials(judged, pem.key, pem.certificate)
+    pinned = ("grpc.ssl_target_name_override", str(peer.principal))
+    return grpc.aio.secure_channel(place, credentials, options=(*_OPTIONS, pinned))
 
 
 def _configuration(pem: Pem) -> Any:
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.authority)
 
 
-async def _who_is_there(security: Security, address: str, host: str, port: int) -> _Peer:
+async def _who_is_there(security: Security, address: str, host: str, port: int) -> Peer:
     """Who answers at a place, by a TLS handshake of its own."""
     context = security.context(server_side=False, alpn="h2")
     try:
@@ -419,7 +432,7 @@ async def _who_is_there(security: Security, address: str, host: str, port: int) 
         raise PeerUnreachable(f"{address}: {error.strerror or error}; is a node listening there?") from error
     try:
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        return _Peer(security.check(certificate), certificate)
+        return Peer(security.check(certificate), certificate)
     finally:
         writer.transport.abort()
 

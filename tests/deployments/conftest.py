@@ -1,14 +1,16 @@
-"""Wheels for a machine of Debian 12, made once and kept."""
+"""Wheels for a machine of Debian 12, made once and kept; the image, made once for all tests."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.deployments.engine import Engine
 from tests.deployments.machine import BUILD, ROOT
 
 
@@ -37,3 +39,14 @@ def wheelhouse() -> Path:
     if done.returncode != 0:
         pytest.fail(f"no wheelhouse: {done.stderr[-500:]}", pytrace=False)
     return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def engine(wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """What runs containers, with the image built."""
+    made = Engine(tmp_path_factory.mktemp("engine"))
+    try:
+        made.build(wheelhouse / "wheels")
+        yield made
+    finally:
+        made.close()

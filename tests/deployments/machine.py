@@ -16,9 +16,9 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 TRIALS: Final = Path(__file__).parent
 BUILD: Final = ROOT / "build" / "deployments"
-BASE: Final = BUILD / f"bookworm-{platform.machine()}"
+BASE: Final = BUILD / f"bookworm-ssh-{platform.machine()}"
 """Kept, as making it takes minutes."""
-PACKAGES: Final = "systemd-sysv,dbus,python3-venv"
+PACKAGES: Final = "systemd-sysv,dbus,python3-venv,sudo,openssh-server"
 SUITE: Final = "bookworm"
 MAKE_S: Final = 900.0
 TRIAL_S: Final = 600.0
@@ -88,19 +88,6 @@ def copy_of_base(to: Path) -> Path:
     return to
 
 
-def run_in(machine: Path, command: list[str], seen: Mapping[Path, str] = {}) -> Outcome:
-    """Run one command in a machine that is not booted and has no network."""
-    done = subprocess.run(
-        ["systemd-nspawn", *_options(machine, seen), "--private-network", "--as-pid2", *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TRIAL_S,
-    )
-    return Outcome(done.returncode, done.stdout)
-
-
 def boot_and_try(machine: Path, trial: str, out: Path, seen: Mapping[Path, str]) -> Outcome:
     """Boot the machine, without a network, let it run a script of this folder as root, and halt it."""
     (machine / "etc/systemd/system/trial.service").write_text(UNIT.format(trial=trial), "utf-8")
@@ -110,10 +97,7 @@ def boot_and_try(machine: Path, trial: str, out: Path, seen: Mapping[Path, str])
     out.mkdir()
     places = {TRIALS: "/trial", ROOT: "/source", **seen}
     console = subprocess.run(
-        [
-            *("systemd-nspawn", *_options(machine, places), f"--bind={out}:/out"),
-            *("--private-network", "--boot"),
-        ],
+        nspawn(machine, places, f"--bind={out}:/out", "--private-network", "--boot"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -128,11 +112,14 @@ def boot_and_try(machine: Path, trial: str, out: Path, seen: Mapping[Path, str])
     return Outcome(int(code.read_text("ascii")), (out / "log").read_text("utf-8", errors="replace"))
 
 
-def _options(machine: Path, seen: Mapping[Path, str]) -> list[str]:
+def nspawn(machine: Path, seen: Mapping[Path, str], *options: str) -> list[str]:
+    """A command that runs a machine."""
     # Neither a service manager nor a register of machines is needed outside.
     quiet = ["--quiet", "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off"]
     return [
+        "systemd-nspawn",
         *quiet,
         f"--directory={machine}",
         *(f"--bind-ro={place}:{inside}" for place, inside in seen.items()),
+        *options,
     ]

@@ -1,97 +1,170 @@
-"""The Ansible role against this machine, into a folder, without systemd: pytest --heavy=deployments."""
+"""The Ansible role on two booted machines, over SSH: pytest --heavy=deployments."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.deployments.machine import ROOT, needs
+from tests.deployments.hosts import CONTROL, USER, Site, site
+from tests.deployments.machine import ROOT
 
-pytestmark = [pytest.mark.heavy("deployments"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.heavy("deployments"), pytest.mark.timeout(900)]
 
 BIN = Path(sys.executable).parent
 FOLDER = ROOT / "deployments" / "ansible"
+NAMES = ["pi-1", "pi-2"]
+PORT = 7443
 
 
-@pytest.fixture
-def controller(tmp_path: Path) -> Iterator[str]:
-    """Where enrolment is served, for a cluster whose authority is in the folder."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    places = ["--authority", str(tmp_path / "authority")]
-    init = [BIN / "collab", "cluster", "init", "lab", *places, "--identity", tmp_path / "operator"]
-    subprocess.run(init, check=True, env=environment, capture_output=True)
-    command = [BIN / "collab", "controller", "--listen", "127.0.0.1:0", *places, "--json"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = process.stdout.readline()
-        yield re.findall(r'"address": "([^"]+)"', ready)[0]
-        process.terminate()
+@dataclass(frozen=True)
+class Outcome:
+    """What a playbook did: its exit code, its counts by host, what it printed."""
+
+    code: int
+    counts: dict[str, dict[str, int]]
+    output: str
+
+    def total(self, name: str) -> int:
+        return sum(counts[name] for counts in self.counts.values())
 
 
-def play(tmp_path: Path, wheelhouse: Path, address: str, *options: str) -> tuple[dict[str, int], str]:
-    """Run the playbook; its counts, and what it said."""
-    (tmp_path / "inventory.ini").write_text("[collab_nodes]\npi-1 ansible_connection=local\n")
-    values = {
-        "ansible_python_interpreter": sys.executable,
-        "collab_wheelhouse": wheelhouse,
-        "collab_enrol_address": address,
-        "collab_authority": tmp_path / "authority",
-        "collab_command": BIN / "collab",
-        "collab_home": tmp_path / "opt",
-        "collab_etc": tmp_path / "etc",
-        "collab_state": tmp_path / "state",
-        "collab_user": "root",
-    }
-    (tmp_path / "state").mkdir(mode=0o700, exist_ok=True)
-    done = subprocess.run(
-        [
-            *(BIN / "ansible-playbook", "-i", tmp_path / "inventory.ini", "--skip-tags", "systemd"),
-            *(part for name, value in values.items() for part in ("-e", f"{name}={value}")),
-            *options,
-            FOLDER / "enrol.yml",
-        ],
-        cwd=FOLDER,
-        env={
+class Operator:
+    """Somebody with the authority, a controller and a list of hosts."""
+
+    def __init__(self, hosts: Site, folder: Path, sockets: str) -> None:
+        self.hosts, self._folder = hosts, folder
+        self._environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "PATH": f"{BIN}:{os.environ['PATH']}",
-            "ANSIBLE_BECOME_METHOD": "su",  # who is root already needs no sudo
-            "ANSIBLE_LOCAL_TEMP": str(tmp_path / "ansible"),
-            "ANSIBLE_HOME": str(tmp_path / "ansible"),
+            "ANSIBLE_LOCAL_TEMP": str(folder / "ansible"),
+            "ANSIBLE_HOME": str(folder / "ansible"),
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_SSH_ARGS": " ".join((*hosts.options(), "-oControlMaster=auto", "-oControlPersist=2s")),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": sockets,
             "LC_ALL": "C.UTF-8",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    recap = done.stdout[done.stdout.index("PLAY RECAP") :]
-    return {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", recap)}, done.stdout
+        }
+        lines = [f"{name} ansible_host={address}" for name, address in hosts.addresses.items()]
+        (folder / "inventory.ini").write_text("[collab_nodes]\n" + "\n".join(lines) + "\n")
+
+    def start(self, *command: object) -> subprocess.Popen[str]:
+        """A program of the operator's, beside the hosts."""
+        return subprocess.Popen(
+            self.hosts.control(*command), env=self._environment, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, *command: object) -> subprocess.CompletedProcess[str]:
+        """A program to its end."""
+        return subprocess.run(
+            self.hosts.control(*command),
+            cwd=FOLDER,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def play(self, wheelhouse: Path, *options: str, port: int = PORT) -> Outcome:
+        """Run the playbook."""
+        values = {
+            "ansible_user": USER,
+            "ansible_ssh_private_key_file": self.hosts.key,
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "collab_wheelhouse": wheelhouse,
+            "collab_enrol_address": f"{CONTROL}:{port}",
+            "collab_authority": self._folder / "authority",
+            "collab_command": BIN / "collab",
+        }
+        done = self.run(
+            *(BIN / "ansible-playbook", "-i", self._folder / "inventory.ini"),
+            *(part for name, value in values.items() for part in ("-e", f"{name}={value}")),
+            *(*options, FOLDER / "enrol.yml"),
+        )
+        recap = done.stdout.partition("PLAY RECAP")[2]
+        counts = {
+            line.split()[0]: {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", line)}
+            for line in recap.splitlines()
+            if "ok=" in line
+        }
+        return Outcome(done.returncode, counts, done.stdout + done.stderr)
+
+    def state(self, name: str) -> str:
+        """Digests of what a device must keep."""
+        return self.hosts.ssh(name, "sudo sh -c 'sha256sum /var/lib/collab/identity/* /etc/collab/node.toml'")
 
 
-def test_the_role_installs_and_enrols_and_a_second_run_changes_nothing(tmp_path, wheelhouse, controller):
-    needs("su")
+@pytest.fixture
+def operator(tmp_path: Path) -> Iterator[Operator]:
     if not (BIN / "ansible-playbook").exists():
         pytest.skip("ansible-core is not installed (scripts/setup deployments)")
-    said, _ = play(tmp_path, wheelhouse, controller, "--check")
-    assert said["changed"] > 0
-    assert not (tmp_path / "opt").exists()
-    assert not (tmp_path / "state" / "identity").exists()
+    # Paths of sockets have 108 bytes.
+    with tempfile.TemporaryDirectory() as short, site(NAMES, tmp_path) as hosts:
+        made = Operator(hosts, tmp_path, short)
+        places = ["--authority", tmp_path / "authority"]
+        done = made.run(
+            BIN / "collab", "cluster", "init", "lab", *places, "--identity", tmp_path / "operator"
+        )
+        assert done.returncode == 0, done.stderr
+        with made.start(
+            BIN / "collab", "controller", "--listen", f"{CONTROL}:{PORT}", *places, "--json"
+        ) as at:
+            assert at.stdout is not None
+            assert f"{CONTROL}:{PORT}" in at.stdout.readline()
+            yield made
+            at.terminate()
 
-    first, output = play(tmp_path, wheelhouse, controller)
-    assert first["changed"] > 0
-    assert "collab1-" not in output  # tokens are not written to logs
-    assert (tmp_path / "state" / "identity" / "certificate.pem").exists()
-    assert 'name = "pi-1"\nlisten = ["0.0.0.0:7070"]' in (tmp_path / "etc" / "node.toml").read_text()
-    run = subprocess.run([tmp_path / "opt/venv/bin/collab", "--version"], capture_output=True, text=True)
-    assert run.stdout.startswith("collab ")
 
-    second, output = play(tmp_path, wheelhouse, controller)
-    assert (second["changed"], second["failed"]) == (0, 0), output
+def test_two_hosts_are_enrolled_over_ssh_and_serve_and_a_second_run_changes_nothing(
+    operator, wheelhouse, tmp_path
+):
+    said = operator.play(wheelhouse, "--check")
+    assert said.code == 0, said.output[-3000:]
+    assert said.total("changed") > 0
+    assert (
+        operator.hosts.ssh("pi-1", "ls /opt/collab /var/lib/collab 2>&1 || true").count("No such file") == 2
+    )
+
+    # Nothing enrols there: it is said why, without the token, and the next run goes on from there.
+    said = operator.play(wheelhouse, port=1)
+    assert said.code != 0
+    for name in NAMES:
+        assert re.search(rf"{name} was not enrolled:.*{CONTROL}:1", said.output), said.output[-3000:]
+    assert "collab1-" not in said.output
+
+    said = operator.play(wheelhouse)
+    assert (said.code, said.total("failed")) == (0, 0), said.output[-3000:]
+    assert "collab1-" not in said.output  # tokens are not written to logs
+    peers = ",".join(f"{address}:7070" for address in operator.hosts.addresses.values())
+    nodes = operator.run(
+        BIN / "collab", "--identity", tmp_path / "operator", "nodes", "--peers", peers, "--json"
+    )
+    assert sorted((each["name"], each["state"]) for each in json.loads(nodes.stdout)) == [
+        (name, "serving") for name in NAMES
+    ]
+
+    said = operator.play(wheelhouse)
+    assert (said.code, said.total("changed"), said.total("failed")) == (0, 0, 0), said.output
+
+    # Other wheels are an upgrade: the node is started again, and is who it was.
+    newer = shutil.copytree(wheelhouse, tmp_path / wheelhouse.name)
+    with (newer / "pins.txt").open("a") as pins:
+        pins.write("# newer\n")
+    kept, process = operator.state("pi-1"), "systemctl show --value -p MainPID collab-node"
+    old = operator.hosts.ssh("pi-1", process)
+    said = operator.play(newer, "--limit", "pi-1")
+    assert (said.code, said.total("failed")) == (0, 0), said.output[-3000:]
+    assert operator.hosts.ssh("pi-1", "systemctl is-active collab-node") == "active"
+    assert operator.hosts.ssh("pi-1", process) != old
+    assert operator.state("pi-1") == kept
+    assert operator.hosts.ssh("pi-1", "ls -d /opt/collab/venv-2* | wc -l") == "2"  # one step back

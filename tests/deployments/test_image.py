@@ -1,67 +1,63 @@
-"""The Dockerfile's steps in a machine in a folder, without a container engine: pytest --heavy=deployments."""
+"""The image, built by buildah and run by podman on a local base: pytest --heavy=deployments."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.deployments.machine import ROOT, copy_of_base, run_in
+from tests.deployments.engine import IMAGE
+from tests.identities import Identities
 
 pytestmark = [pytest.mark.heavy("deployments"), pytest.mark.timeout(900)]
 
-DOCKERFILE = ROOT / "deployments" / "container" / "Dockerfile"
+USER = 10001
 
 
-def carry_out(machine: Path, wheelhouse: Path) -> list[str]:
-    """Run the steps of both stages in one machine; the lines of the last stage that were not steps."""
-    folder, said = "/", []
-    # The machine has no network: pip takes the same wheels from a folder.
-    (machine / "etc/pip.conf").write_text("[global]\nno-index = yes\nfind-links = /wheels\n")
-    for line in DOCKERFILE.read_text("utf-8").splitlines():
-        name, _, argument = line.partition(" ")
-        if name == "WORKDIR":
-            folder = argument
-            (machine / folder.strip("/")).mkdir(parents=True, exist_ok=True)
-        elif name == "COPY" and not argument.startswith("--from"):
-            *sources, to = argument.split()
-            for source in sources:
-                target = machine / folder.strip("/") / to / ("" if to != "./" else source)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
-                copy(ROOT / source, target)
-        elif name == "RUN":
-            done = run_in(
-                machine, ["/bin/sh", "-c", f"cd {folder} && {argument}"], {wheelhouse / "wheels": "/wheels"}
-            )
-            assert done.code == 0, f"{argument}\n{done.log}"
-        elif name in {"ENV", "USER", "ENTRYPOINT"}:
-            said.append(line)
-    return said
+def state_of(name: str, folder: Path) -> Path:
+    """A volume with an identity in it, as `collab cluster join` leaves it."""
+    state = folder / "state"
+    state.mkdir()
+    Identities(folder).directory(name).rename(state / "identity")
+    for place in (state, *state.rglob("*")):
+        os.chown(place, USER, USER)
+        place.chmod(0o700 if place.is_dir() else 0o600)
+    return state
 
 
-def test_the_steps_work_and_what_they_make_runs_as_its_user_with_a_read_only_root(wheelhouse, tmp_path):
-    machine = copy_of_base(tmp_path / "machine")
-    said = carry_out(machine, wheelhouse)
-    assert "USER 10001:10001" in said
-    assert not list((machine / "opt/collab/venv").glob("lib/*/site-packages/pip*"))
-    environment = re.findall(r"(\w+)=(\S+)", next(line for line in said if line.startswith("ENV")))
-    shutil.rmtree(machine / "source")
-    done = subprocess.run(
-        [
-            *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--resolv-conf=off"),
-            *("--timezone=off", "--private-network", "--read-only", "--user=collab", "--as-pid2"),
-            *(f"--setenv={name}={value}" for name, value in environment),
-            *(f"--directory={machine}", "/bin/sh", "-c", "id -u && collab demo --nodes 2 --json"),
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
-    assert done.stdout.startswith("10001\n")
-    assert '"equal": true' in done.stdout
+def test_the_image_says_how_it_runs_and_is_asked(engine):
+    said = engine.inspect()
+    assert said["User"] == f"{USER}:{USER}"
+    assert said["Entrypoint"] == ["collab"]
+    assert said["Volumes"] == {"/var/lib/collab": {}}
+    assert said["Healthcheck"]["Test"] == ["CMD", "collab", "health"]
+
+
+def test_the_image_has_no_tools_to_install_with_and_writes_only_its_state(engine):
+    places = "/opt/collab/venv/lib/*/site-packages/pip* /source"
+    look = f"id -u; ls -d {places}; touch /opt/x; touch /var/lib/collab/x"
+    said = engine.podman("run", "--rm", *engine.hardened(), "--entrypoint=/bin/sh", IMAGE, "-c", look)
+    assert str(USER) in said.splitlines()
+    assert said.count("No such file") == 2
+    assert "'/opt/x': Read-only file system" in said
+    assert "/var/lib/collab/x" not in said
+
+
+def test_two_nodes_in_a_container_answer_as_the_whole_model_does(engine):
+    assert '"equal": true' in engine.run("demo", "--nodes", "2", "--json")
+
+
+def test_a_node_is_asked_by_the_image_s_check_and_drains_when_it_is_stopped(engine, tmp_path):
+    mounts = {state_of("pi-1", tmp_path): "/var/lib/collab"}
+    command = ["node", "--listen", "0.0.0.0:7070", "--discovery", "none", "--json"]
+    with engine.running("pi-1", *command, mounts=mounts):
+        engine.await_line("pi-1", '"event": "ready"')
+        engine.podman("healthcheck", "run", "pi-1")
+        engine.podman("kill", "--signal=STOP", "pi-1")
+        engine.podman("healthcheck", "run", "pi-1", code=1)
+        engine.podman("kill", "--signal=CONT", "pi-1")
+        engine.podman("healthcheck", "run", "pi-1")
+        engine.podman("stop", "--time=45", "pi-1")
+        assert '"event": "drained"' in engine.podman("logs", "pi-1")
+        assert engine.podman("inspect", "--format={{.State.ExitCode}}", "pi-1") == "0"

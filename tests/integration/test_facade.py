@@ -19,7 +19,7 @@ from collab.codec.verbs import VERBS
 from collab.coordinator.deploy import deploy
 from tests.integration.ensembles import twins
 from tests.integration.models import Reference
-from tests.integration.processes import NodeProcess, running
+from tests.integration.processes import NodeProcess, collab, running
 
 DEADLINE_S = 10.0
 HEALTH = health_pb2.HealthCheckResponse
@@ -64,6 +64,11 @@ def test_health_is_told_by_service(channel: grpc.Channel):
     with pytest.raises(grpc.RpcError) as error:
         health(channel, "collab.v1.Nothing")
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_watcher_on_the_device_asks_by_the_command(trio: list[NodeProcess]):
+    done = collab("health", "--address", trio[0].place, "--insecure", "--json")
+    assert done.json == {"address": trio[0].place, "state": "serving"}
 
 
 def test_reflection_lists_the_services_and_their_methods(channel: grpc.Channel):

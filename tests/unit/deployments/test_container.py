@@ -58,6 +58,57 @@ def test_a_service_is_pinned_unprivileged_and_read_only(service):
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
 
 
+@pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+def test_a_service_writes_to_volumes_with_names_alone(service):
+    for place in service.get("volumes", ()):
+        source, _, how = place.partition(":")
+        assert ("/" not in source) or how.endswith(":ro")
+
+
+def test_files_that_services_see_are_there_or_made_as_the_page_says():
+    page = (FOLDER / "README.md").read_text("utf-8")
+    sources = [place.split(":")[0] for each in SERVICES.values() for place in each.get("volumes", ())]
+    sources += [secret["file"] for secret in COMPOSE["secrets"].values()]
+    for source in (each for each in sources if "/" in each):
+        assert (FOLDER / source).exists() or f"`{source}" in page, source
+
+
+def test_a_service_waits_for_the_health_of_those_that_have_a_check():
+    for each in SERVICES.values():
+        for name, wait in each.get("depends_on", {}).items():
+            assert wait == {"condition": "service_healthy"}
+            assert "healthcheck" in SERVICES[name] or SERVICES[name]["command"][0] == "node", name
+
+
+def test_the_image_s_check_is_the_node_s_own_and_listens_where_the_nodes_do():
+    from collab.cli.health import USUAL
+
+    assert 'CMD ["collab", "health"]' in last_stage()["HEALTHCHECK"]
+    port = USUAL.rpartition(":")[2]
+    assert last_stage()["EXPOSE"] == port
+    for name in ("node-1", "node-2", "node-3"):
+        words = SERVICES[name]["command"]
+        assert words[words.index("--listen") + 1] == f"0.0.0.0:{port}"
+        assert "healthcheck" not in SERVICES[name]
+
+
+def test_prometheus_scrapes_every_node_and_the_front_door_where_their_metrics_are():
+    settings = yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
+    (job,) = settings["scrape_configs"]
+    assert job["job_name"] == "collab"  # as the rules and the dashboard say
+    scraped = {
+        (target, each["labels"]["node"]) for each in job["static_configs"] for target in each["targets"]
+    }
+    there = set()
+    for name, each in SERVICES.items():
+        words = each.get("command", [])
+        if "--metrics" in words:
+            there.add((words[words.index("--metrics") + 1].replace("0.0.0.0", name), name))
+    assert scraped == there
+    assert {name for _, name in there} == {"node-1", "node-2", "node-3", "serve"}
+    assert settings["rule_files"] == ["alerts.yml"]
+
+
 def test_what_services_name_is_declared():
     volumes = {place.split(":")[0] for each in SERVICES.values() for place in each.get("volumes", ())}
     assert {name for name in volumes if "/" not in name} == set(COMPOSE["volumes"])
@@ -74,7 +125,7 @@ def test_the_version_is_the_package_s():
     assert images == {f"collab:{__version__}"}
 
 
-@pytest.mark.parametrize("name", ["node-1", "node-2", "node-3", "controller"])
+@pytest.mark.parametrize("name", ["node-1", "node-2", "node-3", "controller", "serve"])
 def test_options_in_the_compose_file_are_those_of_the_commands(name):
     import typer.main
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 from pathlib import Path
@@ -54,6 +55,34 @@ def test_the_lock_pins_every_dependency_once_with_hashes_for_each_platform_and_p
     assert {"ai-edge-litert", "prometheus-client", "starlette", "grpcio", "numpy", "msgspec"} <= set(names)
     assert ("taskgroup" in names) == (python == "3.10")
     assert all(re.fullmatch(r"(--hash=sha256:[0-9a-f]{64}(\s+\\\s+)?)+", each) for each in wanted.values())
+
+
+def made_before(folder: Path, wheel: bytes) -> dict[str, str]:
+    """A wheelhouse with one wheel, and what its lock asked for."""
+    wanted = {"one==1.0": f"--hash=sha256:{hashlib.sha256(b'one').hexdigest()}"}
+    (folder / "wheels").mkdir(parents=True)
+    (folder / "wheels" / "one-1.0-py3-none-any.whl").write_bytes(wheel)
+    (folder / "wheels" / "collab-0.1.0-py3-none-any.whl").write_bytes(b"older")
+    (folder / "pins.txt").write_text(wheelhouse.render({**wanted, "collab==0.1.0": "--hash=sha256:00"}))
+    return wanted
+
+
+def test_wheels_of_an_unchanged_lock_are_not_fetched_again(tmp_path):
+    wanted, to = made_before(tmp_path / "last", b"one"), tmp_path / "to"
+    to.mkdir()
+    assert wheelhouse.take_over(tmp_path / "last", wanted, to)
+    assert [wheel.name for wheel in to.iterdir()] == ["one-1.0-py3-none-any.whl"]
+
+
+@pytest.mark.parametrize(
+    ("wheel", "more"), [(b"damaged", {}), (b"one", {"two==2.0": "--hash=sha256:cc"})], ids=["damaged", "more"]
+)
+def test_wheels_that_are_not_those_of_the_lock_are_fetched(tmp_path, wheel, more):
+    wanted, to = made_before(tmp_path / "last", wheel), tmp_path / "to"
+    to.mkdir()
+    assert not wheelhouse.take_over(tmp_path / "last", {**wanted, **more}, to)
+    assert not wheelhouse.take_over(tmp_path / "nothing", wanted, to)
+    assert not list(to.iterdir())
 
 
 def test_the_newest_tag_of_the_c_library_comes_first_and_no_other_machine_s():

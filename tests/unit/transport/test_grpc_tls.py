@@ -52,7 +52,7 @@ async def test_a_server_with_another_certificate_than_the_one_judged_is_not_talk
     name = parse_principal(str(authority.security("server").principal))
 
     async def deceived(*_):
-        return grpc_module._Peer(name, judged)
+        return grpc_module.Peer(name, judged)
 
     monkeypatch.setattr(grpc_module, "_who_is_there", deceived)
     with pytest.raises(PeerUnreachable):
