@@ -135,8 +135,12 @@ def _behind(words: list[str]) -> list[str] | None:
 
 
 def agrees(shown: str, got: str) -> bool:
-    """Whether output is what a page shows; ``…`` stands for anything, over lines where it is one."""
-    pattern = r"\s+".join(
-        ".*?".join(re.escape(part) for part in row.strip().split("…")) for row in shown.split("\n") if row.strip()
-    )
-    return re.search(pattern, got, re.S) is not None
+    """Whether output has the lines that a page shows, in their order; ``…`` stands for anything in one."""
+    at = 0
+    for row in shown.splitlines():
+        parts = [r"\s+".join(map(re.escape, part.split())) for part in row.split("…")]
+        found = re.compile(r"[^\n]*?".join(parts)).search(got, at)
+        if found is None:
+            return False
+        at = found.end()
+    return True
