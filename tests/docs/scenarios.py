@@ -24,7 +24,7 @@ PAGES: Final = tuple(
 )
 READY: Final = {
     "collab node": "is ready at",
-    "collab serve": "is ready",
+    "collab serve": "serving at",
     "collab dashboard": "the page is at",
     "collab controller": "",
     "collab cluster invite": "collab cluster join collab1-",
@@ -86,7 +86,8 @@ def _play_block(terminal: Terminal, page: str, scenario: Scenario, block: Block)
 
 def _type(terminal: Terminal, text: str, where: str) -> None:
     since = len(terminal.screen)
-    goes_on = next((said for name, said in READY.items() if f"{text} ".startswith(f"{name} ")), None)
+    program = re.sub(r"^\w+=\S+ ", "", text) + " "
+    goes_on = next((said for name, said in READY.items() if program.startswith(f"{name} ")), None)
     if goes_on is not None and "&" not in text and "--help" not in text:
         text += " &"
     code = terminal.type(text)
