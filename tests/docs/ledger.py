@@ -21,7 +21,9 @@ class Parsed:
 
 
 INSTALLS = "installs; tests/deployments does it in machines of its own"
+KERAS = "needs TensorFlow; tests/toolchain runs it"
 
 PARSED: Final = (
     Parsed("docs/tutorial.md", r"make core|export PATH", INSTALLS),
+    Parsed("docs/how-to/learn.md", r"collab model export-trainable", KERAS),
 )

@@ -19,7 +19,7 @@ from tests.docs.pages import agrees
 ROOT: Final = Path(__file__).parents[2]
 ADDRESSES: Final = ("10.0.0.2", "10.0.0.5", "10.0.0.7", "10.0.0.8")
 """Machines of the pages: a broker, a laptop and two devices, all of them this one."""
-COMMAND_S: Final = 60.0
+COMMAND_S: Final = 40.0
 STOP_S: Final = 20.0
 _SHOWN: Final = 4000
 """Characters of the screen that a failure shows."""
