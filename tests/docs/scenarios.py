@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -47,10 +47,6 @@ class Scenario:
     """Whether the page itself ends all that it has started."""
     codes: tuple[tuple[str, int], ...] = ()
     """Patterns of commands that do not end with 0, and with what they end."""
-    needs: tuple[str, ...] = ()
-    """Programs without which it is skipped."""
-    extra: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables."""
 
 
 def text_of(page: str) -> str:
@@ -63,15 +59,19 @@ def only_parsed(page: str, command: Command) -> bool:
     return any(entry.covers(page, command.first) for entry in PARSED)
 
 
-def play(page: str, scenario: Scenario, folder: Path) -> None:
+def play(page: str, scenario: Scenario, terminal: Terminal) -> None:
     """Type a whole page into a terminal; raises `AssertionError` at the first thing that is not as it says."""
-    with Terminal(folder, scenario.extra) as terminal:
-        for line in scenario.prepare.strip().splitlines():
-            _type(terminal, line.strip(), f"{page}, preparation")
-        for block in blocks(text_of(page)):
-            _play_block(terminal, page, scenario, block)
-        if scenario.leaves_nothing:
-            assert not terminal.running(), page
+    prepare(terminal, scenario.prepare)
+    for block in blocks(text_of(page)):
+        _play_block(terminal, page, scenario, block)
+    if scenario.leaves_nothing:
+        assert not terminal.running(), page
+
+
+def prepare(terminal: Terminal, lines: str) -> None:
+    """Type what a page takes for granted."""
+    for line in filter(None, map(str.strip, lines.splitlines())):
+        _type(terminal, line, "preparation")
 
 
 def _play_block(terminal: Terminal, page: str, scenario: Scenario, block: Block) -> None:
@@ -100,17 +100,7 @@ def _type(terminal: Terminal, text: str, where: str, right: int = 0) -> None:
         terminal.expect(goes_on, since)
 
 
-def _nodes(*names: str) -> str:
-    """Lines that start nodes on loopback, from port 7070 on, and name them to the commands."""
-    ports = range(7070, 7070 + len(names))
-    lines = [
-        f"collab node --name {name} --listen 127.0.0.1:{port} --discovery none"
-        for name, port in zip(names, ports, strict=True)
-    ]
-    return "\n".join([*lines, f"export COLLAB_PEERS={','.join(f'127.0.0.1:{port}' for port in ports)}"])
-
-
-DEVICES: Final = (("10.0.0.7:7070", "127.0.0.1:7070"), ("10.0.0.8:7070", "127.0.0.1:7071"))
+DEVICES: Final = ((r"10\.0\.0\.7:7070", "127.0.0.1:7070"), (r"10\.0\.0\.8:7070", "127.0.0.1:7071"))
 """Addresses of two devices, and those of two nodes here."""
 ENROLLED: Final = (
     (r"^collab cluster invite (\S+) (.*)$", r"collab cluster invite \1 \2 | tee invite &"),
@@ -127,7 +117,60 @@ TWO: Final = """
 """The two nodes of the tutorial."""
 DATA: Final = ROOT / "tests" / "data"
 
-RUN: Final[Mapping[str, Scenario]] = {
+TOUR: Final[Mapping[str, Scenario]] = {
+    "docs/planning.md": Scenario(
+        replace=(*DEVICES, (r"^collab profile .*", r"\g<0> --rounds 1"), (r" --out plan.yaml", " --out other.yaml"))
+    ),
+    "docs/simulation.md": Scenario(
+        """
+        printf 'name: a\\nprofile: profile.json\\nrequester: pi-1\\nhosts: {pi-1: {}, pi-2: {}}\\n' > scenario.yaml
+        printf 'topology: {shape: star, center: base, profile: lte}\\nplans: [local, offload]\\n' >> scenario.yaml
+        printf 'workload: {kind: closed, concurrency: 1, requests: 10}\\n' >> scenario.yaml
+        """
+    ),
+    "docs/serving.md": Scenario(),
+    "docs/dashboard.md": Scenario(replace=DEVICES, compare=True),
+    "docs/monitoring.md": Scenario(),
+    "docs/failover.md": Scenario(replace=DEVICES),
+    "docs/releases/condition.md": Scenario(
+        replace=(
+            *DEVICES,
+            (r"collab run plan.yaml --input x.npz --json .*", "collab run plan.yaml --input x.npz --json > run.json"),
+            (r"5f0c…", r"$(sed 's/.*\"ids\": \[\"\\([0-9a-f]*\\).*/\\1/' run.json)"),
+        )
+    ),
+    "docs/releases.md": Scenario(
+        "cp m.collab digits.collab",
+        replace=(
+            (r"SSPHRASE=….*", "SSPHRASE=secret"),
+            (r"HOST:8000", "127.0.0.1:8000"),
+            (r"(http.server --directory releases) 8000", r"\1 8009"),
+            (r"127.0.0.1:8000", "127.0.0.1:8009"),
+            (r" --trust root.json", " --trust releases/metadata/1.root.json"),
+        ),
+    ),
+    "docs/releases/store.md": Scenario(
+        replace=(
+            (r"https://HOST/releases", "http://127.0.0.1:8009"),
+            (r" --into", " --trust releases/metadata/1.root.json --into"),
+        )
+    ),
+    "docs/toolchain/devices.md": Scenario(),
+    "docs/toolchain/package.md": Scenario(),
+}
+"""Reference pages, one after the other in one terminal where two nodes serve a plan."""
+TOUR_PREPARE: Final = f"""{TWO}
+    collab demo --files .
+    cp digits.tflite m.tflite
+    collab model package m.tflite --labels 0,1,2,3,4,5,6,7,8,9 --version 1.0.0 --devices pi-4 --out m.collab
+    collab plan digits.tflite --at 9 --assign pi-1,pi-2 --out plan.yaml
+    collab deploy plan.yaml
+"""
+
+ALONE: Final[Mapping[str, Scenario]] = {
+    "README.md": Scenario(
+        f"collab demo --files . && mkdir -p collab && ln -s {ROOT}/collab/assets collab/assets", replace=ENROLLED
+    ),
     "docs/tutorial.md": Scenario(compare=True, replace=ENROLLED),
     "docs/how-to/cut.md": Scenario(compare=True),
     "docs/how-to/plan.md": Scenario(TWO, compare=True),
@@ -156,3 +199,6 @@ RUN: Final[Mapping[str, Scenario]] = {
         TWO, compare=True, leaves_nothing=True, codes=((r"collab doctor", 1),)
     ),
 }
+"""Pages with a terminal of their own."""
+
+RUN: Final = {*ALONE, *TOUR}

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -19,7 +18,7 @@ from tests.docs.pages import agrees
 ROOT: Final = Path(__file__).parents[2]
 ADDRESSES: Final = ("10.0.0.2", "10.0.0.5", "10.0.0.7", "10.0.0.8")
 """Machines of the pages: a broker, a laptop and two devices, all of them this one."""
-COMMAND_S: Final = 40.0
+COMMAND_S: Final = 60.0
 STOP_S: Final = 20.0
 _SHOWN: Final = 4000
 """Characters of the screen that a failure shows."""
@@ -45,10 +44,9 @@ def environment(home: Path) -> dict[str, str]:
 class Terminal:
     """A bash in a network namespace; everything that it started ends with it."""
 
-    def __init__(self, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._home = folder.parent / f"{folder.name}-home"
-        self._extra = dict(extra or {})
         self.screen = ""
         """All output so far, without colours."""
 
@@ -63,7 +61,7 @@ class Terminal:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**environment(self._home), **self._extra},
+                env=environment(self._home),
                 pass_fds=[script],
                 start_new_session=True,
             )
