@@ -19,7 +19,7 @@ HEAVIES = $(subst $(comma), ,$(HEAVY))
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy check format protos lock bench experiments clean wheelhouse deb core dev
+.PHONY: help demo test test-heavy check format protos lock bench experiments clean wheelhouse deb docs core dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -64,6 +64,11 @@ wheelhouse: dev ## wheels with hashes for devices without a network: make wheelh
 
 deb: dev ## a Debian package of the node, with all its wheels: make deb ARCH=aarch64
 	@deployments/deb/build.sh "$$($(BIN)/python scripts/wheelhouse.py --arch $(ARCH) --python $(PYTHON_VERSION))" build
+
+docs: ## build the site of docs/ into build/site (ARGS=serve shows it while pages are written)
+	@scripts/setup docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build --quiet)
+	@echo "the site is build/site/index.html"
 
 clean: ## remove the environment and everything that tools left behind
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

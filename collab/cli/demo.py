@@ -32,11 +32,16 @@ MIXED = ("mqtt", "coap+tcp", "grpc", "coap+udp")
 """Transports of the links of a mixed plan, in turn."""
 NAMES = tuple("abcdefgh")
 THROUGHPUT_REPEAT = 2
+_WRITTEN = 100
+"""Images that `--files` writes."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo", epilog="Example:\n\n    collab demo --nodes 3 --json")(demo)
+    app.command(
+        "demo",
+        epilog="Examples:\n\n    collab demo --nodes 3 --json\n\n    collab demo --files digits",
+    )(demo)
 
 
 def demo(
@@ -45,6 +50,10 @@ def demo(
         str, typer.Option(help=f"How tensors travel: {', '.join(TRANSPORTS)} (a different one each link).")
     ] = "grpc",
     images: Annotated[int, typer.Option(help="Held-out images to answer.")] = 500,
+    files: Annotated[
+        Path | None,
+        typer.Option(help="Write the model, 100 images and its answers to this folder, and run nothing."),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Split a trained digit classifier over node processes and compare with the whole model."""
@@ -54,6 +63,9 @@ def demo(
         raise UsageError(f"--transport {transport!r}: use one of {', '.join(TRANSPORTS)}")
     if images < 2:
         raise UsageError(f"--images {images}: give at least 2")
+    if files is not None:
+        _write_files(files, json_)
+        return
     outcome = asyncio.run(_demo(nodes, images, transport, quiet=json_))
     if json_:
         emit(outcome.to_json())
@@ -119,6 +131,39 @@ class Outcome:
             f"{self.pipelined.throughput_rps:.0f} answers a second "
             f"against {self.one_by_one.throughput_rps:.0f} one at a time",
         ]
+
+
+def _write_files(folder: Path, json_: bool) -> None:
+    """The demo's model and data, to be used with the other commands wherever collab is installed."""
+    import json
+
+    import numpy as np
+
+    from collab.cli.files import write_bytes, write_npz, write_text
+    from collab.errors import InputError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--files {folder}: cannot be made: {error.strerror}") from error
+    model, inputs, labels = _held_out(_WRITTEN)
+    answers, _ = _whole_model(model, inputs)
+    tensor = {
+        "name": "image",
+        "shape": list(inputs[0].shape),
+        "datatype": "FP32",
+        "data": [round(float(value), 6) for value in inputs[0].ravel()],
+    }
+    write_bytes(folder / "digits.tflite", model.read_bytes())
+    write_npz(folder / "x.npz", {"image": inputs})
+    write_npz(folder / "y.npz", {"probabilities": np.stack(answers)})
+    write_npz(folder / "labelled.npz", {"image": inputs, "labels": labels})
+    write_text(folder / "request.json", json.dumps({"inputs": [tensor]}) + "\n")
+    names = ("digits.tflite", "x.npz", "y.npz", "labelled.npz", "request.json")
+    if json_:
+        emit({"files": [str(folder / name) for name in names]})
+    else:
+        say(f"{folder}: {', '.join(names)}")
 
 
 async def _demo(count: int, images: int, transport: str, quiet: bool) -> Outcome:
