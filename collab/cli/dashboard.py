@@ -6,9 +6,10 @@ import asyncio
 import secrets
 import signal
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -85,7 +86,7 @@ def dashboard(
     tls = tls_files(tls_cert, tls_key, None)
     sessions = _sessions(split_host_port(listen)[0], api_keys, tls is not None)
     shown = Shown(paths, profile, runs or (), rollouts or ())
-    serving = _Dashboard(listen, given, shown, tls, trust, json_)
+    serving = _Dashboard(listen, given, shown, tls, api_keys, trust, json_)
     asyncio.run(serving.run(sessions))
 
 
@@ -113,6 +114,7 @@ class _Dashboard:
         peers: Sequence[str],
         shown: Shown,
         tls: TlsFiles | None,
+        api_keys: Path | None,
         trust: Trust,
         as_json: bool,
     ) -> None:
@@ -120,6 +122,7 @@ class _Dashboard:
         self._peers = peers
         self._shown = shown
         self._tls = tls
+        self._api_keys = api_keys
         self._trust = trust
         self._as_json = as_json
 
@@ -148,6 +151,7 @@ class _Dashboard:
     async def _serve(self, source: ClusterSource, sessions: Sessions) -> None:
         from collab.cli.supervised import notify, supervised
         from collab.dashboard.app import dashboard_app
+        from collab.security.api_keys import read_api_keys
         from collab.serving.http_server import HttpServer
         from collab.serving.limits import ServeLimits
         from collab.serving.reload import Kept, Reloads
@@ -159,6 +163,9 @@ class _Dashboard:
             loop.add_signal_handler(number, stop.set)
         app = await asyncio.to_thread(dashboard_app, source, sessions)
         kept: list[Kept[Any]] = []
+        if (keys := self._api_keys) is not None:
+            read = partial(read_api_keys, keys)
+            kept.append(Kept("API keys", [keys], read, lambda found: sessions.take_keys(key_reader(found))))
         shown: Certificates | None = None
         if self._tls is not None:
             shown = Certificates(await asyncio.to_thread(self._tls.load))

@@ -102,6 +102,7 @@ class Mounted(NamedTuple):
     """A page for a front door."""
 
     app: App
+    sessions: Sessions
     end: Callable[[], None]
     """Lets go who looks at it; a server waits for them otherwise."""
 
@@ -117,11 +118,12 @@ async def mounted(
     if cluster.metrics is None:
         cluster.metrics = RequesterMetrics()
     source = page_source(cluster, peers, shown)
-    app = await asyncio.to_thread(dashboard_app, source, served_sessions(access))
+    sessions = served_sessions(access)
+    app = await asyncio.to_thread(dashboard_app, source, sessions)
     watching = asyncio.ensure_future(source.run())
     watching.add_done_callback(_stopped)
     try:
-        yield Mounted(app, source.end)
+        yield Mounted(app, sessions, source.end)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

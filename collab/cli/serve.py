@@ -15,7 +15,16 @@ import typer
 
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, confirmed, refresh, with_cluster
 from collab.cli.files import read_plan
-from collab.cli.live_page import PageProfile, PageRollouts, PageRuns, Shown, check_shown, mounted
+from collab.cli.live_page import (
+    Mounted,
+    PageProfile,
+    PageRollouts,
+    PageRuns,
+    Shown,
+    check_shown,
+    key_reader,
+    mounted,
+)
 from collab.cli.output import emit, say
 from collab.errors import ModelError, UsageError
 
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from collab.client.local import LocalModel
     from collab.coordinator.cluster import Cluster
     from collab.core.plan import Plan
+    from collab.security.api_keys import ApiKey
     from collab.serving.door import DoorSettings, FrontDoor
     from collab.serving.offers import Opened
     from collab.serving.reload import Kept
@@ -137,7 +147,7 @@ def serve(
                 page = await stack.enter_async_context(mounted(cluster, given, shown, settings.access))
             app = None if page is None else page.app
             door = await stack.enter_async_context(FrontDoor(plans, read, opener, settings, app))
-            reloads = await stack.enter_async_context(Reloads(_kept(settings, api_keys, door), say))
+            reloads = await stack.enter_async_context(Reloads(_kept(settings, api_keys, door, page), say))
             loop.add_signal_handler(signal.SIGHUP, reloads.now)
             await stack.enter_async_context(supervised())
             _ready(door.listen, door.grpc, [one._asdict() for one in door.offers.index()], json_)
@@ -212,14 +222,21 @@ def _settings(
     return settings
 
 
-def _kept(settings: DoorSettings, api_keys: Path | None, door: FrontDoor) -> list[Kept[Any]]:
+def _kept(
+    settings: DoorSettings, api_keys: Path | None, door: FrontDoor, page: Mounted | None
+) -> list[Kept[Any]]:
     """What is read again while it serves."""
     from collab.security.api_keys import read_api_keys
     from collab.serving.reload import Kept
 
+    def take_keys(keys: Sequence[ApiKey]) -> None:
+        settings.access.take_keys(keys)
+        if page is not None:
+            page.sessions.take_keys(key_reader(keys))
+
     kept: list[Kept[Any]] = []
     if api_keys is not None:
-        kept.append(Kept("API keys", [api_keys], partial(read_api_keys, api_keys), settings.access.take_keys))
+        kept.append(Kept("API keys", [api_keys], partial(read_api_keys, api_keys), take_keys))
     if settings.tls is not None:
         kept.append(Kept("certificates", settings.tls.paths, settings.tls.load, door.renew))
     return kept

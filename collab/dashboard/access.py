@@ -75,6 +75,11 @@ class Sessions:
         """Whether people have to sign in."""
         return self._who is not None
 
+    def take_keys(self, who: Who) -> None:
+        """Ask for these keys from now on; who signed in by the former ones signs in again."""
+        self._who = who
+        self._sessions.clear()
+
     def open(self, address: str, now_s: float) -> tuple[str, Session]:
         """A session for who needs no key: its cookie's secret, and what it is."""
         if self._who is not None:

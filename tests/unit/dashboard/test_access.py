@@ -42,6 +42,15 @@ def test_wrong_keys_are_refused_and_guessing_is_stopped_for_a_while():
     assert sessions.sign_in("k-op", "1.2.3.4", TRIES_S)[1].acts
 
 
+def test_other_keys_end_the_sessions_of_the_former_ones():
+    sessions = Sessions(lambda key: ("ann", "viewer"), iter("abcd").__next__)
+    cookie, _ = sessions.sign_in("any", "10.0.0.1", 0.0)
+    assert sessions.of(cookie, 1.0) is not None
+    sessions.take_keys(lambda key: ("ben", "operator"))
+    assert sessions.of(cookie, 1.0) is None
+    assert sessions.sign_in("any", "10.0.0.1", 1.0)[1].name == "ben"
+
+
 def test_nobody_begins_without_a_key_where_one_is_asked_for():
     with pytest.raises(Refused, match="give a key"):
         made().open("127.0.0.1", 0.0)
