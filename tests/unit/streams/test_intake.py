@@ -152,9 +152,8 @@ def test_a_pause_is_not_caught_up(fps: float, late_us: int):
 def test_the_end_comes_when_everything_is_settled():
     intake: Intake[str] = Intake(LATEST, most=1)
     intake.offer("a")
-    assert not intake.open
+    assert [intake.open] == [False]
     taken = intake.take(0)
-    assert taken is not None
-    assert not intake.over
+    assert [taken is None, intake.over] == [False, False]
     intake.settle(taken, "failed")
-    assert intake.over
+    assert [intake.over] == [True]
