@@ -59,13 +59,24 @@ class DeclaredSink:
 class Requests(Protocol):
     """How plans are asked: as `collab.coordinator.cluster.Cluster` does."""
 
-    async def follow(self, plan: Plan, credits: int) -> Follower:
-        """Requests to a plan, and what stands in for it; raises `CollabError`."""
+    async def follow(self, plan: Plan) -> Follower:
+        """Requests to a plan, and what stands in for it, as many as its streams here have under way.
+
+        Raises `CollabError`.
+        """
         ...
 
     async def unfollow(self, follower: Follower) -> None:
         """Close what `follow` made."""
         ...
+
+
+@dataclass
+class _Shared:
+    """What all streams of one plan ask."""
+
+    follower: Follower
+    users: int = 0
 
 
 @dataclass
@@ -102,6 +113,8 @@ class NodeStreams:
         self._sources, self._sinks = sources, sinks
         self._requests = requests
         self._running: dict[Key, _Running] = {}
+        self._followers: dict[PlanName, _Shared] = {}
+        self._opening = asyncio.Lock()
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._rng = Random()
@@ -180,9 +193,10 @@ class NodeStreams:
     async def _go_on(self, running: _Running, plan: Plan, epoch: Epoch) -> None:
         """Ask the next epoch; frames under way finish on the one that they are in."""
         running.plan = plan
-        if running.follower is not None:
+        follower = running.follower
+        if follower is not None and follower.plan.digest != plan.digest:
             try:
-                await running.follower.go_to(plan)
+                await follower.go_to(plan)
             except CollabError as error:
                 # It may be there on the other nodes in a moment.
                 log.info(
@@ -219,7 +233,7 @@ class NodeStreams:
                 running.state = "ended"
             finally:
                 running.follower = None
-                await self._requests.unfollow(follower)
+                await self._leave(running.plan.name)
         except CollabError as error:
             running.state, running.trouble = "failed", str(error)
             log.warning("stream %s of plan %r does not run: %s", spec.id, running.plan.name, error)
@@ -229,11 +243,27 @@ class NodeStreams:
         failures = 0
         while True:
             try:
-                return await self._requests.follow(running.plan, running.spec.concurrency)
+                return await self._join(running.plan)
             except CollabError as error:
                 running.trouble = str(error)
                 failures += 1
             await asyncio.sleep(pause_s(failures, self._rng))
+
+    async def _join(self, plan: Plan) -> Follower:
+        async with self._opening:
+            shared = self._followers.get(plan.name)
+            if shared is None:
+                shared = self._followers[plan.name] = _Shared(await self._requests.follow(plan))
+            shared.users += 1
+            return shared.follower
+
+    async def _leave(self, name: PlanName) -> None:
+        async with self._opening:
+            shared = self._followers[name]
+            shared.users -= 1
+            if not shared.users:
+                del self._followers[name]
+                await self._requests.unfollow(shared.follower)
 
     def _stream(self, running: _Running, follower: Follower) -> Stream:
         spec, plan = running.spec, running.plan
