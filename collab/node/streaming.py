@@ -92,6 +92,10 @@ class _Running:
     stream: Stream | None = None
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
+    def is_for(self, spec: StreamSpec, plan: Plan) -> bool:
+        """Whether it can go on as a stream of a plan: the same frames, read alike."""
+        return (spec, plan.inputs, plan.outputs) == (self.spec, self.plan.inputs, self.plan.outputs)
+
     @property
     def shown(self) -> str:
         """``lost`` while it runs and its source is away."""
@@ -180,7 +184,7 @@ class NodeStreams:
     async def _settle(self) -> None:
         wanted = self._wanted()
         for key, running in tuple(self._running.items()):
-            if key not in wanted or wanted[key][0] != running.spec:
+            if key not in wanted or not running.is_for(*wanted[key][:2]):
                 await self._end(key)
         for key, (spec, plan, epoch) in wanted.items():
             known = self._running.get(key)
@@ -210,14 +214,16 @@ class NodeStreams:
         running.epoch = epoch
 
     async def _end(self, key: Key) -> None:
-        running = self._running.pop(key)
+        running = self._running[key]
         task = running.task
+        assert task is not None
         if running.stream is not None:
             running.stream.stop()
-        elif task is not None:
+        else:
             task.cancel()
-        if task is not None:
-            await asyncio.gather(task, return_exceptions=True)
+        # Whoever waits here may be cancelled; what it waits for goes on to its end.
+        await asyncio.wait((task,))
+        self._running.pop(key, None)
         log.info("stream %s of plan %r has stopped", key[1], key[0])
 
     # --- one stream ---------------------------------------------------------------------
@@ -237,6 +243,9 @@ class NodeStreams:
         except CollabError as error:
             running.state, running.trouble = "failed", str(error)
             log.warning("stream %s of plan %r does not run: %s", spec.id, running.plan.name, error)
+        except Exception as error:  # a third party's sink raises whatever it raises
+            running.state, running.trouble = "failed", f"{type(error).__name__}: {error}"
+            log.exception("stream %s of plan %r broke", spec.id, running.plan.name)
 
     async def _opened(self, running: _Running) -> Follower:
         """The plan, as soon as its nodes are there."""
