@@ -206,7 +206,7 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
     """All three ways over both kinds of source, in turn."""
     from collab.cli.files import write_plan
 
-    count, short, rounds = (300, 100, 1) if options.quick else (1000, 200, 3)
+    count, short, rounds = (300, 100, 1) if options.quick else (600, 200, 2)
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(Path(place), count, short, 4)
         await asyncio.to_thread(bench.prepare)

@@ -68,7 +68,7 @@ path = "{log}"
             for _ in range(count):
                 publish.single("door", tensors[sent % len(tensors)], qos=1, port=broker.port)
                 sent += 1
-            found = until(lambda: (new := lines(log)[known:]) and len(new) >= count and new)
+            found: list[dict] = until(lambda: (new := lines(log)[known:]) and len(new) >= count and new)
             for line, index in zip(found, range(sent - count, sent), strict=True):
                 (want,) = digits.expected[index % len(tensors)].values()
                 assert line["outputs"] == {next(iter(digits.expected[0])): want.tolist()}, line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -205,6 +206,10 @@ async def test_nodes_that_are_away_are_waited_for_and_said():
         await until(lambda: here.state() == "running")
 
 
+def is_in(here: Scene, state: str) -> bool:
+    return here.state() == state
+
+
 async def test_a_source_that_ends_and_a_sink_that_cannot_work_are_said():
     class Full(MemorySink):
         def open(self) -> None:
@@ -216,6 +221,6 @@ async def test_a_source_that_ends_and_a_sink_that_cannot_work_are_said():
         async with timeout(20), here.streams:
             here.node.commit(PLAN, 1)
             here.streams.look()
-            await until(lambda here=here, state=state: here.state() == state)
+            await until(partial(is_in, here, state))
             assert here.streams.states()[0].trouble == trouble
         assert here.asked.clients[0].closed

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -217,6 +218,10 @@ def test_pauses_grow_to_a_bound_and_are_never_alike():
         assert longest / 2 <= pause_s(failures, rng) <= longest
 
 
+def is_open(run: Stream) -> bool:
+    return run.trouble == ""
+
+
 class Late(MemorySource):
     """Gives its frame only when it is stopped."""
 
@@ -229,7 +234,7 @@ async def test_a_frame_that_comes_as_its_source_is_stopped_holds_nothing_up():
     for _ in range(20):
         run = stream(Late([]), Plan(), MemorySink())
         task = asyncio.create_task(run.run())
-        await until(lambda run=run: run.trouble == "")
+        await until(partial(is_open, run))
         run.stop()
         async with timeout(STOP_S / 2):
             await task
