@@ -223,16 +223,18 @@ def _shown(text: str) -> str:
 class _Requests:
     """A node's requests through plans, as whatever its stream identity may ask."""
 
-    def __init__(self, cluster: Any) -> None:
+    def __init__(self, cluster: Any, node: str) -> None:
         self._cluster = cluster
+        self._node = node
 
-    async def follow(self, plan: Plan, credits: int) -> Follower:
+    async def follow(self, plan: Plan) -> Follower:
         from collab.client.follow import Follower, Opened
 
         cluster = self._cluster
 
         async def open_plan(current: Plan) -> Opened:
-            opened: Opened = await cluster.climb(current, credits)
+            wanted = sum(s.concurrency for s in current.streams if s.source.node == self._node)
+            opened: Opened = await cluster.climb(current, max(1, wanted))
             return opened
 
         # No part in trials: a new model's plan beside this one has no streams.
@@ -249,7 +251,6 @@ async def node_streams(service: NodeService, security: Credentials | None) -> As
     Raises `ConfigError` that names the setting that cannot be used.
     """
     from collab.assembly import transports
-    from collab.client.metrics import RequesterMetrics
     from collab.coordinator.cluster import Cluster
     from collab.link.hello import Identity
     from collab.link.link import Handler
@@ -276,7 +277,6 @@ async def node_streams(service: NodeService, security: Credentials | None) -> As
     sources = {n: DeclaredSource(*d) for n, d in _declared("sources", config.sources, context).items()}
     sinks = {n: DeclaredSink(*d) for n, d in _declared("sinks", config.sinks, context).items()}
     async with Cluster(make_links) as cluster:
-        cluster.metrics = RequesterMetrics()
         cluster.tracer = service.tally.tracer
 
         def seen(peer: str) -> Sequence[str]:
@@ -284,7 +284,7 @@ async def node_streams(service: NodeService, security: Credentials | None) -> As
             return (*own, *service.membership.addresses(peer))  # type: ignore[arg-type]
 
         cluster.links.seen = seen
-        async with NodeStreams(service, sources, sinks, _Requests(cluster)) as streams:
+        async with NodeStreams(service, sources, sinks, _Requests(cluster, service.name)) as streams:
             service.streams = streams
             try:
                 yield streams

@@ -59,13 +59,24 @@ class DeclaredSink:
 class Requests(Protocol):
     """How plans are asked: as `collab.coordinator.cluster.Cluster` does."""
 
-    async def follow(self, plan: Plan, credits: int) -> Follower:
-        """Requests to a plan, and what stands in for it; raises `CollabError`."""
+    async def follow(self, plan: Plan) -> Follower:
+        """Requests to a plan, and what stands in for it, as many as its streams here have under way.
+
+        Raises `CollabError`.
+        """
         ...
 
     async def unfollow(self, follower: Follower) -> None:
         """Close what `follow` made."""
         ...
+
+
+@dataclass
+class _Shared:
+    """What all streams of one plan ask."""
+
+    follower: Follower
+    users: int = 0
 
 
 @dataclass
@@ -80,6 +91,10 @@ class _Running:
     follower: Follower | None = None
     stream: Stream | None = None
     task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    def is_for(self, spec: StreamSpec, plan: Plan) -> bool:
+        """Whether it can go on as a stream of a plan: the same frames, read alike."""
+        return (spec, plan.inputs, plan.outputs) == (self.spec, self.plan.inputs, self.plan.outputs)
 
     @property
     def shown(self) -> str:
@@ -102,6 +117,8 @@ class NodeStreams:
         self._sources, self._sinks = sources, sinks
         self._requests = requests
         self._running: dict[Key, _Running] = {}
+        self._followers: dict[PlanName, _Shared] = {}
+        self._opening = asyncio.Lock()
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._rng = Random()
@@ -167,7 +184,7 @@ class NodeStreams:
     async def _settle(self) -> None:
         wanted = self._wanted()
         for key, running in tuple(self._running.items()):
-            if key not in wanted or wanted[key][0] != running.spec:
+            if key not in wanted or not running.is_for(*wanted[key][:2]):
                 await self._end(key)
         for key, (spec, plan, epoch) in wanted.items():
             known = self._running.get(key)
@@ -180,9 +197,10 @@ class NodeStreams:
     async def _go_on(self, running: _Running, plan: Plan, epoch: Epoch) -> None:
         """Ask the next epoch; frames under way finish on the one that they are in."""
         running.plan = plan
-        if running.follower is not None:
+        follower = running.follower
+        if follower is not None and follower.plan.digest != plan.digest:
             try:
-                await running.follower.go_to(plan)
+                await follower.go_to(plan)
             except CollabError as error:
                 # It may be there on the other nodes in a moment.
                 log.info(
@@ -196,14 +214,16 @@ class NodeStreams:
         running.epoch = epoch
 
     async def _end(self, key: Key) -> None:
-        running = self._running.pop(key)
+        running = self._running[key]
         task = running.task
+        assert task is not None
         if running.stream is not None:
             running.stream.stop()
-        elif task is not None:
+        else:
             task.cancel()
-        if task is not None:
-            await asyncio.gather(task, return_exceptions=True)
+        # Whoever waits here may be cancelled; what it waits for goes on to its end.
+        await asyncio.wait((task,))
+        self._running.pop(key, None)
         log.info("stream %s of plan %r has stopped", key[1], key[0])
 
     # --- one stream ---------------------------------------------------------------------
@@ -219,21 +239,40 @@ class NodeStreams:
                 running.state = "ended"
             finally:
                 running.follower = None
-                await self._requests.unfollow(follower)
+                await self._leave(running.plan.name)
         except CollabError as error:
             running.state, running.trouble = "failed", str(error)
             log.warning("stream %s of plan %r does not run: %s", spec.id, running.plan.name, error)
+        except Exception as error:  # a third party's sink raises whatever it raises
+            running.state, running.trouble = "failed", f"{type(error).__name__}: {error}"
+            log.exception("stream %s of plan %r broke", spec.id, running.plan.name)
 
     async def _opened(self, running: _Running) -> Follower:
         """The plan, as soon as its nodes are there."""
         failures = 0
         while True:
             try:
-                return await self._requests.follow(running.plan, running.spec.concurrency)
+                return await self._join(running.plan)
             except CollabError as error:
                 running.trouble = str(error)
                 failures += 1
             await asyncio.sleep(pause_s(failures, self._rng))
+
+    async def _join(self, plan: Plan) -> Follower:
+        async with self._opening:
+            shared = self._followers.get(plan.name)
+            if shared is None:
+                shared = self._followers[plan.name] = _Shared(await self._requests.follow(plan))
+            shared.users += 1
+            return shared.follower
+
+    async def _leave(self, name: PlanName) -> None:
+        async with self._opening:
+            shared = self._followers[name]
+            shared.users -= 1
+            if not shared.users:
+                del self._followers[name]
+                await self._requests.unfollow(shared.follower)
 
     def _stream(self, running: _Running, follower: Follower) -> Stream:
         spec, plan = running.spec, running.plan

@@ -59,7 +59,6 @@ class Feeder:
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
         self._go = threading.Event()
-        self._done = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="collab-source", daemon=True)
 
     def start(self) -> None:
@@ -77,11 +76,8 @@ class Feeder:
         self._source.stop()
         if self._thread.ident is None:
             return
-        with suppress(TimeoutError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._done.wait(), STOP_S)
-        if self._done.is_set():
-            self._thread.join()
-        else:
+        await asyncio.to_thread(self._thread.join, STOP_S)
+        if self._thread.is_alive():
             log.warning("a source does not notice that it is stopped; its thread is left behind")
 
     # --- in the thread ---------------------------------------------------------------
@@ -98,7 +94,6 @@ class Feeder:
         finally:
             self._source.close()
             self._tell(self._listener.ended, error)
-            self._tell(self._done.set)
 
     def _feed(self) -> None:
         failures = 0

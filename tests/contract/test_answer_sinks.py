@@ -57,8 +57,12 @@ def listening(port: int, topic: str) -> Iterator[queue.Queue[bytes]]:
     ready: queue.Queue[None] = queue.Queue()
     client = paho.Client(CallbackAPIVersion.VERSION2)
     client.on_message = lambda _, __, message: heard.put(message.payload)
-    client.on_connect = lambda *_: client.subscribe(topic, qos=1)
-    client.on_subscribe = lambda *_: ready.put(None)
+
+    def subscribe(*_: object) -> None:
+        client.subscribe(topic, qos=1)
+
+    client.on_connect = subscribe
+    client.on_subscribe = lambda _, __, ___, ____, _____: ready.put(None)
     client.connect("127.0.0.1", port)
     client.loop_start()
     try:

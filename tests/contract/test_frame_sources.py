@@ -94,7 +94,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
 
 
 def read_all(source: Source) -> list[Frame]:
-    found = []
+    found: list[Frame] = []
     while len(found) < COUNT:
         frame = source.read()
         assert frame is not None

@@ -65,6 +65,12 @@ path = "{tmp_path / "answers.jsonl"}"
 """,
         encoding="utf-8",
     )
+    # Two streams of one plan ask side by side.
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "y.npz").write_bytes((inbox / "x.npz").read_bytes())
+    with settings.open("a", encoding="utf-8") as file:
+        file.write(f'[sources.again]\nkind = "folder"\npath = "{again}"\n')
     options = {"a": ("--config", str(settings)), "b": ()}
     made = [
         NodeProcess(name, tmp_path, *more, "--identity", str(identities.directory(name)))
@@ -79,20 +85,22 @@ async def test_a_node_asks_for_its_streams_with_its_own_certificate_and_for_noth
 ):
     plain, blobs = digits.chain([10], [["b"], ["b"]], endpoints(nodes), name="plain")
     made, more = digits.chain([10], [["b"], ["b"]], endpoints(nodes), name="seen")
-    source, sinks = SourceRef(node="a", name="inbox"), (SinkRef(name="log"),)
-    refs = tuple(NodeRef(name=node.name, endpoints=(node.endpoint,)) for node in nodes)
-    seen = validate(
-        made.replace(
-            nodes=refs, streams=(StreamSpec(id="inbox", source=source, sinks=sinks, policy="queue:4"),)
-        )
+    sinks = (SinkRef(name="log"),)
+    streams = tuple(
+        StreamSpec(id=name, source=SourceRef(node=NodeName("a"), name=source), sinks=sinks, policy="queue:4")
+        for name, source in (("x", "inbox"), ("y", "again"))
     )
+    refs = tuple(NodeRef(name=node.name, endpoints=(node.endpoint,)) for node in nodes)
+    seen = validate(made.replace(nodes=refs, streams=streams))
     async with build_cluster(security=identities.of("ops", "operator")) as cluster:
         await deploy(cluster, plain, blobs)
         await deploy(cluster, seen, more)
-    (answer,) = await asyncio.to_thread(until, lambda: lines(tmp_path / "answers.jsonl"))
-    assert answer["input"] == "x.npz"
+    log = tmp_path / "answers.jsonl"
+    answers = await asyncio.to_thread(until, lambda: (found := lines(log)) and len(found) == 2 and found)
+    assert {answer["input"]: answer["stream"] for answer in answers} == {"x.npz": "seen/x", "y.npz": "seen/y"}
     ((name, want),) = digits.expected[0].items()
-    assert answer["outputs"] == {name: want.tolist()}
+    for answer in answers:
+        assert answer["outputs"] == {name: want.tolist()}
 
     async with as_streams(identities.of("a")) as cluster:
         control = await reach(cluster, nodes[1])

@@ -235,13 +235,10 @@ def test_messages_are_answered_with_messages(cameras: list[NodeProcess], digits:
         folder = tmp_path / "pictures"
         folder.mkdir()
         save(folder, 0, 5)
-        messages = [{"topic": "frames/x", "payload": tensor.tobytes(), "qos": 1}]
-        messages += [
-            {"topic": f"frames/{i}", "payload": (folder / f"{i}.png").read_bytes(), "qos": 1}
-            for i in range(5)
-        ]
-        # Retained, so that it matters not who is there first.
-        publish.multiple([one | {"retain": True} for one in messages], port=broker.port)
+        payloads = {f"frames/{i}": (folder / f"{i}.png").read_bytes() for i in range(5)}
+        for topic, payload in {"frames/x": tensor.tobytes(), **payloads}.items():
+            # Retained, so that it matters not who is there first.
+            publish.single(topic, payload, qos=1, retain=True, port=broker.port)
         out, _ = process.communicate(timeout=WITHIN_S)
         assert process.returncode == 0
         told = json.loads(out)
@@ -277,7 +274,9 @@ def begin(*arguments: object) -> subprocess.Popen[str]:
     """A command that goes on."""
     return subprocess.Popen(
         [sys.executable, "-m", "collab", *map(str, arguments)],
-        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env=environment(),
     )

@@ -136,6 +136,26 @@ async def test_requests_under_way_finish_where_they_were_admitted():
     assert nodes.released[0] == 1
 
 
+async def test_a_follower_that_is_told_goes_at_once_and_what_is_under_way_finishes():
+    nodes = Nodes(OLD, NEW)
+    follower = await nodes.follower()
+    old = nodes.clients[OLD.digest]
+    old.hold = asyncio.Event()
+    under_way = asyncio.ensure_future(follower.run({}))
+    await asyncio.sleep(0)
+    nodes.refuse[NEW.digest] = [PeerUnreachable("not there yet")]
+    with pytest.raises(PeerUnreachable):
+        await follower.go_to(NEW)
+    assert follower.plan is OLD
+    await follower.go_to(NEW)
+    assert (await follower.run({})).epoch == 2
+    assert nodes.released == [], "somebody is still waiting there"
+    old.hold.set()
+    assert (await under_way).epoch == 1
+    await follower.close()
+    assert sorted(nodes.released) == [1, 2]
+
+
 async def test_what_is_left_of_the_deadline_holds_for_the_next_try():
     nodes = Nodes(OLD, NEW)
     follower = await nodes.follower()

@@ -222,8 +222,8 @@ def test_the_bounds_of_streams_are_those_of_the_code():
         f"{streams.MAX_STREAMS}, {streams.MAX_SINKS}; {streams.MAX_WAITING:,} each; "
         f"{streams.MAX_LABELS:,}",
         "sources, and sinks, that a node declares; headers of a webhook": f"{MAX_DECLARED}; {MAX_HEADERS}",
-        "a frame as it comes; pixels of one; examples in one": f"{MAX_FRAME_BYTES >> 20} MiB; {MAX_PIXELS:,}; "
-        f"{MAX_EXAMPLES:,}",
+        "a frame as it comes; pixels of one; examples in one": ""
+        f"{MAX_FRAME_BYTES >> 20} MiB; {MAX_PIXELS:,}; {MAX_EXAMPLES:,}",
         "files of a watched folder": f"{MAX_FILES:,}",
         "answers that wait for a sink: `jsonl` and `mqtt`, a webhook; tries; a reply's bytes": ""
         f"{Sink.waiting:,}, `waiting`, {WebhookSettings(url='').waiting}; {Sink.tries}; "

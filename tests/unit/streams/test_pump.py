@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -16,6 +17,7 @@ from collab.core.streams import LATEST, FramePolicy
 from collab.core.tensor import TensorSpec
 from collab.errors import InputError, NodeLost, Overloaded, PeerUnreachable
 from collab.streams.backoff import FIRST_S, LONGEST_S, pause_s
+from collab.streams.feeder import STOP_S
 from collab.streams.frames import Frame
 from collab.streams.outbox import Outbox
 from collab.streams.pump import Stream
@@ -214,3 +216,35 @@ def test_pauses_grow_to_a_bound_and_are_never_alike():
     for failures in range(1, 200):
         longest = min(LONGEST_S, FIRST_S * 2 ** (failures - 1)) if failures < 20 else LONGEST_S
         assert longest / 2 <= pause_s(failures, rng) <= longest
+
+
+def is_open(run: Stream) -> bool:
+    return run.trouble == ""
+
+
+class Late(MemorySource):
+    """Gives its frame only when it is stopped."""
+
+    def read(self) -> Frame | None:
+        self._stopped.wait()
+        return frames(1)[0]
+
+
+async def test_a_frame_that_comes_as_its_source_is_stopped_holds_nothing_up():
+    for _ in range(20):
+        run = stream(Late([]), Plan(), MemorySink())
+        task = asyncio.create_task(run.run())
+        await until(partial(is_open, run))
+        run.stop()
+        async with timeout(STOP_S / 2):
+            await task
+        assert run.counts.answered == 0
+
+
+async def test_a_source_that_fails_in_its_own_way_ends_the_stream_with_a_clear_error():
+    class Broken(MemorySource):
+        def read(self) -> Frame | None:
+            raise ZeroDivisionError("of a third party")
+
+    with pytest.raises(InputError, match="the source failed: ZeroDivisionError: of a third party"):
+        await stream(Broken([]), Plan(), MemorySink(), patient=True).run()

@@ -44,7 +44,7 @@ def tried(payload: Payload, reading: Reading | None) -> bool:
         (request,) = read(payload, reading)
     except (InputError, LimitExceeded) as error:
         return str(error).startswith("frame")
-    return request["x"].shape == IMAGE.shape
+    return bool(request["x"].shape == IMAGE.shape)
 
 
 def npy(array: np.ndarray) -> bytes:
