@@ -55,10 +55,11 @@ class Resizing:
 
 
 def letterbox(image: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size of an image within a letterbox, and where its top left corner is."""
+    """The size of an image within a letterbox, and where its top left corner is (``resize_with_pad``)."""
     ratio = max(image[0] / size[0], image[1] / size[1])
-    height, width = (max(1, int(image[0] / ratio)), max(1, int(image[1] / ratio)))
-    return (height, width), ((size[0] - height) // 2, (size[1] - width) // 2)
+    inner = (max(1, int(image[0] / ratio)), max(1, int(image[1] / ratio)))
+    at = (max(0, int((size[0] - image[0] / ratio) / 2)), max(0, int((size[1] - image[1] / ratio) / 2)))
+    return inner, at
 
 
 def _samples(length: int, wanted: int, method: str) -> tuple[Places, Places, Floats]:
