@@ -139,7 +139,7 @@ def test_the_shipped_detector_finds_the_digits_of_held_out_scenes():
 
 def test_the_maker_of_the_detector_learns_within_few_steps(tf):
     training, _ = scene_detector.load_digits(scene_detector.DIGITS_SEED)
-    model = scene_detector.train(tf, training, seed=1, steps=30)
+    model = scene_detector.train(tf, training, seed=1, steps=40, batch=8)
     scenes = scene_detector.held_out_scenes(16)
     heat, _ = scene_detector.targets(scenes)
     # Its running means lag behind so early, so it goes by the batch's own.
