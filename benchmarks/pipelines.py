@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -148,11 +149,7 @@ def transforms(quick: bool) -> list[Figure]:
         stage = TransformStage(
             StageSpec(id=StageId("s"), nodes=(), inputs=specs, outputs=outputs, transform=transform)
         )
-        ours, other = [], []
-        for _ in range(rounds):
-            ours.append(_ms(lambda: stage.run(given)))
-            if tf is not None:
-                other.append(_ms(lambda: theirs(tf, given)))
+        ours, other = in_turn(partial(stage.run, given), tf and partial(theirs, tf, given), rounds)
         kind = type(transform).__name__ + (
             " nearest" if getattr(transform, "method", "") == "nearest" else ""
         )
@@ -162,6 +159,18 @@ def transforms(quick: bool) -> list[Figure]:
         how = f"median of {rounds} runs on {shapes}, one thread; {beside}"
         figures.append(Figure(f"{kind}, time", statistics.median(ours), "ms", "", yardstick, how))
     return figures
+
+
+def in_turn(
+    ours: Callable[[], Any], theirs: Callable[[], Any] | None, rounds: int
+) -> tuple[list[float], list[float]]:
+    """Times in ms of both."""
+    mine, other = [], []
+    for _ in range(rounds):
+        mine.append(_ms(ours))
+        if theirs is not None:
+            other.append(_ms(theirs))
+    return mine, other
 
 
 def _ms(run: Callable[[], Any]) -> float:

@@ -5,6 +5,8 @@ Boxes are rows of top, left, bottom and right as shares of the image's height an
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +16,9 @@ from collab.runtime.transforms.images import letterbox
 
 Floats = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.int32]
+
+_CHUNK: Final = 256
+"""Boxes that are looked at together."""
 
 
 def suppress(options: Nms, boxes: Array, scores: Array) -> tuple[Floats, Floats, Whole, Whole]:
@@ -48,26 +53,40 @@ def suppress(options: Nms, boxes: Array, scores: Array) -> tuple[Floats, Floats,
 
 
 def _greedy(boxes: Floats, kinds: npt.NDArray[np.intp], options: Nms) -> npt.NDArray[np.intp]:
-    """Places of those that stay, of boxes that stand best first; at most as many as are wanted."""
-    tops, bottoms = np.minimum(boxes[:, 0], boxes[:, 2]), np.maximum(boxes[:, 0], boxes[:, 2])
-    lefts, rights = np.minimum(boxes[:, 1], boxes[:, 3]), np.maximum(boxes[:, 1], boxes[:, 3])
-    areas = (bottoms - tops) * (rights - lefts)
-    left = np.arange(len(boxes))
+    """Places of those that stay, of boxes that stand best first; at most as many as are wanted.
+
+    Boxes are taken a chunk at a time, so that many that nobody will want cost little.
+    """
+    corners = np.concatenate(
+        [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1
+    )
+
+    def rivals(one: npt.NDArray[np.intp], others: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        """Which of the others overlap each too much, ``[one, others]``."""
+        over = _overlap(corners[one, None], corners[None, others]) > np.float32(options.iou)
+        return over & (kinds[one, None] == kinds[None, others]) if options.per_class else over
+
     kept: list[int] = []
-    while len(left) and len(kept) < options.most:
-        best, left = int(left[0]), left[1:]
-        kept.append(best)
-        height = np.minimum(bottoms[left], bottoms[best]) - np.maximum(tops[left], tops[best])
-        width = np.minimum(rights[left], rights[best]) - np.maximum(lefts[left], lefts[best])
-        common = np.maximum(height, 0) * np.maximum(width, 0)
-        union = areas[left] + areas[best] - common
-        solid = (areas[left] > 0) & (areas[best] > 0)
-        overlap = np.divide(common, union, out=np.zeros_like(common), where=solid)
-        stays = overlap <= np.float32(options.iou)
-        if options.per_class:
-            stays |= kinds[left] != kinds[best]
-        left = left[stays]
+    for start in range(0, len(boxes), _CHUNK):
+        left = np.arange(start, min(start + _CHUNK, len(boxes)))
+        if kept:
+            left = left[~rivals(np.array(kept, np.intp), left).any(axis=0)]
+        while len(left):
+            kept.append(int(left[0]))
+            if len(kept) == options.most:
+                return np.array(kept, np.intp)
+            left = left[1:][~rivals(left[:1], left[1:])[0]]
     return np.array(kept, np.intp)
+
+
+def _overlap(one: Floats, other: Floats) -> Floats:
+    """Intersection over union of boxes ``[..., 4]``; 0 for one without an area."""
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    common = np.maximum(sides[..., 0], 0) * np.maximum(sides[..., 1], 0)
+    first, second = (np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (one, other))
+    solid = (first > 0) & (second > 0)
+    found: Floats = np.divide(common, first + second - common, out=np.zeros_like(common), where=solid)
+    return found
 
 
 def anchors_of(anchors: Anchors | tuple[tuple[float, float, float, float], ...]) -> Floats:

@@ -37,8 +37,8 @@ class Resizing:
             made: Array = image[:, top[:, None], left]
         else:
             share, below = across[:, None], down[:, None, None]
-            upper = _between(image[:, top], left, right, share)
-            lower = _between(image[:, bottom], left, right, share)
+            upper = _between(np.take(image, top, axis=1), left, right, share)
+            lower = _between(np.take(image, bottom, axis=1), left, right, share)
             lower -= upper
             lower *= below
             lower += upper
@@ -77,8 +77,8 @@ def _samples(length: int, wanted: int, method: str) -> tuple[Places, Places, Flo
 
 
 def _between(rows: Array, left: Places, right: Places, share: Floats) -> Floats:
-    near: Floats = rows[:, :, left].astype(np.float32)
-    far: Floats = rows[:, :, right].astype(np.float32)
+    near: Floats = np.take(rows, left, axis=2).astype(np.float32)
+    far: Floats = np.take(rows, right, axis=2).astype(np.float32)
     far -= near
     far *= share
     far += near
