@@ -229,14 +229,14 @@ def scenes(quick: bool) -> list[Figure]:
     ask = in_one_process(plan, fitted.graphs)
     counts = np.array([judged(one, named(plan, ask([one.image[None]]))) for one in given])
     there = np.array([len(one.labels) for one in given])
-    said, found, right = counts.sum(axis=0)
+    said, found, right = (int(total) for total in counts.sum(axis=0))
     whole = ((counts[:, 0] == there) & (counts[:, 2] == there)).mean()
     how = (
         f"{len(given)} held-out scenes of {there.sum()} digits; a box finds one from an overlap of {OVERLAP}"
     )
     return [
         Figure("boxes that are of a digit", found / said, "", ">= 0.95", None, how),
-        Figure("digits that are found", found / there.sum(), "", ">= 0.95", None, how),
+        Figure("digits that are found", found / int(there.sum()), "", ">= 0.95", None, how),
         Figure("found digits that are read rightly", right / found, "", ">= 0.95", None, how),
         Figure("scenes of which every digit is read and nothing else", float(whole), "", "", None, how),
     ]
