@@ -17,7 +17,7 @@ from collab.runtime.transforms.images import letterbox
 Floats = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.int32]
 
-_CHUNK: Final = 256
+_CHUNK: Final = 128
 """Boxes that are looked at together."""
 
 
@@ -57,9 +57,8 @@ def _greedy(boxes: Floats, kinds: npt.NDArray[np.intp], options: Nms) -> npt.NDA
 
     Boxes are taken a chunk at a time, so that many that nobody will want cost little.
     """
-    corners = np.concatenate(
-        [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1
-    )
+    tops, ends = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
+    corners = np.concatenate([tops, ends], 1)
 
     def rivals(one: npt.NDArray[np.intp], others: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         """Which of the others overlap each too much, ``[one, others]``."""
@@ -71,19 +70,22 @@ def _greedy(boxes: Floats, kinds: npt.NDArray[np.intp], options: Nms) -> npt.NDA
         left = np.arange(start, min(start + _CHUNK, len(boxes)))
         if kept:
             left = left[~rivals(np.array(kept, np.intp), left).any(axis=0)]
-        while len(left):
-            kept.append(int(left[0]))
-            if len(kept) == options.most:
-                return np.array(kept, np.intp)
-            left = left[1:][~rivals(left[:1], left[1:])[0]]
+        free, fits = np.ones(len(left), np.bool_), ~rivals(left, left)
+        for i, place in enumerate(left):
+            if free[i]:
+                kept.append(int(place))
+                if len(kept) == options.most:
+                    return np.array(kept, np.intp)
+                free &= fits[i]
     return np.array(kept, np.intp)
 
 
 def _overlap(one: Floats, other: Floats) -> Floats:
     """Intersection over union of boxes ``[..., 4]``; 0 for one without an area."""
-    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
-    common = np.maximum(sides[..., 0], 0) * np.maximum(sides[..., 1], 0)
-    first, second = (np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (one, other))
+    height = np.minimum(one[..., 2], other[..., 2]) - np.maximum(one[..., 0], other[..., 0])
+    width = np.minimum(one[..., 3], other[..., 3]) - np.maximum(one[..., 1], other[..., 1])
+    common = np.maximum(height, 0) * np.maximum(width, 0)
+    first, second = ((box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1]) for box in (one, other))
     solid = (first > 0) & (second > 0)
     found: Floats = np.divide(common, first + second - common, out=np.zeros_like(common), where=solid)
     return found
