@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +52,7 @@ from collab.core.transforms import (
     Transform,
 )
 from collab.runtime.transforms.stage import TransformStage
-from collab.toolchain.scenes import SIDE, Scene, scene
+from collab.toolchain.scenes import SIDE, Floats, Scene, scene
 
 PARTS: Final = ("transforms", "scenes", "nodes")
 OVERLAP: Final = 0.5
@@ -120,7 +121,11 @@ def cases() -> list[tuple[Transform, Sequence[Array], Callable[[Any, Sequence[Ar
             (quantised,),
             lambda tf, x: (tf.cast(x[0], tf.float32) + 128.0) / 255.0,
         ),
-        (DecodeBoxes(anchors=anchors), (offsets,), lambda tf, x: _decoded(tf, x[0], np.float32(anchors))),
+        (
+            DecodeBoxes(anchors=anchors),
+            (offsets,),
+            lambda tf, x: _decoded(tf, x[0], np.array(anchors, np.float32)),
+        ),
         (
             CentrePoints(),
             (heat, size),
@@ -138,9 +143,7 @@ def _decoded(tf: Any, offsets: Array, anchors: Array) -> Any:
 
 def transforms(quick: bool) -> list[Figure]:
     """Each beside TensorFlow's, in turn."""
-    tf = None
-    if find_spec("tensorflow") is not None:
-        import tensorflow as tf
+    tf: Any = import_module("tensorflow") if find_spec("tensorflow") is not None else None
     rounds = 30 if quick else 200
     figures = []
     for transform, given, theirs in cases():
@@ -149,7 +152,7 @@ def transforms(quick: bool) -> list[Figure]:
         stage = TransformStage(
             StageSpec(id=StageId("s"), nodes=(), inputs=specs, outputs=outputs, transform=transform)
         )
-        ours, other = in_turn(partial(stage.run, given), tf and partial(theirs, tf, given), rounds)
+        ours, other = in_turn(partial(stage.run, given), partial(theirs, tf, given) if tf else None, rounds)
         kind = type(transform).__name__ + (
             " nearest" if getattr(transform, "method", "") == "nearest" else ""
         )
@@ -196,11 +199,15 @@ def held_out(count: int) -> list[Scene]:
     return [scene(images, labels, rng) for _ in range(count)]
 
 
-def overlap(one: Array, other: Array) -> float:
+def overlap(one: Floats, other: Floats) -> float:
     """Intersection over union."""
-    sides = np.maximum(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0)
-    common = float(np.prod(sides))
-    return common / (float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])) - common)
+    common = area(np.concatenate([np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])]))
+    return common / (area(one) + area(other) - common)
+
+
+def area(box: Floats) -> float:
+    """Of a box; 0 for one that is turned over."""
+    return float(np.prod(np.maximum(box[2:] - box[:2], 0)))
 
 
 def judged(one: Scene, answer: Mapping[str, Array]) -> tuple[int, int, int]:
@@ -208,7 +215,8 @@ def judged(one: Scene, answer: Mapping[str, Array]) -> tuple[int, int, int]:
     count = int(answer["boxes.count"][0])
     left = dict(enumerate(one.boxes / SIDE))
     found = right = 0
-    for box, scores in zip(answer["boxes.boxes"][:count], answer["digit.probabilities"], strict=False):
+    boxes = answer["boxes.boxes"].astype(np.float32)[:count]
+    for box, scores in zip(boxes, answer["digit.probabilities"], strict=False):
         best = max(left, key=lambda i: overlap(box, left[i]), default=None)
         if best is not None and overlap(box, left[best]) >= OVERLAP:
             del left[best]

@@ -10,6 +10,7 @@ from collab.core.transforms import Cast, Crop, DecodeBoxes, Dequantise, Nms, Qua
 from collab.runtime.transforms import arrays, boxes
 from collab.runtime.transforms.images import Cropping, Resizing
 from collab.toolchain import scene_detector
+from collab.toolchain.demo_model import SEED, load_digits
 from collab.toolchain.scenes import halved
 from tests.toolchain.reference import tensorflow
 
@@ -138,7 +139,7 @@ def test_the_shipped_detector_finds_the_digits_of_held_out_scenes():
 
 
 def test_the_maker_of_the_detector_learns_within_few_steps(tf):
-    training, _ = scene_detector.load_digits(scene_detector.DIGITS_SEED)
+    training, _ = load_digits(SEED)
     model = scene_detector.train(tf, training, seed=1, steps=40, batch=8)
     scenes = scene_detector.held_out_scenes(16)
     heat, _ = scene_detector.targets(scenes)

@@ -62,8 +62,11 @@ def _greedy(boxes: Floats, kinds: npt.NDArray[np.intp], options: Nms) -> npt.NDA
 
     def rivals(one: npt.NDArray[np.intp], others: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         """Which of the others overlap each too much, ``[one, others]``."""
+        over: npt.NDArray[np.bool_]
         over = _overlap(corners[one, None], corners[None, others]) > np.float32(options.iou)
-        return over & (kinds[one, None] == kinds[None, others]) if options.per_class else over
+        if options.per_class:
+            over &= kinds[one, None] == kinds[None, others]
+        return over
 
     kept: list[int] = []
     for start in range(0, len(boxes), _CHUNK):
