@@ -91,7 +91,7 @@ def targets(scenes: Sequence[Scene]) -> Targets:
     return heat, place
 
 
-def train(tf: Any, digits: Digits, seed: int, steps: int) -> Any:
+def train(tf: Any, digits: Digits, seed: int, steps: int, batch: int = BATCH) -> Any:
     """Train a new network on scenes of `digits`; a line every 250 steps goes to stderr."""
     keras = tf.keras
     keras.utils.set_random_seed(seed)
@@ -122,7 +122,7 @@ def train(tf: Any, digits: Digits, seed: int, steps: int) -> Any:
     compiled = tf.function(step)
     total = 0.0
     for done in range(steps):
-        scenes = [scene(digits.images, digits.labels, rng) for _ in range(BATCH)]
+        scenes = [scene(digits.images, digits.labels, rng) for _ in range(batch)]
         heat, place = targets(scenes)
         total += float(compiled(halved(np.stack([one.image for one in scenes])), heat, place))
         if (done + 1) % 250 == 0:

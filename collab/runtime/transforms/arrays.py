@@ -48,10 +48,22 @@ def _whole(values: npt.NDArray[np.float64], target: np.dtype[Any]) -> Array:
 
 def top_k(values: Array, k: int) -> tuple[Array, npt.NDArray[np.int32]]:
     """The largest along the last axis, largest first; of equal ones the earlier."""
-    # Ascending order of the reversed axis, read backwards, keeps equal ones in their order.
-    turned = np.argsort(values[..., ::-1], axis=-1, kind="stable")[..., ::-1][..., :k]
-    at = values.shape[-1] - 1 - turned
-    return np.take_along_axis(values, at, -1), at.astype(np.int32)
+    rows = values.reshape(-1, values.shape[-1])
+    at = np.stack([_top_of(row, k) for row in rows]) if len(rows) else np.zeros((0, k), np.intp)
+    places = at.reshape(*values.shape[:-1], k)
+    return np.take_along_axis(values, places, -1), places.astype(np.int32)
+
+
+def _top_of(row: Array, k: int) -> npt.NDArray[np.intp]:
+    """Places of the largest of one row."""
+    likely = np.arange(len(row))
+    if 4 * k < len(row):
+        least = np.partition(row, len(row) - k)[len(row) - k]
+        found = np.flatnonzero(row >= least)
+        likely = found if len(found) >= k else likely  # nothing is as large as what is not a number
+    # Ascending order read backwards, of places read backwards, keeps equal ones in their order.
+    turned = np.argsort(row[likely][::-1], kind="stable")[::-1][:k]
+    return likely[::-1][turned]
 
 
 def softmax(values: Array) -> Floats:
@@ -80,8 +92,12 @@ def quantise(options: Quantise, values: Array) -> Array:
         # Adding a half to the float just below one half would round it up.
         whole = np.trunc(steps)
         whole += np.sign(steps) * (np.abs(steps - whole) >= np.float32(0.5))
-        whole[np.isnan(whole)] = 0
-        return saturated(whole.astype(np.float64) + options.zero, options.dtype)
+        # What 24 bits of a float32 cannot count is beyond the ends of 16 bits.
+        whole += np.float32(options.zero)
+    whole[np.isnan(whole)] = options.zero
+    ends = np.iinfo(options.dtype)
+    made: Array = np.clip(whole, ends.min, ends.max).astype(options.dtype)
+    return made
 
 
 def dequantise(options: Dequantise, values: Array) -> Floats:

@@ -5,6 +5,8 @@ Boxes are rows of top, left, bottom and right as shares of the image's height an
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +16,9 @@ from collab.runtime.transforms.images import letterbox
 
 Floats = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.int32]
+
+_CHUNK: Final = 128
+"""Boxes that are looked at together."""
 
 
 def suppress(options: Nms, boxes: Array, scores: Array) -> tuple[Floats, Floats, Whole, Whole]:
@@ -48,26 +53,45 @@ def suppress(options: Nms, boxes: Array, scores: Array) -> tuple[Floats, Floats,
 
 
 def _greedy(boxes: Floats, kinds: npt.NDArray[np.intp], options: Nms) -> npt.NDArray[np.intp]:
-    """Places of those that stay, of boxes that stand best first; at most as many as are wanted."""
-    tops, bottoms = np.minimum(boxes[:, 0], boxes[:, 2]), np.maximum(boxes[:, 0], boxes[:, 2])
-    lefts, rights = np.minimum(boxes[:, 1], boxes[:, 3]), np.maximum(boxes[:, 1], boxes[:, 3])
-    areas = (bottoms - tops) * (rights - lefts)
-    left = np.arange(len(boxes))
-    kept: list[int] = []
-    while len(left) and len(kept) < options.most:
-        best, left = int(left[0]), left[1:]
-        kept.append(best)
-        height = np.minimum(bottoms[left], bottoms[best]) - np.maximum(tops[left], tops[best])
-        width = np.minimum(rights[left], rights[best]) - np.maximum(lefts[left], lefts[best])
-        common = np.maximum(height, 0) * np.maximum(width, 0)
-        union = areas[left] + areas[best] - common
-        solid = (areas[left] > 0) & (areas[best] > 0)
-        overlap = np.divide(common, union, out=np.zeros_like(common), where=solid)
-        stays = overlap <= np.float32(options.iou)
+    """Places of those that stay, of boxes that stand best first; at most as many as are wanted.
+
+    Boxes are taken a chunk at a time, so that many that nobody will want cost little.
+    """
+    tops, ends = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
+    corners = np.concatenate([tops, ends], 1)
+
+    def rivals(one: npt.NDArray[np.intp], others: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        """Which of the others overlap each too much, ``[one, others]``."""
+        over: npt.NDArray[np.bool_]
+        over = _overlap(corners[one, None], corners[None, others]) > np.float32(options.iou)
         if options.per_class:
-            stays |= kinds[left] != kinds[best]
-        left = left[stays]
+            over &= kinds[one, None] == kinds[None, others]
+        return over
+
+    kept: list[int] = []
+    for start in range(0, len(boxes), _CHUNK):
+        left = np.arange(start, min(start + _CHUNK, len(boxes)))
+        if kept:
+            left = left[~rivals(np.array(kept, np.intp), left).any(axis=0)]
+        free, fits = np.ones(len(left), np.bool_), ~rivals(left, left)
+        for i, place in enumerate(left):
+            if free[i]:
+                kept.append(int(place))
+                if len(kept) == options.most:
+                    return np.array(kept, np.intp)
+                free &= fits[i]
     return np.array(kept, np.intp)
+
+
+def _overlap(one: Floats, other: Floats) -> Floats:
+    """Intersection over union of boxes ``[..., 4]``; 0 for one without an area."""
+    height = np.minimum(one[..., 2], other[..., 2]) - np.maximum(one[..., 0], other[..., 0])
+    width = np.minimum(one[..., 3], other[..., 3]) - np.maximum(one[..., 1], other[..., 1])
+    common = np.maximum(height, 0) * np.maximum(width, 0)
+    first, second = ((box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1]) for box in (one, other))
+    solid = (first > 0) & (second > 0)
+    found: Floats = np.divide(common, first + second - common, out=np.zeros_like(common), where=solid)
+    return found
 
 
 def anchors_of(anchors: Anchors | tuple[tuple[float, float, float, float], ...]) -> Floats:

@@ -37,8 +37,8 @@ class Resizing:
             made: Array = image[:, top[:, None], left]
         else:
             share, below = across[:, None], down[:, None, None]
-            upper = _between(image[:, top], left, right, share)
-            lower = _between(image[:, bottom], left, right, share)
+            upper = _between(np.take(image, top, axis=1), left, right, share)
+            lower = _between(np.take(image, bottom, axis=1), left, right, share)
             lower -= upper
             lower *= below
             lower += upper
@@ -55,10 +55,11 @@ class Resizing:
 
 
 def letterbox(image: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size of an image within a letterbox, and where its top left corner is."""
+    """The size of an image within a letterbox, and where its top left corner is (``resize_with_pad``)."""
     ratio = max(image[0] / size[0], image[1] / size[1])
-    height, width = (max(1, int(image[0] / ratio)), max(1, int(image[1] / ratio)))
-    return (height, width), ((size[0] - height) // 2, (size[1] - width) // 2)
+    inner = (max(1, int(image[0] / ratio)), max(1, int(image[1] / ratio)))
+    at = (max(0, int((size[0] - image[0] / ratio) / 2)), max(0, int((size[1] - image[1] / ratio) / 2)))
+    return inner, at
 
 
 def _samples(length: int, wanted: int, method: str) -> tuple[Places, Places, Floats]:
@@ -76,8 +77,8 @@ def _samples(length: int, wanted: int, method: str) -> tuple[Places, Places, Flo
 
 
 def _between(rows: Array, left: Places, right: Places, share: Floats) -> Floats:
-    near: Floats = rows[:, :, left].astype(np.float32)
-    far: Floats = rows[:, :, right].astype(np.float32)
+    near: Floats = np.take(rows, left, axis=2).astype(np.float32)
+    far: Floats = np.take(rows, right, axis=2).astype(np.float32)
     far -= near
     far *= share
     far += near

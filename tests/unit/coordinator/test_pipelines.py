@@ -174,7 +174,8 @@ def test_the_shipped_pipeline_reads_the_digits_of_held_out_scenes(scenes, drawn)
     run = in_one_process(placed(scenes), scenes.graphs)
     right = there = said = 0
     for one in drawn:
-        boxes, _, (count,), probabilities = run([one.image[None]])
+        found, _, counts, probabilities = run([one.image[None]])
+        boxes, count = found.astype(np.float32), int(counts[0])
         said += count
         there += len(one.labels)
         middles = (boxes[:count, :2] + boxes[:count, 2:]) / 2 * 192

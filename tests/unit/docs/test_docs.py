@@ -14,6 +14,7 @@ import typer.main
 
 from collab import errors
 from collab.cli import main, settings
+from collab.cli.pipelines import MAX_FILE_BYTES
 from collab.cli.raw import MAX_RAW_BYTES
 from collab.client.local import MAX_WAITING
 from collab.client.policy import RetryPolicy
@@ -22,8 +23,8 @@ from collab.codec.pb import grpc_service_pb2
 from collab.codec.wire import MAX_HEADER_BYTES
 from collab.coordinator.federated_secure import GRACE_S, MAX_PHASE_S
 from collab.coordinator.version_folder import KEPT_VERSIONS
+from collab.core import pipeline, streams, transforms, validate
 from collab.core import preprocessing as steps
-from collab.core import streams, validate
 from collab.dashboard import access, folders, looks, versions
 from collab.dashboard import state as board
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
@@ -309,6 +310,10 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "a trainable model: its description, examples of a batch, of its calibration": "1 MiB, "
         f"{export.MAX_BATCH:,}, {export.MAX_CALIBRATION}",
         "examples of a task's batch": f"{local.MAX_BATCH:,}",
+        "a pipeline: its file, steps, inputs; boxes and rows, side of an image, anchors, elements of what a "
+        "transform makes": f"{MAX_FILE_BYTES >> 20} MiB, {pipeline.MAX_STEPS}, {pipeline.MAX_INPUTS}; "
+        f"{transforms.MAX_ROWS}, {transforms.MAX_SIDE:,}, {transforms.MAX_ANCHORS:,}, "
+        f"{transforms.MAX_ELEMENTS:,}",
         "a preprocessing: its file, columns, places of categories, side of a picture, numbers of an "
         "example": f"{steps.MAX_BYTES >> 20} MiB, {steps.MAX_COLUMNS:,}, {steps.MAX_CATEGORIES:,}, "
         f"{steps.MAX_SIDE:,}, {steps.MAX_VALUES:,}",

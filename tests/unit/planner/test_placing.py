@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from collab.core.ids import REQUESTER
+from collab.core.ids import REQUESTER, NodeName
 from collab.errors import PlanError
 from collab.planner.placing import Costs, place, predicted, schedule
 from collab.planner.units import Unit, Way, Wiring, ways
@@ -78,7 +78,7 @@ def test_a_request_on_one_node_costs_its_stages_and_the_way_there_and_back():
 def test_stages_of_different_nodes_run_side_by_side():
     branches = wiring(("l", ("x",), ("p",)), ("r", ("x",), ("q",)), ("join", ("p", "q"), ("z",)))
     free = Costs({u.id: {"a": 10.0, "b": 10.0} for u in branches.units}, links("ab", 0, 1e9))
-    alone = schedule(branches, free, {u.id: ("a",) for u in branches.units})
+    alone = schedule(branches, free, {u.id: (NodeName("a"),) for u in branches.units})
     both = schedule(branches, free, {"l": ("a",), "r": ("b",), "join": ("a",)})
     assert (round(alone.latency_ms), round(both.latency_ms)) == (30, 20)
     assert place(branches, free, ["a", "b"], {}).latency_ms == pytest.approx(20, abs=0.1)
@@ -138,7 +138,9 @@ def test_the_search_for_many_placements_is_near_the_best(seed, monkeypatch):
     made, known = random_case(seed, 5, "abc")
     best = place(made, known, list("abc"), {}).latency_ms
     brute = min(
-        schedule(made, known, {u.id: (n,) for u, n in zip(made.units, chosen, strict=True)}).latency_ms
+        schedule(
+            made, known, {u.id: (NodeName(n),) for u, n in zip(made.units, chosen, strict=True)}
+        ).latency_ms
         for chosen in itertools.product("abc", repeat=5)
     )
     assert best == brute
@@ -149,7 +151,7 @@ def test_the_search_for_many_placements_is_near_the_best(seed, monkeypatch):
 def test_many_stages_on_many_nodes_are_placed_and_never_worse_than_one_node():
     made, known = random_case(9, 9, "abc")
     found = place(made, known, list("abc"), {})
-    alone = min(schedule(made, known, {u.id: (n,) for u in made.units}).latency_ms for n in "abc")
+    alone = min(schedule(made, known, {u.id: (NodeName(n),) for u in made.units}).latency_ms for n in "abc")
     assert found.latency_ms <= alone
 
 

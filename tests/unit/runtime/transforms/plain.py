@@ -78,7 +78,7 @@ def suppress(boxes, scores, most, iou, score, per_class):
     else:
         found = [(scores[i].max(), i, int(scores[i].argmax())) for i in range(len(boxes))]
     found = sorted((one for one in found if one[0] > score), key=lambda one: (-one[0], one[1], one[2]))
-    kept = []
+    kept: list[tuple[float, int, int]] = []
     for value, i, k in found:
         rivals = (j for _, j, other in kept if other == k or not per_class)
         if all(overlap(boxes[i], boxes[j]) <= F(iou) for j in rivals):

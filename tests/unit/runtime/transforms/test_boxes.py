@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from collab.core.transforms import Anchors, DecodeBoxes, Nms
 from collab.runtime.transforms import boxes as transforms
+from collab.runtime.transforms.images import letterbox
 from tests.unit.runtime.transforms import plain
 
 PLACES = st.integers(0, 8).map(lambda n: n / 8)
@@ -109,6 +110,6 @@ def test_only_the_hottest_cell_of_a_place_keeps_its_score():
 
 @pytest.mark.parametrize(("image", "size"), [((40, 80), (32, 32)), ((90, 30), (64, 96)), ((10, 10), (7, 7))])
 def test_boxes_of_a_letterbox_go_back_to_the_image(image, size):
-    (height, width), (y, x) = transforms.letterbox(image, size)
+    (height, width), (y, x) = letterbox(image, size)
     whole = np.array([[y / size[0], x / size[1], (y + height) / size[0], (x + width) / size[1]]], np.float32)
     assert np.allclose(transforms.unletterbox(image, size, whole), [[0, 0, 1, 1]], atol=1e-6)

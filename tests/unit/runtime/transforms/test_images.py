@@ -79,7 +79,7 @@ def test_nearest_crops_pick_pixels():
 def test_a_letterboxed_image_keeps_its_proportions():
     image = np.full((1, 40, 80, 3), 200, np.uint8)
     made = Resizing(Resize(size=(32, 32), aspect="letterbox", fill=9, dtype="uint8"), 40, 80)(image)
-    assert (made.shape, made.dtype) == ((1, 32, 32, 3), np.uint8)
+    assert (made.shape, made.dtype.name) == ((1, 32, 32, 3), "uint8")
     assert letterbox((40, 80), (32, 32)) == ((16, 32), (8, 0))
     assert (made[0, 8:24] == 200).all()
     assert (made[0, :8] == 9).all()
