@@ -16,6 +16,7 @@ from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, confirm
 from collab.cli.files import read_plan
 from collab.cli.live_page import PageProfile, PageRollouts, PageRuns, Shown, check_shown, mounted
 from collab.cli.output import emit, say
+from collab.cli.scraping import release_journals
 from collab.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def serve(
     _check_page(dashboard, listen, shown)
 
     async def run(cluster: Cluster) -> None:
+        from collab.coordinator.journal_metrics import Told
         from collab.serving.door import FrontDoor
 
         async def read(file: Path) -> Plan:
@@ -126,8 +128,11 @@ def serve(
                 stack.push_async_callback(asyncio.to_thread, tracer.close)
                 cluster.tracer = tracer
             if metrics is not None:
-                scraped = await asyncio.to_thread(requester_metrics, cluster, metrics)
-                say(f"metrics are at {(await stack.enter_async_context(scraped)).url}")
+                journals = Told(release_journals(plans))
+                page_of_all = await asyncio.to_thread(requester_metrics, cluster, metrics, journals.values)
+                say(f"metrics are at {(await stack.enter_async_context(page_of_all)).url}")
+                looking = loop.create_task(journals.run())
+                stack.callback(looking.cancel)
             opener, page = _opener(cluster, credits, local or ()), None
             if dashboard:
                 page = await stack.enter_async_context(mounted(cluster, given, shown, settings.access))
