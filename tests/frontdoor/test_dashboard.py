@@ -366,6 +366,9 @@ def test_no_page_has_serious_findings_in_either_theme_or_is_wider_than_a_phone(
             for name in PAGES:
                 page.goto(f"{server.rest}/#{name}")
                 page.wait_for_function("document.querySelector('main table, main canvas, main svg')")
+                if name == "topology":
+                    page.locator("g.node").nth(3).wait_for(timeout=SEEN_MS)
+                    page.locator("main td").first.wait_for(timeout=SEEN_MS)
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= 390, name
                 page.screenshot(path=pictures / f"{name}-phone.png")
