@@ -345,7 +345,8 @@ async def journal_metrics(place: str, read: Callable[[], Iterable[Value]]) -> As
     from collab.telemetry.scrape import MetricsServer
 
     told = Told(read)
-    server = await asyncio.to_thread(MetricsServer, told.values, *metrics_place(place))
+    # What writes the page is imported, which reads files.
+    server = await asyncio.to_thread(lambda: MetricsServer(told.values, *metrics_place(place)))
     async with server:
         looking = asyncio.ensure_future(told.run())
         try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
+from collab.assembly import journal_metrics
 from collab.coordinator.federated_folder import RunFolder
 from collab.coordinator.journal_metrics import RunReader, release_values, rollout_values
 from collab.coordinator.plan_versions import KEPT_OUTCOMES, Noted, PlanState, PlanVersion, PlanVersions
@@ -108,6 +111,15 @@ def test_a_run_tells_who_was_left_out_and_reads_again_what_has_changed(tmp_path:
         assert found[metrics.FED_LEFT_OUT.name, run, "refused"] == number
         assert found[metrics.FED_LEFT_OUT.name, run, "quarantined"] == 1
         assert found[metrics.FED_SCORE.name, run, "accuracy"] == pytest.approx(0.5 + number / 10)
+
+
+async def test_what_journals_say_is_scraped_beside_the_loop() -> None:
+    read = [metrics.FED_ROUND.at("home", value=3)]
+    async with journal_metrics("0", lambda: read) as url, httpx.AsyncClient() as client:
+        until = asyncio.get_running_loop().time() + 20
+        while "collab_federated_round" not in (text := (await client.get(url)).text):
+            assert asyncio.get_running_loop().time() < until
+    assert 'collab_federated_round{run="home"} 3.0' in text
 
 
 def test_a_journal_of_before_the_counts_is_read() -> None:
