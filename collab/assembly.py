@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collab.node.coap.oscore import ObjectSecurity
     from collab.node.coap.service import CoapService
     from collab.security.identity import Credentials
+    from collab.telemetry.catalogue import Value
     from collab.telemetry.export import Tracer
     from collab.telemetry.scrape import MetricsServer
 
@@ -319,16 +321,39 @@ def make_tracer(url: str, about: Mapping[str, str], ratio: float = 1.0) -> Trace
     return Tracer(url, about, ratio)
 
 
-def requester_metrics(cluster: Cluster, place: str) -> MetricsServer:
+def requester_metrics(
+    cluster: Cluster, place: str, also: Callable[[], Sequence[Value]] = tuple
+) -> MetricsServer:
     """What Prometheus scrapes of the requests of plans that the cluster will follow, not yet entered.
 
-    Raises as `metrics_server` does.
+    ``also`` gives what else is on the page.  Raises as `metrics_server` does.
     """
     from collab.client.metrics import RequesterMetrics
     from collab.telemetry.scrape import MetricsServer
 
-    cluster.metrics = RequesterMetrics()
-    return MetricsServer(cluster.metrics.values, *metrics_place(place))
+    counted = cluster.metrics = RequesterMetrics()
+    return MetricsServer(lambda: [*counted.values(), *also()], *metrics_place(place))
+
+
+@asynccontextmanager
+async def journal_metrics(place: str, read: Callable[[], Iterable[Value]]) -> AsyncIterator[str]:
+    """Serve what ``read``, which may block, takes from journals; where it is scraped.
+
+    Raises as `metrics_server` does.
+    """
+    from collab.coordinator.journal_metrics import Told
+    from collab.telemetry.scrape import MetricsServer
+
+    told = Told(read)
+    # What writes the page is imported, which reads files.
+    server = await asyncio.to_thread(lambda: MetricsServer(told.values, *metrics_place(place)))
+    async with server:
+        looking = asyncio.ensure_future(told.run())
+        try:
+            yield server.url
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
 
 
 def metrics_place(place: str) -> tuple[str, int]:

@@ -23,6 +23,7 @@ from collab.cli.logs import LogForm, LogFormat, log_to_stderr
 from collab.cli.output import emit, say
 from collab.cli.release_serving import open_agent, read_releases
 from collab.cli.replanning import Watched, read_watched
+from collab.cli.scraping import Metrics, release_journals, scraped
 from collab.cli.supervised import supervised
 from collab.errors import UsageError
 from collab.transport.base import split_host_port
@@ -101,6 +102,7 @@ def controller(
     rollout: Annotated[
         list[Path] | None, typer.Option(help="Folder of a rollout to go on with; give it for each.")
     ] = None,
+    metrics: Metrics = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
@@ -142,6 +144,7 @@ def controller(
         reports,
         [read_releases(path) for path in releases or ()],
         rollout or (),
+        metrics,
     )
     asyncio.run(serving.run())
 
@@ -162,6 +165,7 @@ class _Serving:
         reports: Path | None,
         releases: Sequence[ReleaseSettings],
         rollouts: Sequence[Path],
+        metrics: str | None,
     ) -> None:
         self._authority = authority
         self._listen = listen
@@ -174,6 +178,7 @@ class _Serving:
         self._reports = reports
         self._releases = releases
         self._rollouts = rollouts
+        self._metrics = metrics
         self._tasks: list[asyncio.Task[Any]] = []
 
     def _tell(self, event: dict[str, Any], text: str) -> None:
@@ -193,6 +198,10 @@ class _Serving:
                 await self._serve_cluster(stack)
             for path in self._rollouts:
                 await self._serve_rollout(stack, path)
+            plans = [plan for settings in self._releases for plan in settings.plans]
+            if self._watched is not None:
+                plans.append(self._watched.path)
+            await stack.enter_async_context(scraped(self._metrics, release_journals(plans, self._rollouts)))
             if self._directory is not None:
                 await _serve_directory(stack, *split_host_port(self._directory))
             self._tell(ready, text)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, Trust, confirmed
+from collab.cli.scraping import Metrics, scraped
 from collab.errors import UsageError
 
 if TYPE_CHECKING:
     from collab.cli.fed_running import Deploying
+    from collab.coordinator.cluster import Cluster
     from collab.coordinator.federated_folder import RunFolder
+    from collab.federated.actions import Finish
     from collab.federated.task import DeployRules, Task
 
 app = typer.Typer(help="Train one model on many devices; data stays where it is.", no_args_is_help=True)
@@ -49,6 +52,7 @@ def run(
         Path | None, typer.Option(help="Folder for the run; the task's name if it is not given.")
     ] = None,
     deploy: DeployTo = None,
+    metrics: Metrics = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
@@ -78,8 +82,8 @@ def run(
             confirmed(insecure, insecure_network),
             json_,
             verbose,
-            (),
-            _deploying(rules),
+            deploying=_deploying(rules),
+            metrics=metrics,
         )
 
 
@@ -89,6 +93,7 @@ def resume(
     peers: Peers = None,
     release: Annotated[str | None, typer.Option(help="NAME,… of clients to take out of quarantine.")] = None,
     deploy: DeployTo = None,
+    metrics: Metrics = None,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
@@ -111,7 +116,7 @@ def resume(
             folder.set_settings(msgspec.structs.replace(folder.settings(), deploy=rules))
         deploying = _deploying(folder.settings().deploy, anew=rules is not None)
         trust = confirmed(insecure, insecure_network)
-        _go_on(folder, task, addresses, trust, json_, verbose, names, deploying)
+        _go_on(folder, task, addresses, trust, json_, verbose, names, deploying, metrics)
 
 
 def _deploying(rules: DeployRules | None, anew: bool = False) -> Deploying | None:
@@ -129,19 +134,23 @@ def _go_on(
     verbose: bool,
     release: tuple[str, ...] = (),
     deploying: Deploying | None = None,
+    metrics: str | None = None,
 ) -> None:
     from collab.cli.connect import with_cluster
     from collab.cli.fed_progress import Progress
     from collab.cli.fed_running import run_federated, summary
     from collab.cli.logs import log_to_stderr
     from collab.cli.output import emit, say
+    from collab.coordinator.journal_metrics import RunReader
 
     log_to_stderr(verbose)
     with Progress(folder, task) as progress:
-        finish = with_cluster(
-            lambda cluster: run_federated(cluster, folder, task, addresses, progress, release, deploying),
-            trust=trust,
-        )
+
+        async def run(cluster: Cluster) -> Finish:
+            async with scraped(metrics, RunReader(folder.path).values):
+                return await run_federated(cluster, folder, task, addresses, progress, release, deploying)
+
+        finish = with_cluster(run, trust=trust)
     document = summary(folder, task, finish)
     if as_json:
         emit(document)

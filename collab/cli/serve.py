@@ -26,6 +26,7 @@ from collab.cli.live_page import (
     mounted,
 )
 from collab.cli.output import emit, say
+from collab.cli.scraping import release_journals
 from collab.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def serve(
 
     async def run(cluster: Cluster) -> None:
         from collab.cli.supervised import notify, supervised
+        from collab.coordinator.journal_metrics import Told
         from collab.serving.door import FrontDoor
         from collab.serving.reload import Reloads
 
@@ -140,8 +142,11 @@ def serve(
                 stack.push_async_callback(asyncio.to_thread, tracer.close)
                 cluster.tracer = tracer
             if metrics is not None:
-                scraped = await asyncio.to_thread(requester_metrics, cluster, metrics)
-                say(f"metrics are at {(await stack.enter_async_context(scraped)).url}")
+                journals = Told(release_journals(plans))
+                page_of_all = await asyncio.to_thread(requester_metrics, cluster, metrics, journals.values)
+                say(f"metrics are at {(await stack.enter_async_context(page_of_all)).url}")
+                looking = loop.create_task(journals.run())
+                stack.callback(looking.cancel)
             opener, page = _opener(cluster, credits, local or ()), None
             if dashboard:
                 page = await stack.enter_async_context(mounted(cluster, given, shown, settings.access))

@@ -15,6 +15,7 @@ import typer
 
 from collab.cli.connect import AsJson, Insecure, InsecureNetwork, Peers, confirmed, with_cluster
 from collab.cli.output import console, emit, show, table
+from collab.errors import UsageError
 from collab.planner.wording import size
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ EXAMPLE = """
 Examples:
 
     collab top --peers 10.0.0.7:7070,10.0.0.8:7070
+
+    collab top --peers 10.0.0.7:7070 --once
 
     collab top --peers 10.0.0.7:7070 --json --count 60
 """
@@ -48,6 +51,9 @@ def top(
     count: Annotated[
         int | None, typer.Option(min=1, help="End after so many looks; 1 without a terminal.")
     ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Show one look as it is, and end.", show_default=False)
+    ] = False,
     insecure: Insecure = False,
     insecure_network: InsecureNetwork = False,
     json_: AsJson = False,
@@ -56,8 +62,10 @@ def top(
     from collab.cli.settings import peers as read_peers
     from collab.coordinator.watching import Watch
 
-    live = not json_ and sys.stderr.isatty()
-    looks = count if count is not None or json_ or live else 1
+    if once and count is not None:
+        raise UsageError("--once --count: give one of them")
+    live = not json_ and not once and sys.stderr.isatty()
+    looks = 1 if once else count if count is not None or json_ or live else 1
 
     async def watch(cluster: Cluster) -> None:
         given = read_peers(peers)
@@ -183,6 +191,8 @@ def layout(view: View, sort: str = SORTS[0], events: tuple[str, ...] = ()) -> li
             p.failures_s,
             "-" if p.p50_ms is None else f"{p.p50_ms:.3g}",
             "-" if p.p95_ms is None else f"{p.p95_ms:.3g}",
+            f"{p.release or '-'} ({p.trial})" if p.trial else p.release or "-",
+            "; ".join(p.notes) or "-",
         )
         for p in view.plans
     ]
@@ -200,7 +210,7 @@ def layout(view: View, sort: str = SORTS[0], events: tuple[str, ...] = ()) -> li
 
 _PLAN_COLUMNS: Final = (
     *("plan", "epoch", "digest", "stages", "in flight", "answers/s", "failures/s"),
-    *("p50 ms in nodes", "p95"),
+    *("p50 ms in nodes", "p95", "release", "notes"),
 )
 
 

@@ -23,7 +23,7 @@ from collab.coordinator.cluster import Cluster
 from collab.coordinator.comparing import choose_comparison
 from collab.coordinator.deploy import Blobs, Deployment, deploy
 from collab.coordinator.going_back import back_to, running_plan, unfinished
-from collab.coordinator.plan_versions import Noted, PlanVersions, Result
+from collab.coordinator.plan_versions import Cause, Noted, PlanVersions, Result
 from collab.coordinator.planning import open_model
 from collab.coordinator.probation import Standing, ask
 from collab.coordinator.retarget import retarget
@@ -147,12 +147,21 @@ async def update_plan(
             release=update.release,
             epoch=outcome.epoch,
             reason=outcome.reason,
+            cause="health" if outcome.result == "rolled back" else None,
         )
         await asyncio.to_thread(versions.note, noted)
     return replace(outcome, seconds=round(clock() - begun, 3))
 
 
-async def undo(cluster: Cluster, versions: PlanVersions) -> Outcome:
+_BACK: Final[Mapping[Cause, str]] = {
+    "health": "was taken back: it is not well",
+    "hand": "was taken back by hand",
+    "rollout": "was taken back by its rollout",
+    "sibling": "was taken back: another plan does not take it",
+}
+
+
+async def undo(cluster: Cluster, versions: PlanVersions, cause: Cause = "hand") -> Outcome:
     """Deploy the version before the one that runs, as a new epoch.
 
     Raises what `update_plan` does, and `ConfigError` where no version before is kept.
@@ -163,13 +172,14 @@ async def undo(cluster: Cluster, versions: PlanVersions) -> Outcome:
         left = await asyncio.to_thread(versions.state)
         epoch = await back_to(cluster, versions, running)
         state = await asyncio.to_thread(versions.state)
-        reason = f"{left.running} was taken back by hand"
+        reason = f"{left.running} {_BACK[cause]}"
         noted = Noted(
             result="rolled back",
             model=left.running.model,
             release=left.running.release,
             epoch=epoch,
             reason=reason,
+            cause=cause,
         )
         await asyncio.to_thread(versions.note, noted)
     return Outcome("rolled back", reason, epoch, str(state.running), left.running.release)

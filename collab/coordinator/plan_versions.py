@@ -6,7 +6,7 @@ version.  Blocks on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -27,6 +27,8 @@ _STATE: Final = "state.json"
 _PREFIX: Final = "v"
 
 Result = Literal["healthy", "committed", "dropped", "rolled back"]
+Cause = Literal["health", "hand", "rollout", "sibling"]
+"""Why a plan went back: `collab.telemetry.catalogue.ROLLBACK_CAUSES`."""
 
 
 class PlanVersion(Frozen, frozen=True, kw_only=True):
@@ -58,6 +60,8 @@ class Noted(Frozen, frozen=True, kw_only=True):
     release: ReleaseRef | None = None
     epoch: int = 0
     reason: str = ""
+    cause: Cause | None = None
+    """Why it went back, if it did."""
 
 
 class PlanState(Frozen, frozen=True, kw_only=True):
@@ -74,6 +78,10 @@ class PlanState(Frozen, frozen=True, kw_only=True):
     numbered: int = 0
     """The last number given to a version."""
     outcomes: tuple[Noted, ...] = ()
+    ended: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """How many updates ended with each result, those whose outcome is no longer kept included."""
+    went_back: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """How often for each cause."""
 
     @property
     def running(self) -> PlanVersion:
@@ -190,7 +198,15 @@ class PlanVersions:
         """Keep how an update ended."""
         state = self.state()
         noted = msgspec.structs.replace(noted, reason=noted.reason[:_MAX_REASON])
-        self._write(state, outcomes=(*state.outcomes, noted)[-KEPT_OUTCOMES:])
+        went_back = state.went_back
+        if noted.cause is not None:
+            went_back = {**went_back, noted.cause: went_back.get(noted.cause, 0) + 1}
+        self._write(
+            state,
+            outcomes=(*state.outcomes, noted)[-KEPT_OUTCOMES:],
+            ended={**state.ended, noted.result: state.ended.get(noted.result, 0) + 1},
+            went_back=went_back,
+        )
 
     def _write(self, state: PlanState, **changes: object) -> PlanState:
         state = msgspec.structs.replace(state, **changes)

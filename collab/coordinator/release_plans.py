@@ -173,7 +173,7 @@ class ReleasePlans:
             state = await asyncio.to_thread(versions.state)
             now = state.running.release
             if len(state.versions) > 1 and _is(now, release):
-                await undo(self._cluster, versions)
+                await undo(self._cluster, versions, "sibling")
 
 
 async def _awaited(work: Callable[[], Awaitable[None]]) -> None:

@@ -63,7 +63,7 @@ class PlanSite:
             if str(self.release) not in runs.versions:
                 epochs = [node.epoch for node in runs.nodes]
                 return WentBack(target.name, ", ".join(runs.versions), max(epochs, default=0))
-            made = await undo(cluster, self.versions(Path(target.file)))
+            made = await undo(cluster, self.versions(Path(target.file)), "rollout")
         return WentBack(target.name, made.version, made.epoch)
 
     async def _ask(self, cluster: Cluster, target: Target) -> PlanRuns:

@@ -59,6 +59,12 @@ class PlanRow:
     p50_ms: float | None = None
     """In nodes, the network left out; None without answers since the look before."""
     p95_ms: float | None = None
+    release: str = ""
+    """What serves, as FAMILY:VERSION; several where nodes differ."""
+    trial: str = ""
+    """Phase of a new model's trial in it."""
+    notes: tuple[str, ...] = ()
+    """That it answers in place of another plan, who is left out of ensembles, why an epoch is not loaded."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,7 @@ def _plan(name: str, earlier: Mapping[str, pb.StatusReply | None], after: Look, 
     serving: dict[int, str] = {}
     in_flight = 0
     rates = [0.0, 0.0]
+    about = _About()
     buckets = [0] * (len(BOUNDS_US) + 1)
     for node, reply in after.replies.items():
         if reply is None:
@@ -179,10 +186,12 @@ def _plan(name: str, earlier: Mapping[str, pb.StatusReply | None], after: Look, 
             if plan.plan != name:
                 continue
             in_flight += plan.in_flight
+            about.take(plan)
             if plan.state == "serving":
                 serving[plan.epoch] = plan.digest
                 for stage in plan.stages:
                     stages.setdefault(stage, []).append(node)
+        about.quarantined(name, reply, earlier.get(node))
         now, then = _answers(reply, name), _answers(earlier.get(node), name)
         if now is None or earlier.get(node) is None:
             continue
@@ -204,7 +213,46 @@ def _plan(name: str, earlier: Mapping[str, pb.StatusReply | None], after: Look, 
         rates[1],
         None if p50 is None else p50 / 1000,
         None if p95 is None else p95 / 1000,
+        ", ".join(sorted(about.releases)),
+        ", ".join(sorted(about.trials)),
+        about.notes(rates[0] > 0),
     )
+
+
+class _About:
+    """What nodes say of a plan beside its numbers."""
+
+    def __init__(self) -> None:
+        self.releases: set[str] = set()
+        self.trials: set[str] = set()
+        self._primary = ""
+        self._faults: set[str] = set()
+        self._left_out: dict[str, int] = {}
+
+    def take(self, plan: pb.LoadedPlan) -> None:
+        if plan.state == "serving":
+            self.releases |= {plan.release} - {""}
+            self.trials |= {plan.trial} - {""}
+        self._primary = self._primary or plan.primary
+        self._faults |= {plan.fault} - {""}
+
+    def quarantined(self, name: str, reply: pb.StatusReply, then: pb.StatusReply | None) -> None:
+        """Members of its ensembles that were left out of requests since the look before."""
+        prefix = f"quarantined:{name}/"
+        old = {c.name: c.value for c in then.counters if c.name.startswith(prefix)} if then else None
+        for counter in reply.counters:
+            if old is not None and counter.name.startswith(prefix):
+                more = counter.value - old.get(counter.name, 0)
+                where = counter.name[len(prefix) :]
+                if more > 0:
+                    self._left_out[where] = self._left_out.get(where, 0) + more
+
+    def notes(self, answers: bool) -> tuple[str, ...]:
+        found = []
+        if self._primary:
+            found.append(f"failover: answers for {self._primary}" if answers else f"for {self._primary}")
+        found += [f"quarantine: {where} out of {n}" for where, n in sorted(self._left_out.items())]
+        return (*found, *sorted(self._faults))
 
 
 def _answers(reply: pb.StatusReply | None, plan: str) -> pb.PlanAnswers | None:

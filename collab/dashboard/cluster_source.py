@@ -159,6 +159,8 @@ class ClusterSource:
 
     async def _look_after(self, name: NodeName) -> None:
         described_s = float("-inf")
+        with suppress(TimeoutError, asyncio.TimeoutError):  # it is being dialled: that is not lost yet
+            await asyncio.wait_for(self._cluster.links.wait_for(name), _ANSWER_S)
         while True:
             try:
                 control = self._cluster.control(name)

@@ -40,6 +40,8 @@ class PlanLook:
     in_flight: int = 0
     primary: str = ""
     release: str = ""
+    trial: str = ""
+    """Phase of a new model's trial."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def look_of(name: str, reply: pb.StatusReply) -> NodeLook:
                 plan.in_flight,
                 plan.primary[:MAX_TEXT],
                 plan.release[:MAX_TEXT],
+                plan.trial[:MAX_TEXT],
             )
             for plan in reply.plans[:MAX_PLANS]
         ),

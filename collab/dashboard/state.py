@@ -123,6 +123,7 @@ class Board:
                     "stages": list(plan.stages),
                     "primary": plan.primary,
                     "release": plan.release,
+                    "trial": plan.trial,
                 }
                 for plan in look.plans
                 if plan.state != "unloaded"

@@ -114,6 +114,7 @@ class NodeControl:
                 primary=info.primary or "",
                 fault=node.proving.fault(info.plan, info.epoch)[:MAX_FAULT],
                 release=info.release,
+                trial=node.trials.phase(info.plan) if info.state == "serving" else "",
             )
             for info in node.session.plans()
         ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from collab import __version__
+from collab.core.ids import PlanName
 from collab.link.suspicion import Health
 from collab.node.program import monotonic_us
 from collab.node.tally import PARTS, peer_label
@@ -48,6 +49,8 @@ class NodeMetrics:
         yield metrics.REPORTS_DROPPED.at(value=node.reporter.dropped)
         if node.training.round is not None:
             yield metrics.ROUND.at(value=node.training.round)
+        for cause, count in node.training.declined.items():
+            yield metrics.TRAINING_DECLINED.at(cause, value=count)
         if node.security is not None:
             yield metrics.CERTIFICATE.at(value=node.security.leaf.not_after.timestamp())
         if self._spans_dropped is not None:
@@ -68,6 +71,8 @@ class NodeMetrics:
         for name, credits in node.session.credits(monotonic_us()).items():
             for kind, number in zip(("all", "leased", "used"), credits, strict=True):
                 yield metrics.CREDITS.at(name, kind, value=number)
+            if phase := node.trials.phase(PlanName(name)):
+                yield metrics.TRIAL.at(name, phase)
         for name, tally in node.tally.plans.items():
             for outcome, count in tally.outcomes.items():
                 yield metrics.REQUESTS.at(name, outcome, value=count)

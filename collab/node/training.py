@@ -21,11 +21,12 @@ from collab.node.training_errand import Errand
 from collab.node.training_files import TrainingFiles
 from collab.node.training_masked import MaskedOrder
 from collab.node.training_offer import Ask, unsuited
-from collab.node.training_policy import Look, look, refusal
+from collab.node.training_policy import Look, Refusal, look, refusal
 from collab.node.training_thread import Guard, TrainingThread, energy_meter
 from collab.node.training_weights import OffLoop, TrainingWeights
 from collab.node.training_work import Enrolled, Job, MakeTrainer, Part, Product, evaluate, train
 from collab.node.verbs import Caller
+from collab.telemetry.catalogue import TRAINING_CAUSES
 
 if TYPE_CHECKING:
     from collab.node.gateway import Gateway
@@ -75,6 +76,8 @@ class NodeTraining:
         """The latest evaluation."""
         self._enrolled: tuple[Digest, Enrolled] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.declined = dict.fromkeys(TRAINING_CAUSES, 0)
+        """Orders that were declined or given up for the settings' sake, by cause."""
 
     # --- life ------------------------------------------------------------------
 
@@ -134,7 +137,7 @@ class NodeTraining:
 
     async def describe(self, run: str, trainable: Digest | None) -> pb.DescribeTrainingReply:
         """What this node can do in a run."""
-        reply = pb.DescribeTrainingReply(refusal=await self._refusal(), encodings=sorted(ABILITIES))
+        reply = pb.DescribeTrainingReply(refusal=(await self._refusal()).reason, encodings=sorted(ABILITIES))
         if not self._trains:
             return reply
         reply.children = len(self.config.children)
@@ -153,12 +156,17 @@ class NodeTraining:
 
     async def offer(self, ask: Ask) -> pb.OfferTrainingReply:
         """Take an order or decline it; again, and it stands where it stood."""
-        refused = await self._refusal() or unsuited(self.config, ask)
+        refused = await self._refusal()
+        if not refused.cause:
+            refused = Refusal("unsuited", unsuited(self.config, ask))
         if ask.evaluate:
-            state = self._offer_trial(ask, refused)
+            state = self._offer_trial(ask, refused.reason)
         else:
             async with self._deciding:
-                state = await self._offer_order(ask, refused)
+                state = await self._offer_order(ask, refused.reason)
+        if state.state == "declined":
+            # What stands in the way where the settings allow it is another order.
+            self.declined[refused.cause if refused.reason else "busy"] += 1
         reply = pb.OfferTrainingReply(state=state)
         if state.state == "accepted":
             holding = await self._weights.holding(ask.blobs)
@@ -262,19 +270,20 @@ class NodeTraining:
         errand = self._trial if evaluating else self._errand
         return errand if errand is not None and errand.order == order else None
 
-    async def _refusal(self) -> str:
-        """Why nothing is begun here now; empty where it may be."""
+    async def _refusal(self) -> Refusal:
+        """Why nothing is begun here now; an empty one where it may be."""
         if not self._trains:
-            return f"{self._name!r} does not train; set training.data in its settings"
+            text = f"{self._name!r} does not train; set training.data in its settings"
+            return Refusal("not_set_up", text)
         if self.draining:
-            return f"{self._name!r} drains"
+            return Refusal("draining", f"{self._name!r} drains")
         guard = self._errand.guard if self._errand is not None else None
         if self._at_work is not None and self._at_work.hangs:
-            return "the training before hangs; start the node again"
+            return Refusal("hangs", "the training before hangs; start the node again")
         try:
             await self._off_loop(energy_meter, self.config)
         except Refused as error:
-            return str(error)
+            return Refusal("energy", str(error))
         return refusal(self.config, await self._off_loop(self._look), at_work=guard is not None)
 
     async def _perform(self, actions: Iterable[machine.ClientAction]) -> None:
@@ -318,8 +327,9 @@ class NodeTraining:
             if errand.over.is_set():
                 return
             now = await self._off_loop(self._look)
-            forbidden = refusal(self.config, now, at_work=True)
+            cause, forbidden = refusal(self.config, now, at_work=True)
             if forbidden:
+                self.declined[cause] += 1
                 errand.end("failed", forbidden)
                 await self._decide(machine.Cancelled(errand.order, forbidden))
             due_s = self._machine.wake_at

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from collab.node.training_config import TrainingConfig, minutes_of, within
 from collab.runtime.surroundings import charging, default_device
@@ -33,20 +33,29 @@ class Surroundings:
 Look = Callable[[], Surroundings]
 
 
-def refusal(config: TrainingConfig, now: Surroundings, *, at_work: bool = False) -> str:
-    """Why the policy forbids training; empty where it allows it.
+class Refusal(NamedTuple):
+    """Why something is not done, for counting and for people; both empty where it is."""
+
+    cause: str = ""
+    """One of `TRAINING_CAUSES`."""
+    reason: str = ""
+
+
+def refusal(config: TrainingConfig, now: Surroundings, *, at_work: bool = False) -> Refusal:
+    """Why the policy forbids training; an empty one where it allows it.
 
     The device's load says nothing while it trains itself, so it is not asked ``at_work``.
     """
     if config.idle and not at_work and now.load > config.idle_load:
-        return f"not idle: load {now.load:.2f} by core, training.idle_load is {config.idle_load:g}"
+        text = f"not idle: load {now.load:.2f} by core, training.idle_load is {config.idle_load:g}"
+        return Refusal("not_idle", text)
     if config.charging and now.charging is False:
-        return "on battery: training.charging asks for external power"
+        return Refusal("on_battery", "on battery: training.charging asks for external power")
     if config.unmetered and now.device.startswith(config.metered_devices):
-        return f"metered network: the default route is over {now.device}"
+        return Refusal("metered", f"metered network: the default route is over {now.device}")
     if not within(minutes_of(config.hours), now.minute):
-        return f"outside training.hours {config.hours}"
-    return ""
+        return Refusal("hours", f"outside training.hours {config.hours}")
+    return Refusal()
 
 
 def look(power: Path = POWER, routes: Path = ROUTES) -> Surroundings:

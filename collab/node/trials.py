@@ -57,6 +57,11 @@ class Trials:
         }
         return table
 
+    def phase(self, plan: PlanName) -> str:
+        """Of the plan's trial; empty where none is under way."""
+        known = self._find(plan)
+        return known.trial.phase if known is not None else ""
+
     def forget(self, plan: PlanName) -> None:
         """A plan is gone, and so is its trial."""
         self._known.pop(plan, None)

@@ -16,6 +16,17 @@ CLIENTS: Final = "(clients)"
 REFUSAL_CAUSES: Final = ("retired", "no_lease", "no_room", "hopeless", "not_loaded")
 """Counters of a node's session that say why work was refused; its others say what was dropped."""
 
+TRAINING_CAUSES: Final = (
+    *("not_set_up", "draining", "busy", "hangs", "energy", "not_idle", "on_battery", "metered", "hours"),
+    "unsuited",
+)
+"""Why a node declines a federated order."""
+TRIAL_PHASES: Final = ("shadow", "canary", "probation")
+"""Of a new model in a plan."""
+ROLLBACK_CAUSES: Final = ("health", "hand", "rollout", "sibling")
+"""Why a plan went back to its former model: it failed on probation, a person, a rollout that goes back,
+or another plan of the family on the device that did not take it."""
+
 
 class Kind(Enum):
     """Types of OpenMetrics."""
@@ -133,6 +144,15 @@ ROUND = Metric("collab_training_round", _GAUGE, (), "Round of the latest federat
 CERTIFICATE = Metric(
     "collab_certificate_expiry_timestamp_seconds", _GAUGE, (), "When the node's certificate ends, Unix time"
 )
+TRAINING_DECLINED = Metric(
+    "collab_training_declined_total",
+    _COUNTER,
+    ("cause",),
+    "Federated orders that the node declined or gave up by its settings, by cause",
+)
+TRIAL = Metric(
+    "collab_trial_phase", _GAUGE, ("plan", "phase"), "1 for the phase of a new model's trial in a plan"
+)
 SPANS_DROPPED = Metric("collab_spans_dropped_total", _COUNTER, (), "Spans that could not be exported")
 
 STREAM_FRAMES = Metric(
@@ -188,13 +208,60 @@ CLIENT_ATTEMPTS = Metric(
     "collab_client_attempts_total", _COUNTER, ("plan",), "Attempts started for requests that were answered"
 )
 
+# --- of releases and federated runs: of whoever keeps their journals ----------------------
+
+RELEASE_STATE = Metric(
+    "collab_release_state",
+    _GAUGE,
+    ("plan", "state"),
+    "1 for how the model that a plan runs stands: proven, probation, or to go back",
+)
+RELEASE_UPDATES = Metric(
+    "collab_release_updates_total", _COUNTER, ("plan", "result"), "Updates of a plan that ended, by result"
+)
+ROLLBACKS = Metric(
+    "collab_release_rollbacks_total",
+    _COUNTER,
+    ("plan", "cause"),
+    "Times that a plan went back to its former model, by cause",
+)
+ROLLOUT_TARGETS = Metric(
+    "collab_rollout_targets", _GAUGE, ("rollout", "status"), "Plans of a rollout, by what became of them"
+)
+ROLLOUT_PHASE = Metric("collab_rollout_phase", _GAUGE, ("rollout", "phase"), "1 for the phase of a rollout")
+FED_ROUNDS = Metric(
+    "collab_federated_rounds_total", _COUNTER, ("run", "outcome"), "Rounds of a run that ended, by outcome"
+)
+FED_LEFT_OUT = Metric(
+    "collab_federated_left_out_total",
+    _COUNTER,
+    ("run", "cause"),
+    "Clients that a round asked and left out: declined, failed, refused, late, skipped or quarantined",
+)
+FED_ROUND = Metric("collab_federated_round", _GAUGE, ("run",), "The last round of a run that ended")
+FED_SCORE = Metric(
+    "collab_federated_score", _GAUGE, ("run", "metric"), "What the last evaluation of a run's model measured"
+)
+
 CATALOGUE: Final[tuple[Metric, ...]] = (
     *(NODE_INFO, STATE, UPTIME, PLAN_INFO, REQUESTS, FAILURES, REQUEST_SECONDS, STAGE_SECONDS),
     *(STAGE_FAILURES, QUEUE, IN_FLIGHT, CREDITS, REFUSALS, DROPS, CODEC_RAW, CODEC_SENT, CODEC_FALLBACKS),
     *(QUARANTINED, LINK_BYTES, LINK_UP, LINK_RTT, LINK_QUEUED, REPORTS, REPORTS_DROPPED, ROUND),
-    *(CERTIFICATE, SPANS_DROPPED, STREAM_FRAMES, STREAM_WAITING, STREAM_UP, STREAM_SECONDS, STREAM_ANSWERS),
+    *(
+        TRAINING_DECLINED,
+        TRIAL,
+        CERTIFICATE,
+        SPANS_DROPPED,
+        STREAM_FRAMES,
+        STREAM_WAITING,
+        STREAM_UP,
+        STREAM_SECONDS,
+        STREAM_ANSWERS,
+    ),
     *(MEMORY, CPU, TEMPERATURE),
     *(CLIENT_REQUESTS, CLIENT_FAILURES, CLIENT_SECONDS, CLIENT_PARTS, CLIENT_ATTEMPTS),
+    *(RELEASE_STATE, RELEASE_UPDATES, ROLLBACKS, ROLLOUT_TARGETS, ROLLOUT_PHASE),
+    *(FED_ROUNDS, FED_LEFT_OUT, FED_ROUND, FED_SCORE),
 )
 """All of them, in the order in which they are exposed."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
+import os
+import re
 import secrets
 import subprocess
 import sys
@@ -15,15 +18,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
+from collab.assembly import build_cluster
 from collab.cli.files import write_plan, write_profile
-from collab.cli.replanning import successor_path
+from collab.cli.replanning import plan_versions, successor_path
+from collab.cli.top import Screen, layout
 from collab.coordinator.deploy import Blobs
+from collab.coordinator.plan_versions import Noted, PlanState, PlanVersion
 from collab.coordinator.planning import allowed_cuts
-from collab.core.plan import Plan, Predicted, PredictedEdge, PredictedStage
+from collab.coordinator.watching import View, Watch, compare
+from collab.core.ids import NodeName
+from collab.core.plan import Plan, Predicted, PredictedEdge, PredictedStage, ReleaseRef
 from collab.core.profile import CutProfile, DeviceProfile, LinkEntry, Profile
 from collab.dashboard.access import Sessions
 from collab.dashboard.app import dashboard_app
@@ -50,6 +60,8 @@ log = logging.getLogger(__name__)
 
 LOST_S = 2.0
 SEEN_MS = 15_000
+PICTURE_MS = int(os.environ.get("PICTURE_MS", "0"))
+"""How long charts run on before their picture is taken; for those of the docs."""
 
 
 def expected(plan: Plan) -> Plan:
@@ -101,14 +113,57 @@ def rollout_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "rollout.json").write_text("{}")
     targets = [
-        {"name": "canary-1", "wave": 0, "status": "active", "version": "7"},
-        {"name": "shop-1", "wave": 1, "status": "active", "version": "7"},
-        {"name": "shop-2", "wave": 1, "status": "failed", "reason": "accuracy fell by 3 points"},
+        {"name": "canary-1", "wave": 0, "status": "healthy", "version": "digits:7"},
+        {"name": "shop-1", "wave": 1, "status": "healthy", "version": "digits:7"},
+        {"name": "shop-2", "wave": 1, "status": "dropped", "reason": "4 of 60 answers differ from the old's"},
         {"name": "shop-3", "wave": 2, "status": "waiting"},
     ]
-    state = {"phase": "running", "wave": 1, "reason": "", "targets": targets}
+    state = {"wave": 1, "reason": "", "targets": targets}
     (folder / "state.json").write_bytes(msgspec.json.encode(state))
     return folder
+
+
+def history(path: Path, plan: Plan) -> None:
+    """A plan's file that had two updates."""
+    journal = plan_versions(path)
+    (first, second) = (
+        PlanVersion(
+            number=number,
+            plan=plan.digest,
+            model=plan.models[0].sha256,
+            release=ReleaseRef(family="digits", version=number + 5, sha256=plan.models[0].sha256),
+            epoch=number,
+            proven=True,
+        )
+        for number in (1, 2)
+    )
+    noted = [
+        Noted(result="healthy", model=first.model, release=first.release, epoch=1),
+        Noted(result="dropped", model=first.model, release=second.release, reason="slower by 2.1 ms"),
+        Noted(result="healthy", model=second.model, release=second.release, epoch=2),
+    ]
+    for version in (first, second):
+        journal.files.put(version.name, plan, b"")
+    journal._write(PlanState(), versions=(first, second), outcomes=tuple(noted))
+
+
+@contextmanager
+def asked(server: ServeProcess, body: dict[str, Any], plan: str) -> Iterator[None]:
+    """Requests of a server without an end."""
+    over = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=server.rest, timeout=20) as client:
+            while not over.wait(0.02):
+                assert client.post(f"/v2/models/{plan}/infer", json=body).status_code == 200
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield
+        finally:
+            over.set()
+            asking.result()
 
 
 @contextmanager
@@ -280,32 +335,40 @@ def test_no_page_has_serious_findings_in_either_theme_or_is_wider_than_a_phone(
     nodes: list[NodeProcess], digits: Reference, tmp_path: Path
 ) -> None:
     """The pictures that it takes are those of the docs: with ``--basetemp`` they are found."""
-    _, _, path = deployed(digits, nodes, tmp_path)
+    plan, _, path = deployed(digits, nodes, tmp_path)
+    history(path, plan)
     runs, rollouts = tmp_path / "runs" / "digits-at-home", tmp_path / "rollouts" / "digits-7"
-    folders = ("--runs", run_folder(runs), "--rollouts", rollout_folder(rollouts))
+    folders = ("--runs", str(run_folder(runs)), "--rollouts", str(rollout_folder(rollouts)))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     with (
-        Dashboard(tmp_path, path, "--peers", peers(nodes), *folders) as dashboard,
+        ServeProcess(tmp_path, [path], "--dashboard", "--peers", peers(nodes), *folders) as server,
         chromium() as browser,
-        traffic(tmp_path, path, digits),
+        asked(server, {"inputs": [call_of(digits)]}, plan.name),
     ):
         for theme in ("light", "dark"):
-            with page_of(browser, dashboard.url, color_scheme=theme) as page:
+            with page_of(browser, f"{server.rest}/", color_scheme=theme) as page:
                 for name in PAGES:
-                    page.goto(f"{dashboard.url}#{name}")
+                    page.goto(f"{server.rest}/#{name}")
                     page.get_by_role("heading", level=1, name=name.capitalize()).wait_for(timeout=SEEN_MS)
                     page.wait_for_function("document.querySelector('main table, main canvas, main svg')")
                     assert not findings(page), (theme, name)
                     if name == "traffic":
-                        page.locator("canvas").nth(2).wait_for(timeout=SEEN_MS)
+                        page.locator("canvas").nth(4).wait_for(timeout=SEEN_MS)
+                        page.wait_for_timeout(PICTURE_MS)
                         assert not findings(page), (theme, "charts")
-                    page.screenshot(path=pictures / f"{name}-{theme}.png")
+                    if name == "plans":
+                        page.get_by_role("img", name="The last requests").wait_for(timeout=SEEN_MS)
+                        assert not findings(page), (theme, "requests")
+                    page.screenshot(path=pictures / f"{name}-{theme}.png", full_page=name != "log")
         phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-        with page_of(browser, dashboard.url, **phone) as page:
+        with page_of(browser, f"{server.rest}/", **phone) as page:
             for name in PAGES:
-                page.goto(f"{dashboard.url}#{name}")
+                page.goto(f"{server.rest}/#{name}")
                 page.wait_for_function("document.querySelector('main table, main canvas, main svg')")
+                if name == "topology":
+                    page.locator("g.node").nth(3).wait_for(timeout=SEEN_MS)
+                    page.locator("main td").first.wait_for(timeout=SEEN_MS)
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= 390, name
                 page.screenshot(path=pictures / f"{name}-phone.png")
@@ -334,12 +397,6 @@ def test_the_page_of_a_server_is_its_dashboard_and_requests_go_on(
         page.get_by_role("img", name="From the request to its answer").wait_for(timeout=SEEN_MS)
         page.get_by_role("link", name="Plans").click()
         page.get_by_role("img", name="The last requests of plan digits").wait_for(timeout=SEEN_MS)
-        assert not findings(page)
-        page.screenshot(path=tmp_path / "plans-served.png", full_page=True)
-        page.get_by_role("link", name="Traffic").click()
-        page.get_by_role("img", name="From the request to its answer").wait_for(timeout=SEEN_MS)
-        page.wait_for_timeout(1500)
-        page.screenshot(path=tmp_path / "traffic-served.png", full_page=True)
         page.get_by_role("link", name="Topology").click()
         page.get_by_role("button", name="Drain c").click(timeout=SEEN_MS)
         page.get_by_role("dialog").get_by_role("button", name="Drain").click()
@@ -357,6 +414,33 @@ def call_of(digits: Reference) -> dict[str, Any]:
         "datatype": "FP32",
         "data": array.ravel().tolist(),
     }
+
+
+def test_top_is_drawn_as_it_looks(nodes: list[NodeProcess], digits: Reference, tmp_path: Path) -> None:
+    """The picture is the one of the docs."""
+    _, _, path = deployed(digits, nodes, tmp_path)
+    addresses = {NodeName(node.name): node.place for node in nodes}
+
+    async def looks() -> View:
+        async with build_cluster() as cluster:
+            watch = Watch(cluster, addresses)
+            await cluster.reach(list(addresses.values()))
+            before = await watch.look(2.0)
+            await asyncio.sleep(1.5)
+            return compare(before, await watch.look(2.0))
+
+    with traffic(tmp_path, path, digits):
+        until = time.monotonic() + 20
+        while not (view := asyncio.run(looks())).plans or not any(plan.answers_s for plan in view.plans):
+            assert time.monotonic() < until
+    console = Console(record=True, width=150, file=io.StringIO())
+    for part in [*layout(view, events=view.events), Screen().footer]:
+        console.print(part)
+    # Without the fonts of another site: what the reader has will do.
+    picture = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="collab top"), flags=re.DOTALL)
+    assert "cdnjs" not in picture
+    (tmp_path / "top.svg").write_text(picture)
+    assert all(name in picture for name in ("digits", "answers/s", "grpc", "serving"))
 
 
 FOCUSED = "(({ariaLabel, textContent}) => ariaLabel ?? textContent)(document.activeElement)"

@@ -58,6 +58,24 @@ def test_the_files_are_sound(promtool, arguments):
     assert "FAILED" not in check(promtool, *arguments)
 
 
+def test_every_query_of_the_grafana_dashboard_is_one_for_prometheus(promtool, tmp_path):
+    """Grafana puts in what is chosen on the page; its own program is in no package of Debian."""
+    board = json.loads((MONITORING / "dashboard.json").read_text("utf-8"))
+    chosen = {"$__rate_interval": "1m", "$__range": "1h", "$plan": ".*", "$node": ".*"}
+    rules = []
+    for panel in board["panels"]:
+        assert panel["type"] in ("stat", "timeseries", "table"), panel["title"]
+        for target in panel["targets"]:
+            query = target["expr"]
+            for variable, value in chosen.items():
+                query = query.replace(variable, value)
+            assert "$" not in query, query
+            rules.append({"record": f"panel_{panel['id']}_{target['refId']}", "expr": query})
+    file = tmp_path / "panels.yml"
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    assert f"{len(rules)} rules found" in check(promtool, "check", "rules", str(file))
+
+
 def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from collab.cli.replanning import plan_versions
@@ -15,6 +17,7 @@ from tests.integration.conftest import no_settings_of_the_user
 from tests.integration.edited_models import sharper
 from tests.integration.models import Reference
 from tests.integration.processes import NodeProcess, command, peers, running
+from tests.integration.serving import ServeProcess
 from tests.integration.test_rollouts import UNTRIED, Site, journal, rollout, statuses, until
 
 if TYPE_CHECKING:
@@ -132,3 +135,7 @@ def test_a_plan_goes_back_to_its_former_model_and_a_refusal_is_told(site: Site, 
         assert page.get_by_role("button", name=f"Go back: {plan}").is_disabled()
         assert "no version before" in refused(page, dashboard.url, "undo", plan)
     assert site.epochs(name)[plan] == {3}
+    with ServeProcess(tmp_path, [path], "--metrics", "0") as server:
+        (place,) = re.findall(r"http://[0-9.:]+/metrics", server.log.read_text())
+        counted = f'collab_release_rollbacks_total{{cause="hand",plan="{plan}"}} 1.0'
+        until(lambda: counted in httpx.get(place).text)

@@ -17,7 +17,10 @@ PURE = (
     "collab.planner",
     "collab.codec",
     "collab.client.requester",
-    *(f"collab.dashboard.{name}" for name in ("looks", "measured", "state", "timeline", "versions")),
+    *(
+        f"collab.dashboard.{name}"
+        for name in ("looks", "measured", "state", "timeline", "traffic", "versions")
+    ),
     "collab.emulation.base",
     "collab.emulation.build",
     "collab.emulation.devices",

@@ -75,7 +75,7 @@ class RuntimeClass(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., version: _Optional[str] = ..., machine: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., delegate: _Optional[str] = ...) -> None: ...
 
 class LoadedPlan(_message.Message):
-    __slots__ = ("plan", "epoch", "digest", "state", "stages", "in_flight", "primary", "fault", "release")
+    __slots__ = ("plan", "epoch", "digest", "state", "stages", "in_flight", "primary", "fault", "release", "trial")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,7 @@ class LoadedPlan(_message.Message):
     PRIMARY_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
     plan: str
     epoch: int
     digest: str
@@ -94,7 +95,8 @@ class LoadedPlan(_message.Message):
     primary: str
     fault: str
     release: str
-    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[str]] = ..., in_flight: _Optional[int] = ..., primary: _Optional[str] = ..., fault: _Optional[str] = ..., release: _Optional[str] = ...) -> None: ...
+    trial: str
+    def __init__(self, plan: _Optional[str] = ..., epoch: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., stages: _Optional[_Iterable[str]] = ..., in_flight: _Optional[int] = ..., primary: _Optional[str] = ..., fault: _Optional[str] = ..., release: _Optional[str] = ..., trial: _Optional[str] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
     __slots__ = ("reply_bytes", "body", "timed")

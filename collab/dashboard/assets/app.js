@@ -16,6 +16,7 @@ class Store {
   clear() { this.values = new Map(); this.points = new Map(); this.log = []; }
 
   take(news) {
+    this.known = true;
     if (news.whole) this.clear();
     for (const [key, value] of Object.entries(news.set)) this.values.set(key, value);
     for (const key of news.gone) this.values.delete(key);

@@ -221,7 +221,7 @@ export class Releases {
 
   draw() {
     const held = this.store.all("node:").flatMap((node) => node.plans.filter((plan) => !plan.primary).map((plan) => [`${node.name} ${plan.plan} ${plan.epoch}`,
-      [node.name, cell(node.state, () => tag(node.state)), plan.plan, String(plan.epoch), cell(plan.state, () => tag(plan.state)), plan.release || "–"]]));
+      [node.name, cell(node.state, () => tag(node.state)), plan.plan, String(plan.epoch), cell(plan.state, () => tag(plan.state)), `${plan.release || "–"}${plan.trial ? `, a new one on trial: ${plan.trial}` : ""}`]]));
     this.held.set([["device", ""], ["device is", ""], ["plan", ""], ["epoch", "number"], ["plan is", ""], ["release", ""]], held);
     const [histories, rollouts] = [this.store.all("history:"), this.store.all("rollout:")];
     const shape = JSON.stringify([histories, rollouts]);

@@ -43,7 +43,7 @@ export class Topology {
     if (!all) this.more ??= requestAnimationFrame(() => { this.more = undefined; this.draw(); });
     const lost = nodes.filter((node) => node.state === "lost").length;
     this.picture.setAttribute("aria-label", `${nodes.length} nodes, ${lost} lost, ${links.length} links; the tables below say the same`);
-    if (all) this.drawTables(nodes, links);
+    if (all && this.store.known) this.drawTables(nodes, links);
   }
 
   place(nodes) {

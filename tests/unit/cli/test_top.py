@@ -17,7 +17,7 @@ NODES = (
 )
 
 
-def drawn(view: View, *, width: int = 160, **more: object) -> str:
+def drawn(view: View, *, width: int = 200, **more: object) -> str:
     console = Console(file=io.StringIO(), width=width)
     for part in layout(view, **more):
         console.print(part)
@@ -26,11 +26,23 @@ def drawn(view: View, *, width: int = 160, **more: object) -> str:
 
 
 def test_a_view_is_shown_whole():
-    plan = PlanRow("digits", (2, 3), "0123456789", {"s0": ("a", "b"), "s1": ("b",)}, 8, 250.0, 1.5, 4.2, None)
+    plan = PlanRow("digits", (2, 3), "0123456789", {"s0": ("a", "b"), "s1": ("b",)}, 8, 250.0, 1.5, 4.2, None,
+                   "digits:2", "canary", ("failover: answers for p",))  # fmt: skip
     text = drawn(
         View(NODES, (plan,), (LinkRow("a", "b", "mqtt", 1.25, 2e6, 10),)), events=("node c is back",)
     )
-    for said in ("unreachable", "2, 3", "01234567", "s0: a+b  s1: b", "250", "4.2", "mqtt", "node c is back"):
+    for said in (
+        "unreachable",
+        "2, 3",
+        "01234567",
+        "s0: a+b  s1: b",
+        "250",
+        "4.2",
+        "mqtt",
+        "digits:2 (canary)",
+        "failover: answers for p",
+        "node c is back",
+    ):
         assert said in text, said
     assert "0123456789" not in text
 

@@ -39,6 +39,17 @@ def test_requests_are_counted_by_outcome_path_and_cause():
     assert parts == {"nodes": 24_000, "encode": 3_000, "decode": 6_000, "wire": 3_000}
 
 
+def test_the_last_requests_are_kept_without_their_tensors_and_others_make_room():
+    counts = RequesterMetrics()
+    for number in range(counting.KEPT + 3):
+        counts.answered(f"p{number}", result("alternative:x" if number % 2 else "primary"))
+    assert [one.plan for one in counts.recent] == [f"p{n}" for n in range(3, counting.KEPT + 3)]
+    assert [one.own for one in counts.recent[:2]] == [False, True]
+    last = counts.recent[-1]
+    assert (last.total_ms, last.wire_ms, last.hops) == (12.0, 1.0, ((0, "a", 8.0),))
+    assert not any(hasattr(one, "outputs") for one in counts.recent)
+
+
 async def test_a_request_is_counted_however_it_ends():
     async def ends(error: CollabError | None) -> Result:
         if error is not None:

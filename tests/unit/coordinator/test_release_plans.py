@@ -75,8 +75,8 @@ def world(monkeypatch):
         await asyncio.sleep(0)
         return versions.outcome(versions.ends)
 
-    async def undo(cluster, versions):
-        log.append(f"undo {versions.path.stem}")
+    async def undo(cluster, versions, cause="hand"):
+        log.append(f"undo {versions.path.stem}" if cause == "hand" else f"{cause} undo {versions.path.stem}")
         versions.ran.pop()
         return versions.outcome("rolled back", "by hand")
 
@@ -109,7 +109,7 @@ async def test_what_one_drops_no_other_keeps(world):
     came, told = await updated(plans, release(1))
     assert (came.result, came.reason, told) == ("dropped", "two.yaml: worse", 0)
     assert [journal.ran for journal in journals] == [[None], [None]]
-    assert log[-1] == "undo one"
+    assert log[-1] == "sibling undo one"
 
 
 async def test_one_that_is_away_ends_the_try_and_the_next_goes_on(world):

@@ -82,3 +82,35 @@ def test_what_goes_and_comes_is_an_event():
         "node a: plan p epoch 2 has left",
     )
     assert "node a: plan p epoch 2 serves" in compare(Look(1.0, {"a": bare}), here).events
+
+
+def loaded(**about: object) -> pb.LoadedPlan:
+    fields: dict[str, object] = {"plan": "p", "epoch": 2, "state": "serving", "stages": ["s0"], **about}
+    return pb.LoadedPlan(**fields)
+
+
+def said(*plans: pb.LoadedPlan, **more: object) -> Look:
+    return Look(float(more.pop("at", 1)), {"a": pb.StatusReply(state="serving", plans=plans, **more)})
+
+
+def test_a_plan_tells_its_release_and_that_a_new_one_is_on_trial():
+    here = said(
+        loaded(epoch=1, state="retired", release="digits:1"), loaded(release="digits:2", trial="canary")
+    )
+    (plan,) = compare(None, here).plans
+    assert (plan.release, plan.trial, plan.notes) == ("digits:2", "canary", ())
+
+
+def test_an_alternative_that_answers_and_a_member_that_is_left_out_are_noted():
+    alternative = loaded(primary="digits", fault="epoch 3: no model")
+
+    def at(second: int, ok: int, left_out: int) -> Look:
+        counters = [pb.Counter(name="quarantined:p/mean/m1", value=left_out)] if left_out else []
+        answers = [pb.PlanAnswers(plan="p", ok=ok, buckets=NONE)]
+        return said(alternative, at=second, counters=counters, answers=answers, bounds_us=BOUNDS_US)
+
+    (quiet,) = compare(at(1, 7, 4), at(2, 7, 4)).plans
+    assert quiet.notes == ("for digits", "epoch 3: no model")
+    (busy,) = compare(at(1, 7, 0), at(2, 9, 4)).plans
+    assert busy.notes == ("failover: answers for digits", "quarantine: mean/m1 out of 4", "epoch 3: no model")
+    assert compare(None, at(1, 7, 4)).plans[0].notes[0] == "for digits"

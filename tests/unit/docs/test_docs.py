@@ -16,6 +16,7 @@ from collab import errors
 from collab.cli import main, settings
 from collab.cli.pipelines import MAX_FILE_BYTES
 from collab.cli.raw import MAX_RAW_BYTES
+from collab.client import metrics as requesters
 from collab.client.local import MAX_WAITING
 from collab.client.policy import RetryPolicy
 from collab.codec.envelope import EnvelopeLimits
@@ -27,6 +28,7 @@ from collab.core import pipeline, streams, transforms, validate
 from collab.core import preprocessing as steps
 from collab.dashboard import access, folders, looks, versions
 from collab.dashboard import state as board
+from collab.dashboard import traffic as page_traffic
 from collab.emulation import emulator, network, plans, scenario, sweeps, traces
 from collab.emulation.forward import MAX_HELD
 from collab.emulation.nat import MAX_FLOWS
@@ -287,6 +289,8 @@ def test_the_bounds_in_the_tables_are_those_of_the_code():
         "lease of credits": f"{session.lease_us // 1_000_000} s",
         "reservation": f"{node.reservation_s:g} s by default",
         "epochs of one plan in memory": f"{node.max_epochs} by default",
+        "requests of one process that are kept as they went, those of a plan that are shown; seconds that "
+        "quantiles are of": f"{requesters.KEPT}, {board.RECENT}; {page_traffic.WINDOW_S:.0f}",
         "the page: nodes, values, series, points of one, lines of the log": f"{board.MAX_NODES}, "
         f"{versions.MAX_KEYS:,}, {versions.MAX_SERIES}, {versions.MAX_POINTS}, {versions.MAX_LOG}",
         "who looks at it: sessions, streams, a session's life, wrong keys of an address, a body": (

@@ -224,6 +224,7 @@ async def test_a_later_order_ends_the_one_under_way_and_another_run_is_told_to_w
         assert (await site.training.status(OrderId("run", 1), False, 0)).state == "training"
         busy = await site.offer(run="other")
         assert (busy.state.state, busy.state.reason) == ("declined", "busy with run run")
+        assert site.training.declined["busy"] == 1
         assert (await site.offer(round_=2, seed=2)).state.state == "accepted"
         assert (await site.training.status(OrderId("run", 1), False, 0)).state == "unknown"
         await site.training.begin(OrderId("run", 2), False, ())
@@ -245,6 +246,8 @@ async def test_a_policy_declines_before_and_ends_training(tmp_path, monkeypatch)
         site.surroundings = Surroundings(load=0, charging=False, device="", minute=0)
         state = await site.training.status(OrderId("run", 1), False, 10)
         assert (state.state, state.reason[:10]) == ("failed", "on battery")
+        told = {cause: count for cause, count in site.training.declined.items() if count}
+        assert told == {"on_battery": 2}, "an order that was declined, and one that was given up"
 
 
 async def test_a_trainer_that_raises_fails_its_order_and_not_the_node(tmp_path, caplog):
@@ -276,6 +279,7 @@ async def test_a_node_without_data_and_one_that_drains_decline(tmp_path):
         assert (await site.offer()).state.reason == "'n' drains"
         site.training.draining, site.training.config = False, TrainingConfig()
         assert "set training.data" in (await site.offer()).state.reason
+        assert (site.training.declined["draining"], site.training.declined["not_set_up"]) == (1, 1)
         assert (await site.training.describe("run", site.model)).trainer == ""
 
 

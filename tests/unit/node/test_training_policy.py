@@ -8,9 +8,10 @@ import pytest
 
 from collab.errors import ConfigError
 from collab.node.training_config import TrainingConfig, minutes_of, within
-from collab.node.training_policy import Surroundings, look, refusal
+from collab.node.training_policy import Refusal, Surroundings, look, refusal
 from collab.node.training_thread import Guard
 from collab.runtime.energy import EnergyMeter
+from collab.telemetry.catalogue import TRAINING_CAUSES
 
 QUIET = Surroundings(load=0.1, charging=True, device="eth0", minute=12 * 60)
 
@@ -33,7 +34,8 @@ QUIET = Surroundings(load=0.1, charging=True, device="eth0", minute=12 * 60)
 )
 def test_a_policy_forbids_what_it_says_and_nothing_else(settings, now, said):
     found = refusal(TrainingConfig(**settings), Surroundings(**{**_plain(QUIET), **now}))
-    assert found.startswith(said) if said else found == ""
+    assert found.reason.startswith(said) if said else found == Refusal()
+    assert not found.cause or found.cause in TRAINING_CAUSES
 
 
 def _plain(surroundings: Surroundings) -> dict:
@@ -42,8 +44,8 @@ def _plain(surroundings: Surroundings) -> dict:
 
 def test_load_says_nothing_while_the_device_trains_itself():
     busy = Surroundings(load=1.0, charging=True, device="", minute=0)
-    assert refusal(TrainingConfig(idle=True), busy)
-    assert not refusal(TrainingConfig(idle=True), busy, at_work=True)
+    assert refusal(TrainingConfig(idle=True), busy).cause == "not_idle"
+    assert refusal(TrainingConfig(idle=True), busy, at_work=True) == Refusal()
 
 
 def test_hours_that_are_equal_are_the_whole_day_and_odd_ones_are_named():

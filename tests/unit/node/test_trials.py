@@ -105,8 +105,10 @@ async def test_a_trial_whose_coordinator_is_silent_ends():
     await node.get()
     node.now = 2 * SILENT_S - 2
     assert (await node.get("client"))[0] is not None, "a client that looks is not who decides"
+    assert node.trials.phase(PlanName("chain")) == "shadow"
     node.now = 2 * SILENT_S
     assert (await node.observe("a", None)).number == 0
+    assert node.trials.phase(PlanName("chain")) == ""
 
 
 async def test_what_cannot_be_used_is_refused():
