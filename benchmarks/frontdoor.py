@@ -173,7 +173,7 @@ class Ways:
         async def ask() -> bytes:
             return (await call(request)).raw_output_contents[0]
 
-        echo = bare.unary_unary("/any/Echo", pb.ModelInferRequest.SerializeToString, None)
+        echo: Any = bare.unary_unary("/any/Echo", pb.ModelInferRequest.SerializeToString, None)
 
         async def ask_bare() -> bytes:
             await echo(request)
