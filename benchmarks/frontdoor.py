@@ -27,6 +27,7 @@ import grpc
 import numpy as np
 
 from benchmarks.figures import Figure, run
+from benchmarks.soak import resident_mb
 from collab.assembly import build_cluster
 from collab.assets import path as asset
 from collab.cli.connect import reach
@@ -56,7 +57,7 @@ async def process(*command: str) -> AsyncIterator[dict[str, Any]]:
     )
     try:
         assert child.stdout is not None
-        yield json.loads(await child.stdout.readline())
+        yield {**json.loads(await child.stdout.readline()), "pid": child.pid}
     finally:
         child.terminate()
         await child.communicate()
@@ -172,7 +173,7 @@ class Ways:
         async def ask() -> bytes:
             return (await call(request)).raw_output_contents[0]
 
-        echo = bare.unary_unary("/any/Echo", pb.ModelInferRequest.SerializeToString, None)
+        echo: Any = bare.unary_unary("/any/Echo", pb.ModelInferRequest.SerializeToString, None)
 
         async def ask_bare() -> bytes:
             await echo(request)
@@ -232,6 +233,16 @@ def figures(rows: dict[tuple[str, int], list[tuple[float, float]]]) -> list[Figu
     return found
 
 
+def memory(idle: float, loaded: float) -> list[Figure]:
+    """What the server holds, in MB."""
+    how = "resident, with one model and both protocols, before the first request"
+    then = f"the same after all of these, {max(AT_ONCE)} at a time at most"
+    return [
+        Figure("memory of the server, idle", idle, "MB", "", None, how),
+        Figure("memory of the server, after the load", loaded, "MB", "", idle, then),
+    ]
+
+
 async def measure(options: argparse.Namespace) -> list[Figure]:
     """All figures."""
     seconds, rounds = (0.4, 3) if options.quick else (0.6, ROUNDS)
@@ -264,13 +275,15 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
         ways.rest(served["rest"], plan.name)
         ways.grpc(channel, bare, plan.name)
         ways.plain(plain["rest"])
+        idle = resident_mb(served["pid"])
         await ways.check()
         for _ in range(rounds):
             for count in AT_ONCE:
                 for name, asks in ways.asks.items():
                     ways.close()
                     rows.setdefault((name, count), []).append(await load(asks[:count], seconds))
-    return figures(rows)
+        used = memory(idle, resident_mb(served["pid"]))
+    return [*figures(rows), *used]
 
 
 if __name__ == "__main__":

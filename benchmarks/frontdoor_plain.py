@@ -83,7 +83,7 @@ class _Echo(grpc.GenericRpcHandler):
         return ANSWER
 
     def __init__(self) -> None:
-        self._handler = grpc.unary_unary_rpc_method_handler(self._answer)
+        self._handler: Any = grpc.unary_unary_rpc_method_handler(self._answer)
 
 
 def main() -> None:

@@ -55,9 +55,11 @@ class FileDesk:
         packaged model with one, `LimitExceeded` for more than `MAX_BATCH` examples, and what asking raises.
         """
         upload = read_upload(body, content_type)
-        async with self._free:
-            package = await asyncio.to_thread(self._package, offer.plan)
-            names, requests = await asyncio.to_thread(_examples, upload, package)
+        await self._free.acquire()
+        # A thread goes on when its client goes away, and is one of those that decode until it ends.
+        package, names, requests = await asyncio.shield(
+            asyncio.ensure_future(self._decoded(offer.plan, upload))
+        )
         with offer.counted():
             results = await asyncio.gather(
                 *(offer.run(one, deadline_s, Priority.NORMAL, "") for one in requests), return_exceptions=True
@@ -71,6 +73,16 @@ class FileDesk:
             if not isinstance(result, BaseException)
         ]
         return {"model_name": offer.plan.name, "model_version": offer.version, "answers": answers}
+
+    async def _decoded(
+        self, plan: Plan, upload: Upload
+    ) -> tuple[_Package, list[str], list[dict[str, Array]]]:
+        """What to ask for a file; frees the place that its caller took."""
+        try:
+            package = await asyncio.to_thread(self._package, plan)
+            return package, *await asyncio.to_thread(_examples, upload, package)
+        finally:
+            self._free.release()
 
     def _package(self, plan: Plan) -> _Package:
         known = self._packages.get(plan.name)

@@ -79,7 +79,8 @@ def curl(*arguments: object) -> tuple[int, bytes]:
     return int(status), body
 
 
-def test_curl_asks_in_json(door: ServeProcess, digits: Reference, tmp_path: Path):
+@pytest.mark.parametrize("model", MODELS)
+def test_curl_asks_in_json(model: str, door: ServeProcess, digits: Reference, tmp_path: Path):
     (given,), (made,) = digits.graph.inputs, digits.graph.outputs
     request = {
         "inputs": [
@@ -94,11 +95,14 @@ def test_curl_asks_in_json(door: ServeProcess, digits: Reference, tmp_path: Path
     file = tmp_path / "request.json"
     file.write_text(json.dumps(request), "utf-8")
     status, body = curl(
-        "-H", "Content-Type: application/json", "-d", f"@{file}", f"{door.rest}/v2/models/digits/infer"
+        "-H", "Content-Type: application/json", "-d", f"@{file}", f"{door.rest}/v2/models/{model}/infer"
     )
     assert status == 200, body
     (output,) = json.loads(body)["outputs"]
     expected = np.concatenate([answer[made.name] for answer in digits.expected[:2]])
     assert np.array(output["data"], np.float32).tobytes() == expected.tobytes()
+
+
+def test_curl_reads_health_and_cannot_leave_the_paths(door: ServeProcess):
     assert curl(f"{door.rest}/v2/health/live")[0] == 200
     assert curl("--path-as-is", f"{door.rest}/v2/models/../../etc/passwd")[0] == 404

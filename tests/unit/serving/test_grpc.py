@@ -162,6 +162,9 @@ async def test_keys_and_rates_bind_here_too(keys: KEY):
     async with serving(Access(keys=known, rate=RateLimit(3))) as ask:
         assert (await ask("ServerLive", pb.ServerLiveRequest())).live
         assert await status(ask("ServerMetadata", pb.ServerMetadataRequest())) == "UNAUTHENTICATED"
+        guessed = (("authorization", "Bearer collab-guessed"),)
+        call = ask("ServerMetadata", pb.ServerMetadataRequest(), metadata=guessed)
+        assert await status(call) == "UNAUTHENTICATED"
         viewer = (("authorization", f"Bearer {made['viewer']}"),)
         assert (await ask("ServerMetadata", pb.ServerMetadataRequest(), metadata=viewer)).name == "collab"
         assert await status(ask("ModelInfer", infer(), metadata=viewer)) == "PERMISSION_DENIED"

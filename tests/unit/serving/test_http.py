@@ -114,6 +114,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int]] = {
     "not JSON": (INFER, {"content": b"{"}, 400),
     "large": (INFER, {"content": b"x" * 2001}, 413),
     "other site": (INFER, {"json": BODY, "headers": {"origin": "http://evil.example"}}, 403),
+    "other site, action": (
+        "/v2/repository/models/m/unload",
+        {"headers": {"origin": "http://evil.example"}},
+        403,
+    ),
+    "page, action": ("/v2/repository/models/m/unload", {"headers": {"sec-fetch-site": "cross-site"}}, 403),
+    "header injection": ("/v2/models/m%0d%0aset-cookie:%20a=b/infer", {"json": BODY}, 404),
+    "injected id": (INFER, {"json": BODY | {"id": "x\r\nset-cookie: a=b" + "x" * 300}}, 400),
     "rebound": (INFER, {"json": BODY, "headers": {"host": "evil.example"}}, 403),
     "length": (INFER, {"json": BODY, "headers": {"inference-header-content-length": "x"}}, 400),
     "no package": ("/v1/files/m", {"content": b"x"}, 400),
@@ -127,7 +135,7 @@ async def test_what_is_wrong_is_refused_with_a_message_and_no_more():
             response = await client.post(path, **request)
             assert response.status_code == status, (name, response.text)
             assert list(response.json()) == ["error"], name
-            assert "access-control-allow-origin" not in response.headers
+            assert not {"access-control-allow-origin", "set-cookie"} & set(response.headers), name
         assert (await client.post(INFER, json=BODY)).status_code == 200
 
 
@@ -158,6 +166,8 @@ async def test_keys_say_who_may_do_what(keys: tuple[dict[str, str], tuple[ApiKey
         assert (await client.get("/v2/health/live")).status_code == 200, "probes have no key"
         response = await client.get("/v2")
         assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+        for wrong in ("Bearer collab-guessed", f"Basic {made['viewer']}", f"Bearer {known[0].sha256}"):
+            assert (await client.get("/v2", headers={"authorization": wrong})).status_code == 401, wrong
         unload = "/v2/repository/models/m/unload"
         for role, expected in {
             "viewer": (200, 403, 403),
