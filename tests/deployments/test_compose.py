@@ -148,6 +148,7 @@ def cluster(engine: Engine, tmp_path: Path) -> Iterator[Cluster]:
             yield made
         finally:
             engine.podman("rm", "--all", "--force", "--time=1")
+            engine.podman("volume", "rm", "--all", "--force")
 
 
 def test_the_services_meet_as_the_page_says_and_the_front_door_answers_as_the_whole_model(cluster):

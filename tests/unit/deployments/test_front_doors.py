@@ -30,7 +30,10 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         yield "systemd", shlex.split(line)
 
 
-@pytest.mark.parametrize(("where", "words"), commands(), ids=[where for where, _ in commands()])
+FOUND = list(commands())
+
+
+@pytest.mark.parametrize(("where", "words"), FOUND, ids=[where for where, _ in FOUND])
 def test_a_front_door_off_loopback_is_one_that_may_be_there(where, words):
     def value(option: str) -> str | None:
         return words[words.index(option) + 1] if option in words else None
@@ -52,4 +55,4 @@ def test_a_front_door_off_loopback_is_one_that_may_be_there(where, words):
 
 
 def test_all_three_are_looked_at():
-    assert [where for where, _ in commands()] == ["compose", "k3s", "systemd"]
+    assert [where for where, _ in FOUND] == ["compose", "k3s", "systemd"]
