@@ -1,6 +1,7 @@
 """Download the device lock's wheels for a platform and Python, to install where there is no network.
 
     python scripts/wheelhouse.py --arch aarch64 --python 3.11 --out build/wheelhouse
+    python scripts/wheelhouse.py --arch aarch64 --python 3.11 --check
 
 Writes OUT/collab-VERSION-cp311-aarch64 with the wheels, their pins with hashes, collab's own
 wheel and `install-offline.sh`.  Where from is pip's own configuration.  Needs pip, setuptools
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -18,9 +20,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from packaging.markers import Marker
+from packaging.utils import canonicalize_name
 
 ARCHITECTURES: Final = ("x86_64", "aarch64", "armv7l")
 """Of the last there is no LiteRT; it is here so that what lacks is said by name."""
@@ -99,34 +102,63 @@ def take_over(last: Path, wanted: dict[str, str], to: Path) -> bool:
 
 def download(wanted: dict[str, str], to: Path, arch: str, python: str) -> list[str]:
     """Fetch the wheels; the requirements that have none for this platform."""
-    if _pip_download(wanted, to, arch, python) is None:
-        return []
-    # pip ends at the first that lacks: ask one by one to name them all.
-    failed = {}
-    for requirement, hashes in wanted.items():
-        said = _pip_download({requirement: hashes}, to, arch, python)
-        if said is not None:
-            failed[requirement] = said
-    if len(failed) == len(wanted):
-        sys.exit(f"wheelhouse: pip finds nothing at all: {next(iter(failed.values()))}")
-    return sorted(failed)
-
-
-def _pip_download(wanted: dict[str, str], to: Path, arch: str, python: str) -> str | None:
-    """None, or what pip complains of."""
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "pins.txt"
         lines.write_text(render(wanted), "utf-8")
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-                *("--no-input", "--require-hashes", "--dest", str(to)),
-                *(*options(arch, python), "--requirement", str(lines)),
-            ],
-            capture_output=True,
-            text=True,
+        done = _pip(
+            *("download", "--require-hashes", "--dest", str(to)),
+            *(*options(arch, python), "--requirement", str(lines)),
         )
-    return None if done.returncode == 0 else done.stderr.strip()[-300:] or "no reason given"
+    if done.returncode == 0:
+        return []
+    missing = lacking(wanted, arch, python)
+    if not missing:
+        sys.exit(f"wheelhouse: pip download failed: {_complaint(done)}")
+    return missing
+
+
+def lacking(wanted: dict[str, str], arch: str, python: str) -> list[str]:
+    """The requirements without a wheel of the lock's for this platform, by what the index says of each.
+
+    No wheel is fetched.  Ends the program if the index cannot be asked.
+    """
+    left, missing = dict(wanted), list[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        lines, report = Path(folder) / "pins.txt", Path(folder) / "report.json"
+        while left:
+            lines.write_text("".join(f"{requirement}\n" for requirement in left), "utf-8")
+            done = _pip(
+                *("install", "--dry-run", "--ignore-installed", "--report", str(report)),
+                "--ignore-requires-python",  # install compares with the Python that runs it; tags decide
+                *("--target", f"{folder}/nowhere", *options(arch, python), "--requirement", str(lines)),
+            )
+            if done.returncode == 0:
+                return sorted([*missing, *_strangers(left, json.loads(report.read_text("utf-8")))])
+            named = re.search(r"No matching distribution found for (\S+)", done.stderr)
+            if named is None or left.pop(named[1], None) is None or len(missing) + 1 == len(wanted):
+                sys.exit(f"wheelhouse: pip finds nothing at all: {_complaint(done)}")
+            missing.append(named[1])
+    return sorted(missing)
+
+
+def _strangers(wanted: dict[str, str], report: dict[str, Any]) -> list[str]:
+    """Requirements whose wheel is none that the lock knows."""
+    found = {
+        f"{canonicalize_name(each['metadata']['name'])}=={each['metadata']['version']}": each[
+            "download_info"
+        ]["archive_info"]["hashes"]["sha256"]
+        for each in report["install"]
+    }
+    return [name for name, hashes in wanted.items() if found.get(name.partition("[")[0], "?") not in hashes]
+
+
+def _complaint(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.strip()[-300:] or "no reason given"
+
+
+def _pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True)
 
 
 def own_wheel(to: Path) -> Path:
@@ -193,7 +225,13 @@ def main() -> None:
     parser.add_argument("--arch", choices=ARCHITECTURES, required=True)
     parser.add_argument("--python", choices=PYTHONS, default="3.11")
     parser.add_argument("--out", type=Path, default=Path("build/wheelhouse"))
+    parser.add_argument("--check", action="store_true", help="ask the index alone; fetch and write nothing")
     given = parser.parse_args()
+    if given.check:
+        wanted = pins_for(LOCK.read_text("utf-8"), given.arch, given.python)
+        missing = lacking(wanted, given.arch, given.python)
+        print(f"{given.arch}, Python {given.python}: {len(wanted) - len(missing)} of {len(wanted)} wheels")
+        sys.exit(f"wheelhouse: no wheel for: {', '.join(missing)}" if missing else 0)
     print(build(given.arch, given.python, given.out))
 
 

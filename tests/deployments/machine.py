@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 TRIALS: Final = Path(__file__).parent
 BUILD: Final = ROOT / "build" / "deployments"
-BASE: Final = BUILD / f"bookworm-ssh-{platform.machine()}"
-"""Kept, as making it takes minutes."""
-PACKAGES: Final = "systemd-sysv,dbus,python3-venv,sudo,openssh-server"
+PACKAGES: Final = "systemd-sysv,dbus,python3-venv,sudo,openssh-server,pipx"
+BASE: Final = BUILD / f"bookworm-{zlib.crc32(PACKAGES.encode()):08x}-{platform.machine()}"
+"""Kept, as making it takes minutes; another one for other packages."""
 SUITE: Final = "bookworm"
 MAKE_S: Final = 900.0
 TRIAL_S: Final = 600.0

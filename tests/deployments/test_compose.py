@@ -92,7 +92,7 @@ class Cluster:
             *(f"--user={service['user']}", f"--network=ns:/run/netns/{self._spaces[name]}"),
             *(f"--add-host={other}:{address}" for other, address in self.addresses.items()),
             *(f"--volume={place}" for place in places),
-            "--health-interval=disable",
+            *("--dns=127.0.0.1", "--health-interval=disable"),
         ]
 
     def once(self, name: str, words: str, *options: str) -> str:
@@ -120,8 +120,10 @@ class Cluster:
             ):
                 assert process.poll() is None, "mosquitto does not start"
                 assert time.monotonic() < deadline, "mosquitto does not listen"
-            yield
-            process.terminate()
+            try:
+                yield
+            finally:
+                process.terminate()
 
     def curl(self, *arguments: object) -> str:
         """From beside the services."""
@@ -146,6 +148,7 @@ def cluster(engine: Engine, tmp_path: Path) -> Iterator[Cluster]:
             yield made
         finally:
             engine.podman("rm", "--all", "--force", "--time=1")
+            engine.podman("volume", "rm", "--all", "--force")
 
 
 def test_the_services_meet_as_the_page_says_and_the_front_door_answers_as_the_whole_model(cluster):
@@ -174,7 +177,8 @@ def test_the_services_meet_as_the_page_says_and_the_front_door_answers_as_the_wh
             engine.podman("healthcheck", "run", name)
         (plans / "model.tflite").write_bytes(PATHS["digits"].read_bytes())
         os.chown(plans, USER, USER)
-        peers = ",".join(f"{name}:7070" for name in NODES)
+        # By address: gRPC asks a name server for names in any case, and there is none here.
+        peers = ",".join(f"{cluster.addresses[name]}:7070" for name in NODES)
         own, writable = "--identity /var/lib/collab/operator", f"--volume={plans}:/plans"
         choice = f"--peers {peers} --at 3,6 --assign {','.join(NODES)} --out /plans/plan.yaml"
         cluster.once("controller", f"{own} plan /plans/model.tflite {choice}", writable)

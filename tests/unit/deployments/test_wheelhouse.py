@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -83,6 +85,44 @@ def test_wheels_that_are_not_those_of_the_lock_are_fetched(tmp_path, wheel, more
     assert not wheelhouse.take_over(tmp_path / "last", {**wanted, **more}, to)
     assert not wheelhouse.take_over(tmp_path / "nothing", wanted, to)
     assert not list(to.iterdir())
+
+
+class Index:
+    """An index that has what it has, as pip tells of it."""
+
+    def __init__(self, has: dict[str, str]) -> None:
+        self.has, self.asked = has, 0
+
+    def pip(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        self.asked += 1
+        named = dict(itertools.pairwise(arguments))
+        assert "--dry-run" in arguments
+        install = []
+        for requirement in Path(named["--requirement"]).read_text().split():
+            if requirement not in self.has:
+                words = f"ERROR: No matching distribution found for {requirement}"
+                return subprocess.CompletedProcess([], 1, "", words)
+            name, _, version = requirement.partition("==")
+            info = {"archive_info": {"hashes": {"sha256": self.has[requirement]}}}
+            metadata = {"name": name.title().replace("-", "."), "version": version}
+            install.append({"metadata": metadata, "download_info": info})
+        Path(named["--report"]).write_text(json.dumps({"install": install}))
+        return subprocess.CompletedProcess([], 0, "", "")
+
+
+def test_what_a_platform_lacks_is_all_named_and_so_is_a_wheel_that_the_lock_does_not_know(monkeypatch):
+    index = Index({"one-a==1.0": "aa", "two==2.0": "other", "five==5": "55"})
+    monkeypatch.setattr(wheelhouse, "_pip", index.pip)
+    wanted = {"one-a==1.0": "--hash=sha256:aa", "two==2.0": "--hash=sha256:cc", "three==3": "", "four==4": ""}
+    assert wheelhouse.lacking(wanted, "armv7l", "3.11") == ["four==4", "three==3", "two==2.0"]
+    assert index.asked == 3
+    assert wheelhouse.lacking({"one-a==1.0": "--hash=sha256:aa"}, "armv7l", "3.11") == []
+
+
+def test_an_index_that_answers_nothing_is_no_platform_that_lacks_everything(monkeypatch):
+    monkeypatch.setattr(wheelhouse, "_pip", Index({}).pip)
+    with pytest.raises(SystemExit, match="finds nothing at all"):
+        wheelhouse.lacking({"one==1.0": "", "two==2.0": ""}, "aarch64", "3.11")
 
 
 def test_the_newest_tag_of_the_c_library_comes_first_and_no_other_machine_s():
