@@ -38,6 +38,8 @@ VARIABLES = (
     ("COLLAB_CONFIG", "a TOML file of settings", "`collab node --config`"),
     ("COLLAB_NAME, COLLAB_LISTEN, …", "every setting of a node in capitals", "the option, then the file"),
 )
+OURS_ALONE = frozenset({"COLLAB_ALIGN"})
+"""Variables that people need not know."""
 API = (
     ("collab.api.Cluster", "asynchronous"),
     ("collab.api.BlockingCluster", "the same without `await`"),
