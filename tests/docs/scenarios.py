@@ -104,7 +104,10 @@ DEVICES: Final = ((r"10\.0\.0\.7:7070", "127.0.0.1:7070"), (r"10\.0\.0\.8:7070",
 """Addresses of two devices, and those of two nodes here."""
 ENROLLED: Final = (
     (r"^collab cluster invite (\S+) (.*)$", r"collab cluster invite \1 \2 | tee invite &"),
-    (r"^collab cluster join collab1-…", r"mkdir -p ~/device; HOME=~/device$((++n)) $(grep -o 'collab cluster join.*' invite)"),
+    (
+        r"^collab cluster join collab1-…",
+        r"mkdir -p ~/device; HOME=~/device$((++n)) $(grep -o 'collab cluster join.*' invite)",
+    ),
     (r"^collab node --listen 10", r"HOME=~/device$n collab node --listen 10"),
 )
 """A device of its own for each token: its home is another."""
@@ -127,7 +130,11 @@ DATA: Final = ROOT / "tests" / "data"
 
 TOUR: Final[Mapping[str, Scenario]] = {
     "docs/planning.md": Scenario(
-        replace=(*DEVICES, (r"^collab profile .*", r"\g<0> --rounds 1"), (r" --out plan.yaml", " --out other.yaml"))
+        replace=(
+            *DEVICES,
+            (r"^collab profile .*", r"\g<0> --rounds 1"),
+            (r" --out plan.yaml", " --out other.yaml"),
+        )
     ),
     "docs/simulation.md": Scenario(
         """
@@ -143,7 +150,10 @@ TOUR: Final[Mapping[str, Scenario]] = {
     "docs/releases/condition.md": Scenario(
         replace=(
             *DEVICES,
-            (r"collab run plan.yaml --input x.npz --json .*", "collab run plan.yaml --input x.npz --json > run.json"),
+            (
+                r"collab run plan.yaml --input x.npz --json .*",
+                "collab run plan.yaml --input x.npz --json > run.json",
+            ),
             (r"5f0c…", r"$(sed 's/.*\"ids\": \[\"\\([0-9a-f]*\\).*/\\1/' run.json)"),
         )
     ),

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.heavy("frontdoor"), pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
-LOOKED_AT = ("index.html", "tutorial.html", "comparison.html", "reference/commands.html", "reference/python.html")
+LOOKED_AT = (
+    "index.html",
+    "tutorial.html",
+    "comparison.html",
+    "reference/commands.html",
+    "reference/python.html",
+)
 SCREENS = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
@@ -62,7 +68,9 @@ def test_every_link_and_its_anchor_lead_somewhere(pages: dict[Path, Links]):
             goal = (file.parent / path).resolve() if path else file
             if not goal.is_file():
                 wrong.append(f"{file.name}: {target}")
-            elif anchor and not anchor.startswith("__") and goal in pages and anchor not in pages[goal].anchors:
+            elif (
+                anchor and not anchor.startswith("__") and goal in pages and anchor not in pages[goal].anchors
+            ):
                 wrong.append(f"{file.name}: {target}, no such anchor")
     assert not wrong
     assert sum(len(links.leads) for links in pages.values()) > 1000
@@ -78,7 +86,9 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[Path, Links]):
     assert not [(f.name, t) for f, links in pages.items() for t in links.loads if is_elsewhere(t)]
     sheets = [file.read_text("utf-8") for file in site.rglob("*.css")]
     assert sheets
-    assert not [u for text in sheets for u in re.findall(r"(?:url\(|@import )[\"']?((?:https?:)?//[^\"')]+)", text)]
+    assert not [
+        u for text in sheets for u in re.findall(r"(?:url\(|@import )[\"']?((?:https?:)?//[^\"')]+)", text)
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,10 @@ def test_a_prompt_marks_commands_and_the_rest_is_output():
 
 
 def test_a_block_without_a_language_has_commands_if_it_begins_with_one():
-    assert commands("```\ncollab nodes\n  a picture\ncollab status\n```\n") == ["collab nodes", "collab status"]
+    assert commands("```\ncollab nodes\n  a picture\ncollab status\n```\n") == [
+        "collab nodes",
+        "collab status",
+    ]
     assert commands("```\nnode pi-1 is ready\ncollab nodes\n```\n") == []
     assert commands("```yaml\ncollab: nodes\n```\n") == []
 

@@ -45,7 +45,9 @@ def test_every_code_is_there_with_its_exit_code(reference):
 
 
 def test_every_environment_variable_of_the_code_is_there():
-    named = {word for file in (ROOT / "collab").rglob("*.py") for word in pages.variables_in(file.read_text())}
+    named = {
+        word for file in (ROOT / "collab").rglob("*.py") for word in pages.variables_in(file.read_text())
+    }
     named -= {"COLLAB_"}
     of_the_page = {name for names, *_ in pages.VARIABLES for name in names.split(", ")}
     settings = {f"COLLAB_{field.upper()}" for field in NodeConfig.__struct_fields__}
@@ -83,7 +85,7 @@ def test_links_of_the_reference_lead_somewhere(reference):
 
 def test_comments_of_a_proto_belong_to_what_follows():
     made = protos.definitions(
-        "// A file.\nsyntax = \"proto3\";\n\n// One.\nmessage A {\n  // Its\n  // name.\n  string name = 1;\n"
+        '// A file.\nsyntax = "proto3";\n\n// One.\nmessage A {\n  // Its\n  // name.\n  string name = 1;\n'
         "  repeated B.C list = 2;  // many\n  enum Kind {\n    NONE = 0;\n  }\n  oneof of {\n    int32 x = 3;\n  }\n}\n"
         "service S {\n  rpc Call(A) returns (A);\n}\nmessage Empty {}\n"
     )
@@ -158,4 +160,9 @@ def test_links_are_turned_to_where_the_site_has_the_file():
         "[r](../readme.md#x) [c](../source/collab/c.py.txt) d ![i](https://h/i.png) [h](#here) "
         "[n](nowhere.md)\n```\n[r](../../README.md)\n```\n"
     )
-    assert list(links.targets(text, "docs/a/b.md")) == ["README.md", "collab/c.py", "collab", "docs/a/nowhere.md"]
+    assert list(links.targets(text, "docs/a/b.md")) == [
+        "README.md",
+        "collab/c.py",
+        "collab",
+        "docs/a/nowhere.md",
+    ]
