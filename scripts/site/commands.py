@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +13,10 @@ from collab.cli import main
 from scripts.site.markdown import fence, prose, table
 
 
+@functools.cache
 def application() -> Any:
     """The whole command with all its groups."""
-    if not main.app.registered_commands:
-        main._register()
+    main._register()
     return typer.main.get_command(main.app)
 
 
@@ -38,8 +39,9 @@ def records(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 def examples(command: Any) -> list[str]:
-    """The commands of the epilog."""
-    return re.findall(r"^ {4}(\S.*)$", command.epilog or "", re.MULTILINE)
+    """The commands of the epilog, each a paragraph of indented lines."""
+    found = re.findall(r"(?:^ {4}\S.*\n?)+", command.epilog or "", re.MULTILINE)
+    return [" ".join(paragraph.split()) for paragraph in found]
 
 
 def command_section(words: tuple[str, ...], command: Any) -> str:

@@ -19,8 +19,7 @@ _PLACES: dict[str, str] = {}
 
 
 def on_config(config: Any) -> Any:
-    """Search without a server works by a worker that the page makes itself; nothing is loaded for it."""
-    config.extra["polyfills"] = [url for url in config.extra.get("polyfills", []) if "://" not in url]
+    """Put the decisions, which become more, in their place of the navigation."""
     config.nav = [_with_decisions(entry) for entry in config.nav]
     return config
 

@@ -38,6 +38,8 @@ VARIABLES = (
     ("COLLAB_CONFIG", "a TOML file of settings", "`collab node --config`"),
     ("COLLAB_NAME, COLLAB_LISTEN, …", "every setting of a node in capitals", "the option, then the file"),
 )
+OURS_ALONE = frozenset({"COLLAB_ALIGN"})
+"""Variables that people need not know."""
 API = (
     ("collab.api.Cluster", "asynchronous"),
     ("collab.api.BlockingCluster", "the same without `await`"),
@@ -81,7 +83,9 @@ def plan_page() -> str:
         "YAML that `collab plan` writes and people may edit. Unknown fields are errors. "
         "As JSON Schema: [plan.schema.json](../plan.schema.json)."
     )
-    profile = "JSON that `collab profile` writes; [planning](../planning.md#the-profile-file) has the least of it."
+    profile = (
+        "JSON that `collab profile` writes; [planning](../planning.md#the-profile-file) has the least of it."
+    )
     return (
         "\n\n".join(
             [
@@ -107,11 +111,11 @@ def files_page() -> str:
                     NodeConfig,
                 ),
                 file_section(
-                    "Scenario", "`collab simulate`, `collab emulate`: [scenarios](../simulation.md).", Scenario
+                    "Scenario",
+                    "`collab simulate`, `collab emulate`: [scenarios](../simulation.md).",
+                    Scenario,
                 ),
-                file_section(
-                    "Federated task", "`collab fed run`: [rounds](../federated/rounds.md).", Task
-                ),
+                file_section("Federated task", "`collab fed run`: [rounds](../federated/rounds.md).", Task),
                 file_section(
                     "Update policy", "`collab release policy`: [policies](../releases/policies.md).", Policy
                 ),

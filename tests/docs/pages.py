@@ -19,7 +19,9 @@ SHELLS: Final = {"sh", "bash", "shell"}
 SHOWN: Final = {"", "text"}
 """Blocks that show output, when they follow a block of commands."""
 
-_FENCE = re.compile(r"^(?P<indent> *)(?P<mark>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)(?P=mark) *$", re.M | re.S)
+_FENCE = re.compile(
+    r"^(?P<indent> *)(?P<mark>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)(?P=mark) *$", re.M | re.S
+)
 _START = re.compile(rf"^(?:\w+=\S* )*(?:(?:{'|'.join(re.escape(name) for name in PROGRAMS)})|\w+=\S)")
 _REDIRECTED = re.compile(r"(?<=\s)\d?(?:>>?|<<?<?)(?:&\d|\s*\S+)")
 _HERE = re.compile(r"<<-?'?(\w+)'?")

@@ -28,5 +28,6 @@ def mistake(words: Sequence[str]) -> str:
     try:
         command.make_context(name, rest)
     except Exception as error:  # noqa: BLE001  # whatever the parser of this version of Typer raises
-        return f"{name}: {getattr(error, 'message', '') or error}"
+        said = error.format_message() if hasattr(error, "format_message") else error
+        return f"{name}: {said}"
     return ""

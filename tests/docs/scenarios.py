@@ -104,10 +104,21 @@ DEVICES: Final = ((r"10\.0\.0\.7:7070", "127.0.0.1:7070"), (r"10\.0\.0\.8:7070",
 """Addresses of two devices, and those of two nodes here."""
 ENROLLED: Final = (
     (r"^collab cluster invite (\S+) (.*)$", r"collab cluster invite \1 \2 | tee invite &"),
-    (r"^collab cluster join collab1-…", r"mkdir -p ~/device; HOME=~/device$((++n)) $(grep -o 'collab cluster join.*' invite)"),
+    (
+        r"^collab cluster join collab1-…",
+        r"mkdir -p ~/device; HOME=~/device$((++n)) $(grep -o 'collab cluster join.*' invite)",
+    ),
     (r"^collab node --listen 10", r"HOME=~/device$n collab node --listen 10"),
 )
 """A device of its own for each token: its home is another."""
+SECOND: Final = (
+    "mkdir ~/device2; (collab cluster invite pi-2 --listen 10.0.0.5:7444 | tee invite2 &); "
+    "until grep -q join invite2; do sleep 0.1; done; "
+    "HOME=~/device2 $(grep -o 'collab cluster join.*' invite2); "
+    "HOME=~/device2 collab node --listen 10.0.0.8:7070 & "
+    "until (echo > /dev/tcp/10.0.0.8/7070) 2> /dev/null; do sleep 0.1; done"
+)
+"""\"Do the same for pi-2\", and the second node."""
 
 TWO: Final = """
     collab node --name pi-1 --listen 127.0.0.1:7070 --discovery none & pi1=$!
@@ -119,7 +130,11 @@ DATA: Final = ROOT / "tests" / "data"
 
 TOUR: Final[Mapping[str, Scenario]] = {
     "docs/planning.md": Scenario(
-        replace=(*DEVICES, (r"^collab profile .*", r"\g<0> --rounds 1"), (r" --out plan.yaml", " --out other.yaml"))
+        replace=(
+            *DEVICES,
+            (r"^collab profile .*", r"\g<0> --rounds 1"),
+            (r" --out plan.yaml", " --out other.yaml"),
+        )
     ),
     "docs/simulation.md": Scenario(
         """
@@ -135,14 +150,17 @@ TOUR: Final[Mapping[str, Scenario]] = {
     "docs/releases/condition.md": Scenario(
         replace=(
             *DEVICES,
-            (r"collab run plan.yaml --input x.npz --json .*", "collab run plan.yaml --input x.npz --json > run.json"),
+            (
+                r"collab run plan.yaml --input x.npz --json .*",
+                "collab run plan.yaml --input x.npz --json > run.json",
+            ),
             (r"5f0c…", r"$(sed 's/.*\"ids\": \[\"\\([0-9a-f]*\\).*/\\1/' run.json)"),
         )
     ),
     "docs/releases.md": Scenario(
         "cp m.collab digits.collab",
         replace=(
-            (r"SSPHRASE=….*", "SSPHRASE=secret"),
+            (r"SSPHRASE=….*", "SSPHRASE=a-secret-of-the-test"),
             (r"HOST:8000", "127.0.0.1:8000"),
             (r"(http.server --directory releases) 8000", r"\1 8009"),
             (r"127.0.0.1:8000", "127.0.0.1:8009"),
@@ -169,7 +187,8 @@ TOUR_PREPARE: Final = f"""{TWO}
 
 ALONE: Final[Mapping[str, Scenario]] = {
     "README.md": Scenario(
-        f"collab demo --files . && mkdir -p collab && ln -s {ROOT}/collab/assets collab/assets", replace=ENROLLED
+        f"collab demo --files . && mkdir -p collab && ln -s {ROOT}/collab/assets collab/assets",
+        replace=((r"^collab node --listen 10.0.0.8:7070", SECOND), *ENROLLED),
     ),
     "docs/tutorial.md": Scenario(compare=True, replace=ENROLLED),
     "docs/how-to/cut.md": Scenario(compare=True),

@@ -24,7 +24,9 @@ _SHOWN: Final = 4000
 """Characters of the screen that a failure shows."""
 _MARK: Final = "\x1e"
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-REMEDY: Final = "commands of pages run on a network of their own: run this as root with util-linux and iproute2"
+REMEDY: Final = (
+    "commands of pages run on a network of their own: run this as root with util-linux and iproute2"
+)
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -101,7 +103,9 @@ class Terminal:
         while not done():
             left = ends - time.monotonic()
             if left <= 0 or (self._selector.select(left) and not self._read()):
-                raise AssertionError(f"{what}: not within {within_s:g} s; the screen has\n{self.screen[-_SHOWN:]}")
+                raise AssertionError(
+                    f"{what}: not within {within_s:g} s; the screen has\n{self.screen[-_SHOWN:]}"
+                )
 
     def _read(self) -> bool:
         data = self._out.read()

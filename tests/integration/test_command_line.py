@@ -198,3 +198,22 @@ def test_the_demo_compares_with_the_whole_model():
     assert found["accuracy"]["whole"] == found["accuracy"]["distributed"] > 0.9
     assert found["latency_ms"]["p50"] > 0
     assert found["throughput_rps"] > 0
+
+
+def test_the_demo_leaves_its_model_and_data_to_the_other_commands(tmp_path: Path):
+    folder = tmp_path / "files"
+    written = collab("demo", "--files", folder, "--json").json["files"]
+    assert sorted(written) == sorted(map(str, folder.iterdir()))
+    proven = collab(
+        "model", "verify", folder / "digits.tflite", "--at", "9", "--input", folder / "x.npz", "--json"
+    )
+    assert proven.json["exact"] == 1
+    with np.load(folder / "x.npz") as x, np.load(folder / "y.npz") as y:
+        stage = LiteRT().load(folder / "digits.tflite", 1)
+        assert np.array_equal(stage.run([x["image"][-1]])[0], y["probabilities"][-1])
+        stage.close()
+        assert len(x["image"]) == len(y["probabilities"]) == 100
+        (asked,) = json.loads((folder / "request.json").read_text())["inputs"]
+        assert np.allclose(np.reshape(asked["data"], asked["shape"]), x["image"][0], atol=1e-6)
+    (tmp_path / "file").touch()
+    assert "--files" in collab("demo", "--files", tmp_path / "file", code=1).errors[0]
