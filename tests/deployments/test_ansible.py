@@ -119,10 +119,12 @@ def operator(tmp_path: Path) -> Iterator[Operator]:
         with made.start(
             BIN / "collab", "controller", "--listen", f"{CONTROL}:{PORT}", *places, "--json"
         ) as at:
-            assert at.stdout is not None
-            assert f"{CONTROL}:{PORT}" in at.stdout.readline()
-            yield made
-            at.terminate()
+            try:
+                assert at.stdout is not None
+                assert f"{CONTROL}:{PORT}" in at.stdout.readline()
+                yield made
+            finally:
+                at.terminate()
 
 
 def test_two_hosts_are_enrolled_over_ssh_and_serve_and_a_second_run_changes_nothing(
