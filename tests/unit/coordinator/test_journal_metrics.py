@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from collab.assembly import journal_metrics
+from collab.cli.files import read_plan
 from collab.coordinator.federated_folder import RunFolder
 from collab.coordinator.journal_metrics import RunReader, release_values, rollout_values
 from collab.coordinator.plan_versions import KEPT_OUTCOMES, Noted, PlanState, PlanVersion, PlanVersions
@@ -28,7 +29,8 @@ class Journal(PlanVersions):
     """One without models."""
 
     def __init__(self, folder: Path, name: str = "digits") -> None:
-        super().__init__(folder / f"{name}.yaml", folder / "x", lambda path: None, lambda plan: None)  # type: ignore[arg-type,return-value]
+        super().__init__(folder / f"{name}.yaml", folder / "x", read_plan, print)
+
         self._name = name
 
     def plan(self, version: PlanVersion) -> Any:
@@ -86,7 +88,7 @@ def test_a_rollout_tells_its_phase_and_how_many_plans_are_where() -> None:
         def read(self) -> RolloutState:
             raise InputError("no rollout is there")
 
-    found = by_labels(rollout_values([Broken(), Folder()]))  # type: ignore[list-item]
+    found = by_labels(rollout_values([Broken(), Folder()]))
     assert found == {
         (metrics.ROLLOUT_PHASE.name, "digits-7", "paused"): 1,
         (metrics.ROLLOUT_TARGETS.name, "digits-7", "healthy"): 2,

@@ -6,6 +6,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from collab.cli.files import read_plan
 from collab.coordinator.plan_versions import Noted, PlanState, PlanVersion, PlanVersions
 from collab.dashboard.folders import histories, rollout_at, rollouts
 from collab.dashboard.steering import STEER, possible, steer
@@ -40,7 +41,8 @@ def test_a_rollout_without_a_process_is_paused_and_ended_and_not_resumed(tmp_pat
 
 
 def test_the_process_that_is_at_it_is_told(tmp_path):
-    folder, heard = made(tmp_path), []
+    folder = made(tmp_path)
+    heard: list[tuple[str, str]] = []
 
     def hears() -> None:
         while (wish := folder.wish()) is None:
@@ -77,7 +79,7 @@ class Journal(PlanVersions):
     """One without models."""
 
     def __init__(self, folder):
-        super().__init__(folder / "digits.yaml", folder / "x", lambda path: None, lambda plan: None)
+        super().__init__(folder / "digits.yaml", folder / "x", read_plan, print)
 
     def plan(self, version):
         return type("Plan", (), {"name": "digits"})
