@@ -168,6 +168,8 @@ def follow_a_stream(cameras: list[NodeProcess], digits: Reference, tmp_path: Pat
     assert (told["state"], told["answered"], told["failed"]) == ("running", 5, 0)
     assert told["sinks"][0]["delivered"] == 5
 
+    assert "watched/inbox" in command("status", "--peers", a.place).err
+
     # Another version of the plan: the stream goes on with it.
     plan = read_plan(path)
     write_plan(path, plan.replace(tolerance=msgspec.structs.replace(plan.tolerance, atol=0.5)))
