@@ -169,7 +169,7 @@ def _made(kind: Kind, values: Values, where: str, context: MakeContext | None) -
 # --- on the command line -----------------------------------------------------------------
 
 
-def named_source(text: str, *, watch: bool = False) -> Source:
+def named_source(text: str, *, watch: bool = False, realtime: bool = False) -> Source:
     """``folder:DIR``, ``file:CLIP``, ``v4l2:DEVICE``, ``rtsp://…`` or ``mqtt://HOST/TOPIC``.
 
     Raises `UsageError`, and what `make` raises.
@@ -181,6 +181,8 @@ def named_source(text: str, *, watch: bool = False) -> Source:
         values = {fields[kind]: rest}
         if kind == "folder":
             values["watch"] = watch
+        elif kind == "file":
+            values["realtime"] = realtime
     elif kind in ("rtsp", "rtsps", "mqtt", "mqtts") and rest.startswith("//"):
         values, kind = {"url": text}, kind.removesuffix("s")
     else:

@@ -69,6 +69,9 @@ def status(
         for p in reply.plans:
             if p.fault:
                 say(f"node {name!r}, plan {p.plan!r} epoch {p.epoch}: {p.fault}")
+        for s in reply.streams:
+            if s.trouble:
+                say(f"node {name!r}, stream {f'{s.plan}/{s.id}'!r}: {s.trouble}")
     states = [
         (n, r.state, size(r.resident_bytes), r.uptime_ms / 1000, _counted(r)) for n, r in replies.items()
     ]
@@ -91,25 +94,13 @@ def _streams(replies: dict[str, Any]) -> list[Any]:
     """Streams of sources, for people; nothing where there are none."""
     rows = [
         (
-            *(name, f"{s.plan}/{s.id}", s.source, s.state, s.captured, s.answered, s.dropped, s.failed),
+            *(name, f"{s.plan}/{s.id}", s.state, s.answered, s.dropped, s.failed),
             ", ".join(f"{k.name} {k.delivered}" + (f", {k.lost} lost" if k.lost else "") for k in s.sinks),
-            s.trouble or "-",
         )
         for name, reply in replies.items()
         for s in reply.streams
     ]
-    heads = (
-        "node",
-        "stream",
-        "source",
-        "state",
-        "frames",
-        "answered",
-        "dropped",
-        "failed",
-        "sinks",
-        "trouble",
-    )
+    heads = ("node", "stream", "state", "answered", "dropped", "failed", "sinks")
     return [table("streams", heads, rows)] if rows else []
 
 

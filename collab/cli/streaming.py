@@ -65,7 +65,7 @@ def run_stream(
     Returns the exit code: 1 where a frame failed or an answer was lost.
     """
     from collab.coordinator.whole import local_model
-    from collab.core.streams import parse_policy
+    from collab.core.streams import LATEST, parse_policy
     from collab.streaming import named_sink, named_source
     from collab.streams.outbox import Outbox
     from collab.streams.pump import Stream
@@ -75,7 +75,8 @@ def run_stream(
     policy = None if options.policy is None else parse_policy(options.policy, "--policy")
     parsed = read_plan(plan)
     reading = bundle_reading(parsed, plan.parent, bundle)
-    source = named_source(options.source, watch=options.watch)
+    # A video at full speed would be mostly dropped.
+    source = named_source(options.source, watch=options.watch, realtime=policy == LATEST)
     places = options.sinks or (() if as_json else ("jsonl:-",))
     sinks = [(place, named_sink(place)) for place in places]
     whole = None if asking.local is None else local_model(parsed, asking.local)

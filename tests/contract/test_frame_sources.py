@@ -175,6 +175,16 @@ def test_a_watched_folder_gives_files_that_appear_when_they_are_whole(tmp_path: 
     assert source.read() is None
 
 
+def test_a_video_in_real_time_takes_its_time(tmp_path: Path):
+    write_clip(tmp_path / "clip.mp4", 6, rate=20)
+    source = video_file(VideoSettings(path=tmp_path / "clip.mp4", realtime=True))
+    source.open()
+    begun = time.monotonic()
+    assert len(list(iter(source.read, None))) == 6
+    assert time.monotonic() - begun >= 5 / 20 * 0.9
+    source.close()
+
+
 def test_what_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(InputError, match="there is no such folder"):
         FolderSource(FolderSettings(path=tmp_path / "none")).open()

@@ -25,7 +25,7 @@ from collab.planner.chain import Assignment
 from tests.contract.test_answer_sinks import listening
 from tests.contract.test_frame_sources import write_clip
 from tests.integration.models import Reference
-from tests.integration.processes import NodeProcess, command, environment, running
+from tests.integration.processes import NodeProcess, command, deployed, environment, running
 from tests.integration.test_packages import packaged
 from tests.mosquitto import mosquitto
 
@@ -103,6 +103,15 @@ def planned(folder: Path, nodes: list[NodeProcess]) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def watched(cameras: list[NodeProcess], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The plan, deployed for several tests."""
+    path = planned(tmp_path_factory.mktemp("plan"), cameras)
+    assert command("deploy", path, "--json").code == 0
+    yield path
+    assert command("undeploy", path, "--json").code == 0
+
+
 def answers_of(told: list[dict[str, Any]], digits: Reference) -> None:
     """Every line has the label that the whole model gives."""
     for line in told:
@@ -111,17 +120,13 @@ def answers_of(told: list[dict[str, Any]], digits: Reference) -> None:
         assert line["top"][0]["label"] == f"digit {int(np.argmax(want))}", line
 
 
-def test_a_folder_is_answered_by_name_in_natural_order(
-    cameras: list[NodeProcess], digits: Reference, tmp_path: Path
-):
-    path = planned(tmp_path, cameras)
+def test_a_folder_is_answered_by_name_in_natural_order(watched: Path, digits: Reference, tmp_path: Path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     save(pictures, 0, PICTURES)
     (pictures / "7.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    assert command("deploy", path, "--json").code == 0
     out = tmp_path / "answers.jsonl"
-    done = command("run", path, "--source", f"folder:{pictures}", "--sink", f"jsonl:{out}", "--json")
+    done = command("run", watched, "--source", f"folder:{pictures}", "--sink", f"jsonl:{out}", "--json")
     assert done.code == 1, "one picture is broken"
     told = done.json
     assert (told["frames"], told["answered"], told["dropped"], told["failed"]) == (PICTURES, 11, 0, 1)
@@ -132,7 +137,6 @@ def test_a_folder_is_answered_by_name_in_natural_order(
     assert found[7]["error"]["message"].startswith("7.png: cannot be read as a picture")
     answers_of([line for line in found if "top" in line], digits)
     assert {line["via"] for line in found if "top" in line} == {"primary"}
-    assert command("undeploy", path, "--json").code == 0
 
 
 def test_a_plan_places_a_stream_on_the_node_that_declares_its_source(digits: Reference, tmp_path: Path):
@@ -168,6 +172,8 @@ def follow_a_stream(cameras: list[NodeProcess], digits: Reference, tmp_path: Pat
     assert (told["state"], told["answered"], told["failed"]) == ("running", 5, 0)
     assert told["sinks"][0]["delivered"] == 5
 
+    assert "watched/inbox" in command("status", "--peers", a.place).err
+
     # Another version of the plan: the stream goes on with it.
     plan = read_plan(path)
     write_plan(path, plan.replace(tolerance=msgspec.structs.replace(plan.tolerance, atol=0.5)))
@@ -185,31 +191,29 @@ def follow_a_stream(cameras: list[NodeProcess], digits: Reference, tmp_path: Pat
     assert not any("error" in line for line in lines(log)), lines(log)
 
 
-def test_a_plan_cannot_name_what_a_node_does_not_declare(cameras: list[NodeProcess], tmp_path: Path):
-    path = planned(tmp_path, cameras)
+def test_a_plan_cannot_name_what_a_node_does_not_declare(
+    cameras: list[NodeProcess], watched: Path, tmp_path: Path
+):
     peers = ",".join(node.place for node in cameras)
+    before = deployed(cameras)
     for source, sink, text in (
         ("b/inbox", "log", "streams[0].source.name: node 'b' declares no source 'inbox' (it has none)"),
-        ("a/camera", "log", "streams[0].source.name: node 'a' declares no source 'camera' (it has inbox)"),
         ("a/inbox", "mail", "streams[0].sinks[0].name: node 'a' declares no sink 'mail' (it has log)"),
     ):
         out = tmp_path / "with.yaml"
-        made = command("stream", path, "--source", source, "--sink", sink, "--out", out, "--peers", peers)
+        made = command("stream", watched, "--source", source, "--sink", sink, "--out", out, "--peers", peers)
         assert made.code == 0, made.err
         done = command("deploy", out)
         assert (done.code, text in done.err) == (4, True), done.err
         assert "in its settings" in done.err
-    status = command("status", "--peers", peers, "--json").json["nodes"]
-    assert not any(plan["state"] == "serving" for node in status for plan in node["plans"])
+    assert deployed(cameras) == before
 
 
-def test_a_video_is_answered_frame_by_frame(cameras: list[NodeProcess], tmp_path: Path):
-    path = planned(tmp_path, cameras)
+def test_a_video_is_answered_frame_by_frame(watched: Path, tmp_path: Path):
     write_clip(tmp_path / "clip.mp4", 10)
-    assert command("deploy", path, "--json").code == 0
     out = tmp_path / "answers.jsonl"
     options = ("--source", f"file:{tmp_path / 'clip.mp4'}", "--sink", f"jsonl:{out}", "--frames", "7")
-    told = command("run", path, *options, "--concurrency", "3", "--json").json
+    told = command("run", watched, *options, "--concurrency", "3", "--json").json
     assert (told["frames"], told["answered"], told["failed"]) == (7, 7, 0)
     assert {line["input"] for line in lines(out)} == {f"clip.mp4, frame {i}" for i in range(7)}
     assert all(len(line["top"]) == 3 for line in lines(out))
@@ -217,20 +221,17 @@ def test_a_video_is_answered_frame_by_frame(cameras: list[NodeProcess], tmp_path
         ("v4l2:/dev/no-such-camera", 3, "/dev/no-such-camera: cannot be opened"),
         ("rtsp://127.0.0.1:1/front", 3, "rtsp://127.0.0.1:1/front: cannot be opened"),
         (f"file:{tmp_path / 'none.mp4'}", 1, "there is no such file"),
-        (f"file:{path}", 1, "plan.yaml: cannot be opened"),
+        (f"file:{watched}", 1, "plan.yaml: cannot be opened"),
     ):
-        done = command("run", path, "--source", source, "--json")
+        done = command("run", watched, "--source", source, "--json")
         assert (done.code, text in done.err) == (code, True), done.err
-    assert command("undeploy", path, "--json").code == 0
 
 
-def test_messages_are_answered_with_messages(cameras: list[NodeProcess], digits: Reference, tmp_path: Path):
-    path = planned(tmp_path, cameras)
-    assert command("deploy", path, "--json").code == 0
+def test_messages_are_answered_with_messages(watched: Path, digits: Reference, tmp_path: Path):
     with mosquitto() as broker, listening(broker.port, "answers") as heard:
         place = f"mqtt://127.0.0.1:{broker.port}"
         options = ("--source", f"{place}/frames/%23", "--sink", f"{place}/answers", "--policy", "queue:64")
-        process = begin("run", path, *options, "--frames", "6", "--json")
+        process = begin("run", watched, *options, "--frames", "6", "--json")
         (tensor,) = digits.requests[0].values()
         folder = tmp_path / "pictures"
         folder.mkdir()
@@ -248,17 +249,14 @@ def test_messages_are_answered_with_messages(cameras: list[NodeProcess], digits:
         index = 0 if line["input"] == "frames/x" else int(line["input"].removeprefix("frames/"))
         (want,) = digits.expected[index].values()
         assert line["top"][0]["label"] == f"digit {int(np.argmax(want))}"
-    assert command("undeploy", path, "--json").code == 0
 
 
-def test_an_interrupt_ends_a_stream_in_order(cameras: list[NodeProcess], tmp_path: Path):
-    path = planned(tmp_path, cameras)
-    assert command("deploy", path, "--json").code == 0
+def test_an_interrupt_ends_a_stream_in_order(watched: Path, tmp_path: Path):
     folder, out = tmp_path / "pictures", tmp_path / "answers.jsonl"
     folder.mkdir()
     save(folder, 0, 3)
     process = begin(
-        "run", path, "--source", f"folder:{folder}", "--watch", "--sink", f"jsonl:{out}", "--json"
+        "run", watched, "--source", f"folder:{folder}", "--watch", "--sink", f"jsonl:{out}", "--json"
     )
     until(lambda: len(lines(out)) == 3)
     process.send_signal(signal.SIGINT)
@@ -267,7 +265,6 @@ def test_an_interrupt_ends_a_stream_in_order(cameras: list[NodeProcess], tmp_pat
     assert "Traceback" not in complaints
     told = json.loads(printed)
     assert (told["frames"], told["answered"], told["failed"]) == (3, 3, 0)
-    assert command("undeploy", path, "--json").code == 0
 
 
 def begin(*arguments: object) -> subprocess.Popen[str]:
