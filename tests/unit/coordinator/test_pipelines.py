@@ -101,6 +101,11 @@ def test_what_only_a_model_reads_need_not_be_declared():
             r"steps\[0\] \(read\)\.transform: nms: takes boxes and scores, got 1",
         ),
         (
+            [READ],
+            {"inputs": {"image": {"shape": [1, -28, 28, 1]}}},
+            r"inputs \(image\): .* negative dimension",
+        ),
+        (
             [{"id": "read", "of": "input.x", "transform": {"kind": "quantise"}}],
             {"inputs": {"x": {"shape": [3]}}},
             "tells its scale; give scale and zero",
