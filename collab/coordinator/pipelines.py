@@ -17,7 +17,7 @@ from collab.core.tensor import TensorSpec
 from collab.core.transform_shapes import check_counter, made, stacked
 from collab.core.transforms import MAX_ROWS, Dequantise, Join, Quantise
 from collab.core.validate import validate
-from collab.errors import ModelError, PlanError
+from collab.errors import ModelError, PlanError, TensorError
 from collab.graph import Graph, split
 from collab.planner.units import Placement, Unit, Wiring, ways
 
@@ -166,6 +166,11 @@ class _Fitting:
                     and not step.each
                 ):
                     self._inputs[found.tensor] = TensorSpec(found.tensor, spec.shape, spec.dtype)
+        for name, spec in self._inputs.items():
+            try:
+                spec.check()
+            except TensorError as error:
+                raise PlanError(f"inputs ({name[:80]}): {error}") from error
         self._made[INPUT] = tuple(self._inputs)
         for spec in self._inputs.values():
             self._keep(spec)

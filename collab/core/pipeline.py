@@ -87,6 +87,7 @@ def convert_pipeline(tree: Any) -> Pipeline:
     """Build a checked pipeline from parsed YAML; raises `PlanError` naming the field."""
     try:
         pipeline = msgspec.convert(tree, type=Pipeline)
+        msgspec.json.encode(pipeline)  # fails for half characters
     except (msgspec.ValidationError, RecursionError) as error:
         message, _, path = str(error).splitlines()[0].partition(" - at `$")
         raise PlanError(f"{path.rstrip('`').lstrip('.') or 'pipeline'}: {message}") from error

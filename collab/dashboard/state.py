@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from collab.core.ids import REQUESTER, Digest, PlanName
 from collab.core.plan import Edge, Plan
+from collab.core.transforms import kind_of
 from collab.dashboard.looks import About, LinkLook, NodeLook
 from collab.dashboard.measured import StageMeans
 from collab.dashboard.timeline import Bar, predicted_timeline, timeline
@@ -254,7 +255,7 @@ class Board:
                     "id": stage.id,
                     "nodes": list(stage.nodes),
                     "ops": list(stage.ops or ()),
-                    "combine": stage.combine or "",
+                    "combine": stage.combine or (kind_of(stage.transform) if stage.transform else ""),
                     "bytes": stage.bytes,
                     "ms": None if ms is None else _rounded(ms),
                 }

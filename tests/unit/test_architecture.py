@@ -39,6 +39,7 @@ PURE = (
     "collab.federated.privacy.accounting",
     "collab.node.session",
     "collab.runtime.quarantine",
+    "collab.runtime.transforms",
     *(f"collab.runtime.preprocessing.{name}" for name in ("quantised", "scaling", "windows")),
     *(f"collab.serving.{name}" for name in ("datatypes", "openapi", "rate", "status", "upload")),
     *(f"collab.telemetry.{name}" for name in ("catalogue", "context", "histogram", "spans")),

@@ -154,8 +154,9 @@ def centre_points(heat: Array, sizes: Array, offsets: Array | None) -> tuple[Flo
 def unletterbox(image: tuple[int, int], size: tuple[int, int], boxes: Array) -> Floats:
     """Shares of a letterboxed image as shares of the image within."""
     inner, at = letterbox(image, size)
-    shift = np.array([*at, *at], np.float32)
-    made: Floats = boxes.reshape(-1, 4).astype(np.float32) * np.array([*size, *size], np.float32)
-    made -= shift
-    made /= np.array([*inner, *inner], np.float32)
+    made: Floats = boxes.reshape(-1, 4).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        made *= np.array([*size, *size], np.float32)
+        made -= np.array([*at, *at], np.float32)
+        made /= np.array([*inner, *inner], np.float32)
     return made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import msgspec
@@ -99,6 +101,11 @@ def test_what_only_a_model_reads_need_not_be_declared():
             [{"id": "read", "of": "input.x", "transform": {"kind": "nms", "most": 3}}],
             {"inputs": {"x": {"shape": [3, 4]}}},
             r"steps\[0\] \(read\)\.transform: nms: takes boxes and scores, got 1",
+        ),
+        (
+            [READ],
+            {"inputs": {"image": {"shape": [1, -28, 28, 1]}}},
+            r"inputs \(image\): .* negative dimension",
         ),
         (
             [{"id": "read", "of": "input.x", "transform": {"kind": "quantise"}}],
@@ -249,3 +256,11 @@ def test_other_transforms_are_other_work(scenes):
 def _at_stage(plan, stage_id, **changes):
     replaced = (msgspec.structs.replace(s, **changes) if s.id == stage_id else s for s in plan.stages)
     return plan.replace(stages=tuple(replaced))
+
+
+def test_the_card_of_the_shipped_detector_is_of_its_file():
+    card = json.loads(asset("scene_detector.json").read_text())
+    data = asset("scene_detector.tflite").read_bytes()
+    assert card["model"]["sha256"] == hashlib.sha256(data).hexdigest()
+    assert card["model"]["bytes"] == len(data) < 200_000
+    assert min(card["held_out"]["precision"], card["held_out"]["recall"]) > 0.95

@@ -81,6 +81,7 @@ def test_a_step_reads_one_tensor_several_or_those_of_a_model_by_name():
             "steps: 65",
         ),
         ("text", "pipeline"),
+        (tree({"id": "s", "of": "input.x", "model": "\ud800"}), "not valid Unicode"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(given, message):

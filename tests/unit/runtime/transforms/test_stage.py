@@ -69,6 +69,20 @@ def test_a_transform_makes_the_shapes_and_dtypes_that_plans_are_checked_by(trans
         loaded.run(given[1:])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-40])
+@pytest.mark.parametrize(("transform", "inputs"), CASES)
+def test_odd_numbers_fail_nothing_and_warn_of_nothing(transform, inputs, value):
+    loaded = TransformStage(stage(transform, inputs))
+    given = [
+        np.full(spec.shape, value, spec.dtype)
+        if spec.dtype == "float32"
+        else np.zeros(spec.shape, spec.dtype)
+        for spec in inputs
+    ]
+    results = loaded.run(given)
+    assert [(a.shape, a.dtype.name) for a in results] == [(s.shape, s.dtype) for s in loaded.outputs]
+
+
 class Doubler(LoadedStage):
     """Doubles one row, and counts how often it is asked."""
 
