@@ -60,7 +60,7 @@ def only_parsed(page: str, command: Command) -> bool:
 
 
 def play(page: str, scenario: Scenario, terminal: Terminal) -> None:
-    """Type a whole page into a terminal; raises `AssertionError` at the first thing that is not as it says."""
+    """Type a whole page into a terminal; raises `AssertionError` at what is not as it says."""
     prepare(terminal, scenario.prepare)
     for block in blocks(text_of(page)):
         _play_block(terminal, page, scenario, block)
@@ -93,7 +93,7 @@ def _type(terminal: Terminal, text: str, where: str, right: int = 0) -> None:
     goes_on = next((said for name, said in READY.items() if program.startswith(f"{name} ")), None)
     if goes_on is not None and "&" not in text and "--help" not in text:
         text += " &"
-    code = terminal.type(text)
+    code = terminal.enter(text)
     assert code == right, f"{where}: {text}\nexit code {code}\n{terminal.screen[since:]}"
     assert "Traceback" not in terminal.screen[since:], f"{where}: {text}\n{terminal.screen[since:]}"
     if goes_on:
@@ -138,8 +138,9 @@ TOUR: Final[Mapping[str, Scenario]] = {
     ),
     "docs/simulation.md": Scenario(
         """
-        printf 'name: a\\nprofile: profile.json\\nrequester: pi-1\\nhosts: {pi-1: {}, pi-2: {}}\\n' > scenario.yaml
-        printf 'topology: {shape: star, center: base, profile: lte}\\nplans: [local, offload]\\n' >> scenario.yaml
+        printf 'name: a\\nprofile: profile.json\\nrequester: pi-1\\n' > scenario.yaml
+        printf 'plans: [local, offload]\\nhosts: {pi-1: {}, pi-2: {}}\\n' >> scenario.yaml
+        printf 'topology: {shape: star, center: base, profile: lte}\\n' >> scenario.yaml
         printf 'workload: {kind: closed, concurrency: 1, requests: 10}\\n' >> scenario.yaml
         """
     ),
