@@ -92,7 +92,7 @@ def _type(terminal: Terminal, text: str, where: str, right: int = 0) -> None:
     program = re.sub(r"^\w+=\S+ ", "", text) + " "
     goes_on = next((said for name, said in READY.items() if program.startswith(f"{name} ")), None)
     if goes_on is not None and "&" not in text and "--help" not in text:
-        text += " &"
+        text = f"{text.partition(' #')[0]} &"
     code = terminal.enter(text)
     assert code == right, f"{where}: {text}\nexit code {code}\n{terminal.screen[since:]}"
     assert "Traceback" not in terminal.screen[since:], f"{where}: {text}\n{terminal.screen[since:]}"
