@@ -181,7 +181,7 @@ TOUR: Final[Mapping[str, Scenario]] = {
 TOUR_PREPARE: Final = f"""{TWO}
     collab demo --files .
     cp digits.tflite m.tflite
-    collab model package m.tflite --labels 0,1,2,3,4,5,6,7,8,9 --version 1.0.0 --devices pi-4 --out m.collab
+    collab model package m.tflite --labels 0,1,2,3,4,5,6,7,8,9 --version 1.0.0 --out m.collab
     collab plan digits.tflite --at 9 --assign pi-1,pi-2 --out plan.yaml
     collab deploy plan.yaml
 """
