@@ -107,7 +107,7 @@ def files_page() -> str:
                 "Unknown fields are errors, and an error names the field.",
                 file_section(
                     "Settings of a node",
-                    "`collab node --config FILE`, TOML. [README](../../README.md#settings) has a whole sample.",
+                    "`collab node --config FILE`, TOML. [README](../../README.md#settings) has a sample.",
                     NodeConfig,
                 ),
                 file_section(

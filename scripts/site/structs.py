@@ -42,7 +42,7 @@ def type_name(kind: Any) -> str:
         return " or ".join([*dict.fromkeys(known), *(["nothing"] if type(None) in inner else [])])
     if origin in (tuple, list, frozenset, set):
         return f"list of {type_name(inner[0])}"
-    if origin is not None and isinstance(origin, type) and issubclass(origin, dict) or kind is dict:
+    if (origin is not None and isinstance(origin, type) and issubclass(origin, dict)) or kind is dict:
         return f"table of {type_name(inner[1])}" if inner else "table"
     if getattr(origin, "__name__", "") == "Mapping":
         return f"table of {type_name(inner[1])}"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 PROGRAMS: Final = (
-    ".ci/run", "apt-get", "cat", "coap-client", "collab", "curl", "docker", "export", "install", "journalctl", "kill",
-    "kubectl", "make", "mkdir", "openssl", "pip", "pipx", "pkcs11-tool", "python", "scripts/", "softhsm2-util",
+    ".ci/run", "apt-get", "cat", "coap-client", "collab", "curl", "docker", "export", "install",
+    "journalctl", "kill", "kubectl", "make", "mkdir", "openssl", "pip", "pipx", "pkcs11-tool", "python",
+    "scripts/", "softhsm2-util",
     "sudo", "sudoedit", "systemctl", "ansible", "unshare",
 )  # fmt: skip
 """What a line of a block without a language begins with if it is a command."""

@@ -27,7 +27,7 @@ def mistake(words: Sequence[str]) -> str:
         return ""
     try:
         command.make_context(name, rest)
-    except Exception as error:  # noqa: BLE001  # whatever the parser of this version of Typer raises
+    except Exception as error:  # whatever the parser of this version of Typer raises
         said = error.format_message() if hasattr(error, "format_message") else error
         return f"{name}: {said}"
     return ""

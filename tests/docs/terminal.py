@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -81,11 +82,11 @@ class Terminal:
             "ip link set net0 up",
             "ip link set net1 up",
         ]
-        code = self.type(" && ".join(network))
+        code = self.enter(" && ".join(network))
         assert code == 0, f"{REMEDY}\n{self.screen}"
         return self
 
-    def type(self, command: str, within_s: float = COMMAND_S) -> int:
+    def enter(self, command: str, within_s: float = COMMAND_S) -> int:
         """Type a command and wait for the prompt; its exit code."""
         seen = self.screen.count(_MARK)
         text = f"{command}\nprintf '{_MARK}%s{_MARK}' $?\n"
@@ -97,8 +98,7 @@ class Terminal:
         """Wait until the screen shows, after a place of it, what a page shows."""
         self._read_until(lambda: agrees(shown, self.screen[since:]), within_s, f"output like\n{shown}")
 
-    def _read_until(self, done: object, within_s: float, what: str) -> None:
-        assert callable(done)
+    def _read_until(self, done: Callable[[], bool], within_s: float, what: str) -> None:
         ends = time.monotonic() + within_s
         while not done():
             left = ends - time.monotonic()
@@ -108,8 +108,9 @@ class Terminal:
                 )
 
     def _read(self) -> bool:
-        data = self._out.read()
-        if data is None:
+        try:
+            data = os.read(self._out.fileno(), 1 << 16)
+        except BlockingIOError:
             return True
         self.screen += _ESCAPES.sub("", data.decode("utf-8", "replace")).replace("\r", "\n")
         return bool(data)

@@ -114,7 +114,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OTHERS = {"--heavy", "--quick", "--full", "--only", "--again", "--minutes", "--part", "--environment"}
 OTHERS |= {"--pip-args", "--no-index", "--find-links", "--force", "--cacert"}
-"""Options of pytest, of the benchmarks, of the experiments, of `simulations.parity`, of pipx, pip and curl."""
+"""Options of pytest, of the benchmarks, of the experiments, of `simulations.parity`, pipx, pip and curl."""
 
 
 def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
