@@ -127,7 +127,7 @@ PARSED: Final = (
     Parsed("docs/toolchain/convert.md", r"collab model (convert|validate)", KERAS),
     Parsed("docs/toolchain/data.md", r"collab data prepare", PREPARES),
     Parsed("docs/toolchain/models.md", r"collab model (new|train|import)", KERAS),
-    Parsed("docs/toolchain/package.md", r"collab model package|collab run", PREPARES),
+    Parsed("docs/toolchain/package.md", r"collab model (package|snippet)|collab run", PREPARES),
     Parsed("docs/tutorial.md", r"make core|export PATH", SETTLES),
     Parsed("deployments/ansible/README.md", r"ansible", "tests/deployments/test_ansible.py runs it"),
     Parsed("deployments/container/README.md", r"docker", ENGINE),

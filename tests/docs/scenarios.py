@@ -176,7 +176,6 @@ TOUR: Final[Mapping[str, Scenario]] = {
     ),
     # The demo model does not fit into the memory of a microcontroller.
     "docs/toolchain/devices.md": Scenario(codes=((r"collab model check .*esp32", 1),)),
-    "docs/toolchain/package.md": Scenario(),
 }
 """Reference pages, one after the other in one terminal where two nodes serve a plan."""
 TOUR_PREPARE: Final = f"""{TWO}

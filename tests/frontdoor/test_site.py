@@ -6,17 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.docs.html import Links, is_elsewhere, read, split
 from tests.frontdoor.browsing import chromium, findings, page_of
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.heavy("frontdoor"), pytest.mark.timeout(180)]
 
@@ -91,25 +86,18 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[Path, Links]):
     ]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("name", LOOKED_AT)
-def test_pages_open_from_a_folder_without_errors_or_findings(
-    site: Path, browser: Browser, name: str, screen: str
-):
-    with page_of(browser, (site / name).as_uri(), **SCREENS[screen]) as page:
-        page.wait_for_selector("h1")
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        assert findings(page) == []
+def test_pages_open_from_a_folder_without_errors_or_findings(site: Path, screen: str):
+    with chromium() as browser:
+        for name in LOOKED_AT:
+            with page_of(browser, (site / name).as_uri(), **SCREENS[screen]) as page:
+                page.wait_for_selector("h1")
+                assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+                assert findings(page) == [], name
 
 
-def test_search_finds_pages_without_a_server(site: Path, browser: Browser):
-    with page_of(browser, (site / "index.html").as_uri()) as page:
+def test_search_finds_pages_without_a_server(site: Path):
+    with chromium() as browser, page_of(browser, (site / "index.html").as_uri()) as page:
         page.wait_for_selector("h1")
         page.keyboard.press("s")
         page.keyboard.type("quarantine")
