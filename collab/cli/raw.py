@@ -125,6 +125,10 @@ def _bundle(inputs: Path, plan: Plan, folder: Path, given: Path | None) -> Bundl
     from collab.updates.bundle.inputs import check_plan
     from collab.updates.bundle.read import is_bundle, open_bundle
 
+    if plan.built_in:
+        raise UsageError(
+            f"--input {inputs}: raw files fit one packaged model; a pipeline takes arrays, as .npz"
+        )
     paths = [given] if given is not None else [folder / m.path for m in plan.models if m.path is not None]
     found = next((path for path in paths if given is not None or is_bundle(path)), None)
     if found is None:

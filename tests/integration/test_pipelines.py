@@ -72,7 +72,7 @@ def test_a_planned_pipeline_says_what_it_costs_and_is_served(
     trio: list[NodeProcess], asked: tuple[Path, Path], tmp_path: Path
 ):
     out = tmp_path / "plan.yaml"
-    plan = planned(trio, out, "--name", "planned", "--rows", 3)
+    plan = planned(trio[:2], out, "--name", "planned", "--rows", 3)
     predicted = plan.predicted
     assert predicted is not None
     assert predicted.latency_ms > 0
@@ -142,3 +142,11 @@ def test_what_is_wrong_is_said_before_anything_is_deployed(trio: list[NodeProces
         done = command("pipeline", PIPELINE, "--peers", peers(trio), "--assign", assign, "--out", out)
         assert (done.code, message in done.err) == (2, True), done.err
     assert not out.exists()
+
+
+def test_raw_files_are_no_input_of_a_pipeline(trio: list[NodeProcess], tmp_path: Path):
+    out, picture = tmp_path / "plan.yaml", tmp_path / "x.png"
+    planned(trio, out, "--assign", BY_HAND)
+    picture.write_bytes(b"\x89PNG")
+    done = command("run", out, "--input", picture)
+    assert (done.code, "a pipeline takes arrays" in done.err) == (2, True), done.err
