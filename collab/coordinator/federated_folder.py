@@ -6,9 +6,8 @@ and weights, ``rounds.jsonl`` one line for each round.  Blocks on the disk.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,14 +15,16 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import Digest
-from collab.errors import ConfigError, InputError, Refused
+from collab.errors import ConfigError, InputError
 from collab.federated.disk import Folder, replace_file
 from collab.federated.journal import Blobs, FileJournal
 from collab.federated.ledger import Ledger
 from collab.federated.record_file import RecordFile
 from collab.federated.records import RoundRecord, Swap
 from collab.federated.task import DeployRules, Task, check_task, task_bytes
+from collab.updates.store.lock import folder_lock
 
 _TASK, _MODEL, _RUN = "task.json", "model", "run.json"
 _JOURNAL: Final = "checkpoint"
@@ -51,32 +52,17 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._held = ExitStack()
 
     def __enter__(self) -> RunFolder:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: cannot be used: {error.strerror}; choose another --out"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._close()
-            raise Refused(f"{self.path}: another process runs it") from error
+        taken = "another process runs it; wait for it, or choose another --out"
+        self._held.enter_context(folder_lock(self.path, "lock", taken))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._held.close()
 
     # --- what it began with ----------------------------------------------------------
 
@@ -170,3 +156,6 @@ class RunFolder:
 def digest_of(data: bytes) -> Digest:
     """SHA-256."""
     return Digest(hashlib.sha256(data).hexdigest())
+
+
+prepare(RunSettings)

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from collab.coordinator.version_folder import KEPT_VERSIONS, VersionFolder
+from collab.core.decoding import prepare
 from collab.core.ids import Digest
 from collab.core.plan import Frozen, Plan
 from collab.errors import InputError
@@ -107,3 +108,6 @@ class SwapFolder:
 
 def _name(round_: int) -> str:
     return f"{_PREFIX}{round_}"
+
+
+prepare(SwapState)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab.codec.wire import Buffer
+from collab.core.decoding import prepare
 from collab.errors import IntegrityError
 from collab.federated.compression.models import decode_model, encode_model
 from collab.federated.compression.settings import Compression
@@ -65,3 +66,6 @@ def unpack_arrays(data: bytes) -> dict[str, NDArray[Any]]:
             raise IntegrityError(f"arrays: {one.name[:80]!r} is not what it says")
         out[one.name] = np.frombuffer(one.data, one.kind).reshape(one.shape)
     return out
+
+
+prepare(_Array)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from collab.core.decoding import prepare
 from collab.core.ids import Digest
 from collab.core.plan import Frozen
 from collab.federated.aggregate.settings import Aggregation
@@ -104,3 +105,6 @@ class UpdateRef:
     metrics: Mapping[str, float] | None = None
     children: tuple[Behind, ...] = ()
     """Of a gateway's sum."""
+
+
+prepare(SumRules)

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, Union
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.plan import Frozen
 from collab.errors import ConfigError
 from collab.federated.aggregate.settings import Aggregation
@@ -418,3 +419,6 @@ def _seconds(where: str, value: float) -> None:
 def task_bytes(task: Task) -> bytes:
     """The task in one form, whatever its file looks like; a run resumes only with the same."""
     return msgspec.json.encode(task, order="deterministic")
+
+
+prepare(Task)

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from collab.core.decoding import prepare
 from collab.errors import ModelError
 
 TRAIN: Final = "train"
@@ -97,3 +98,6 @@ def read_description(tensor: NDArray[np.uint8]) -> Description:
     if found.format != FORMAT:
         raise ModelError(f"the trainable model has format {found.format}; this version reads {FORMAT}")
     return found
+
+
+prepare(Description)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from collab.core.decoding import prepare
+
 Parameters = Mapping[str, NDArray[np.floating]]
 """A model's trainable weights (and averaged statistics) by tensor name, float32 unless said otherwise.
 
@@ -47,3 +49,6 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)
     staleness: int = 0
     """So many rounds ago was the model made that it began with."""
+
+
+prepare(LocalTraining)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from collab.codec.pb import control_pb2 as pb
+from collab.core.decoding import prepare
 from collab.core.ids import Epoch, NodeName, PlanName, RequestId
 from collab.core.plan import Plan
 from collab.errors import CollabError, InputError, Refused
@@ -251,3 +252,6 @@ def _running(plan: Plan) -> dict[str, Any]:
     release = model.release
     named = {} if release is None else {"family": release.family, "release": release.version}
     return {"model": model.sha256, **named}
+
+
+prepare(_Kept)

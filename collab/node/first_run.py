@@ -22,6 +22,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import Digest, StageId
 from collab.core.plan import Plan
 from collab.errors import BackendError, CollabError, StoreError, from_wire
@@ -273,3 +274,6 @@ def _environment() -> dict[str, str]:
     # The package may be run from a checkout that is not installed.
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+prepare(Said)

@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import Digest, Epoch, PlanName
 from collab.core.plan import Plan, from_json
 from collab.errors import CollabError
@@ -272,3 +273,6 @@ def _mark(name: PlanName, epoch: Epoch, mark: str) -> str:
 def _number(marks: dict[str, str], what: str) -> int:
     """The largest count among an epoch's marks; 0 without one."""
     return max((int(mark.partition("-")[2]) for mark in marks if mark.startswith(f"{what}-")), default=0)
+
+
+prepare(_Record)

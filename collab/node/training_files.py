@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import Digest, check_name
 from collab.federated.participant import Standing
 from collab.federated.records import Behind
@@ -147,3 +148,6 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+prepare(_Standing)

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.identity import Principal
 from collab.errors import ConfigError, PeerUnreachable, ProtocolError, Refused
 from collab.security import files
@@ -175,3 +176,6 @@ async def _exchange(
         return answer
     finally:
         writer.transport.abort()
+
+
+prepare(Enrolment)

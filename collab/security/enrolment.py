@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.errors import CollabError, ProtocolError, from_wire
 
 MAX_LINE_BYTES: Final = 64 * 1024
@@ -77,3 +78,6 @@ def decode_answer(line: bytes) -> Answer:
 def refusal(error: CollabError) -> Answer:
     """An error as an answer."""
     return Answer(code=error.code, message=str(error))
+
+
+prepare(Request, Answer)

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.identity import Principal, check_cluster, check_role
 from collab.core.ids import NodeName, check_name
 from collab.errors import InputError, LimitExceeded, Refused
@@ -205,3 +206,6 @@ Enrolled = Callable[[Principal], None]
 
 def _hash(secret: bytes) -> str:
     return hashlib.sha256(secret).hexdigest()
+
+
+prepare(Token)

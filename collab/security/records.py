@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.errors import ConfigError
 from collab.security import files
 
@@ -100,3 +101,6 @@ def changing(directory: Path, now: datetime) -> Iterator[Records]:
 
 def _encode(records: Records) -> bytes:
     return msgspec.json.format(msgspec.json.encode(records), indent=1) + b"\n"
+
+
+prepare(Records)

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from collab.core.decoding import prepare
 from collab.errors import CollabError, InputError
 from collab.serving.about import EXTENSIONS, NAME, VERSION, model_metadata
 from collab.serving.access import Action, Caller
@@ -194,3 +195,6 @@ def application(rest: Rest) -> Starlette:
     # A path with a slash too many is none, and not a redirect to a host that a header names.
     app.router.redirect_slashes = False
     return app
+
+
+prepare(_Index)

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.plan import Frozen
 from collab.errors import InputError
 from collab.updates.policies.clauses import Action
@@ -206,3 +207,6 @@ def builtins(report: Report) -> dict[str, Any]:
     """As ``--json`` prints it."""
     fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(report))
     return {"at": report.at, "result": report.result} | fields
+
+
+prepare(Agenda)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from collab.codec.packing import PACKERS
 from collab.codec.wire import Buffer, frame, unframe
+from collab.core.decoding import prepare
 from collab.errors import LimitExceeded, ProtocolError, TensorError
 from collab.federated.aggregate.fixed import MAX_WEIGHT, WEIGHT_UNIT, FixedSum, Integers, Shapes
 
@@ -98,3 +99,6 @@ def _planes(limb: Integers) -> NDArray[np.uint8]:
 def _limb(planes: memoryview, elements: int) -> Integers:
     rows = np.frombuffer(planes, np.uint8).reshape(8, elements)
     return np.ascontiguousarray(rows.T).view("<i8").reshape(-1).astype(np.int64, copy=False)
+
+
+prepare(_Header)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, Literal, Union
 
+from collab.core.decoding import prepare
 from collab.core.plan import Frozen
 from collab.errors import ConfigError
 
@@ -56,3 +57,6 @@ class Compression(Frozen, frozen=True, kw_only=True):
             rounding=self.rounding if elements.startswith("int8") else "nearest",
             pack=self.pack and "zstd" in abilities,
         )
+
+
+prepare(Compression)

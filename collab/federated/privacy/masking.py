@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from collab.core.decoding import prepare
 from collab.core.ids import Digest
 from collab.errors import LimitExceeded, ProtocolError
 from collab.federated.privacy.fixed_point import Encoding, Shapes, encode, vector_length
@@ -94,3 +95,6 @@ def decode_invitation(data: bytes) -> Invitation:
         return msgspec.msgpack.decode(data, type=Invitation)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ProtocolError("secure aggregation: the invitation is malformed") from error
+
+
+prepare(Invitation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from collab.core.preprocessing import Category, ImageSteps, TableSteps, WindowSteps
@@ -13,7 +13,9 @@ from collab.toolchain.snippets.facts import (
     fill,
     float32,
     float64,
-    scaling_of,
+    image_values,
+    joined,
+    window_values,
 )
 
 _HEADER: Final = """\
@@ -211,28 +213,12 @@ def c_string(text: str) -> str:
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
 
 
-def joined(parts: Iterable[str], width: int = 90) -> str:
-    """A list over as many lines as it needs."""
-    lines = [""]
-    for part in parts:
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append("")
-        lines[-1] += f"{part}, "
-    return "\n    ".join(line.rstrip() for line in lines).removesuffix(",")
-
-
 def _body(facts: Facts) -> str:
     steps = facts.steps
     if isinstance(steps, ImageSteps):
-        shift, spread = scaling_of(steps)
         return fill(
             _IMAGE,
-            height=steps.height,
-            width=steps.width,
-            channels=steps.channels,
-            scale=float32(steps.scale, "f"),
-            shift=joined(float32(x, "f") for x in shift),
-            spread=joined(float32(x, "f") for x in spread),
+            **image_values(steps, "f"),
             resizing=about_resizing(steps).replace(". ", ".\n// "),
             place="i * kChannels + c" if steps.layout == "hwc" else "c * kHeight * kWidth + i",
         )
@@ -261,17 +247,9 @@ def _categories(steps: TableSteps) -> Sequence[str]:
 
 
 def _window(steps: WindowSteps) -> str:
-    shift, spread = scaling_of(steps)
-    count, limit = len(steps.channels), "1.7976931348623157e308"
     return fill(
         _WINDOW,
-        length=steps.length,
-        step=steps.step,
-        channels=count,
-        low=joined(float64(x, f"-{limit}") for x in steps.low or (None,) * count),
-        high=joined(float64(x, limit) for x in steps.high or (None,) * count),
-        shift=joined(map(float64, shift)),
-        spread=joined(map(float64, spread)),
+        **window_values(steps, "1.7976931348623157e308"),
         names=", ".join(" ".join(name.split()) for name in steps.channels[:20]),
         feature=_FEATURES[steps.feature],
     )

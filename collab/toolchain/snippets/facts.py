@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -121,6 +121,44 @@ def float32(value: float, suffix: str = "") -> str:
 def float64(value: float | None, otherwise: str = "") -> str:
     """A number as source code that means exactly this float64."""
     return otherwise if value is None else repr(float(value))
+
+
+def joined(parts: Iterable[str], width: int = 90) -> str:
+    """A list over as many lines as it needs."""
+    lines = [""]
+    for part in parts:
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += f"{part}, "
+    return "\n    ".join(line.rstrip() for line in lines).removesuffix(",")
+
+
+def image_values(steps: ImageSteps, suffix: str = "") -> dict[str, object]:
+    """What all languages fill in for pictures; ``suffix`` ends a literal of 32 bits."""
+    shift, spread = scaling_of(steps)
+    return {
+        "height": steps.height,
+        "width": steps.width,
+        "channels": steps.channels,
+        "scale": float32(steps.scale, suffix),
+        "shift": joined(float32(x, suffix) for x in shift),
+        "spread": joined(float32(x, suffix) for x in spread),
+    }
+
+
+def window_values(steps: WindowSteps, limit: str) -> dict[str, object]:
+    """What all languages fill in for windows; ``limit`` is their largest number of 64 bits."""
+    shift, spread = scaling_of(steps)
+    count = len(steps.channels)
+    return {
+        "length": steps.length,
+        "step": steps.step,
+        "channels": count,
+        "low": joined(float64(x, f"-{limit}") for x in steps.low or (None,) * count),
+        "high": joined(float64(x, limit) for x in steps.high or (None,) * count),
+        "shift": joined(map(float64, shift)),
+        "spread": joined(map(float64, spread)),
+    }
 
 
 def scaling_of(steps: ImageSteps | WindowSteps) -> tuple[Sequence[float], Sequence[float]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from collab.core.preprocessing import Category, ImageSteps, TableSteps, WindowSteps
-from collab.toolchain.snippets.c_header import joined
 from collab.toolchain.snippets.facts import (
     Facts,
     about_resizing,
@@ -14,7 +12,9 @@ from collab.toolchain.snippets.facts import (
     fill,
     float32,
     float64,
-    scaling_of,
+    image_values,
+    joined,
+    window_values,
 )
 
 _CLASS: Final = """\
@@ -207,22 +207,12 @@ def _get(facts: Facts) -> str:
     return f"({byte}.toFloat() - {float32(given.zero_point, 'f')}) * {float32(given.scale, 'f')}"
 
 
-def _floats(numbers: Iterable[float]) -> str:
-    return joined(float32(x, "f") for x in numbers)
-
-
 def _body(facts: Facts) -> str:
     steps = facts.steps
     if isinstance(steps, ImageSteps):
-        shift, spread = scaling_of(steps)
         return fill(
             _IMAGE,
-            height=steps.height,
-            width=steps.width,
-            channels=steps.channels,
-            scale=float32(steps.scale, "f"),
-            shift=_floats(shift),
-            spread=_floats(spread),
+            **image_values(steps, "f"),
             resizing=about_resizing(steps),
             place="i * CHANNELS + c" if steps.layout == "hwc" else "c * HEIGHT * WIDTH + i",
         )
@@ -248,16 +238,8 @@ def _categories(steps: TableSteps) -> str:
 
 
 def _window(steps: WindowSteps) -> str:
-    shift, spread = scaling_of(steps)
-    count = len(steps.channels)
     return fill(
         _WINDOW,
-        length=steps.length,
-        step=steps.step,
-        channels=count,
-        low=joined(float64(x, "-Double.MAX_VALUE") for x in steps.low or (None,) * count),
-        high=joined(float64(x, "Double.MAX_VALUE") for x in steps.high or (None,) * count),
-        shift=joined(map(float64, shift)),
-        spread=joined(map(float64, spread)),
+        **window_values(steps, "Double.MAX_VALUE"),
         feature=_FEATURES[steps.feature],
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from collab.core.preprocessing import Category, ImageSteps, TableSteps, WindowSteps
-from collab.toolchain.snippets.c_header import joined
 from collab.toolchain.snippets.facts import (
     Facts,
     about_resizing,
@@ -13,7 +12,9 @@ from collab.toolchain.snippets.facts import (
     fill,
     float32,
     float64,
-    scaling_of,
+    image_values,
+    joined,
+    window_values,
 )
 
 _CLASS: Final = """\
@@ -204,15 +205,9 @@ def _get(facts: Facts) -> str:
 def _body(facts: Facts) -> str:
     steps = facts.steps
     if isinstance(steps, ImageSteps):
-        shift, spread = scaling_of(steps)
         return fill(
             _IMAGE,
-            height=steps.height,
-            width=steps.width,
-            channels=steps.channels,
-            scale=float32(steps.scale),
-            shift=joined(map(float32, shift)),
-            spread=joined(map(float32, spread)),
+            **image_values(steps),
             resizing=about_resizing(steps),
             place="i * channels + c" if steps.layout == "hwc" else "c * height * width + i",
         )
@@ -241,16 +236,8 @@ def _categories(steps: TableSteps) -> str:
 
 
 def _window(steps: WindowSteps) -> str:
-    shift, spread = scaling_of(steps)
-    count, limit = len(steps.channels), "Double.greatestFiniteMagnitude"
     return fill(
         _WINDOW,
-        length=steps.length,
-        step=steps.step,
-        channels=count,
-        low=joined(float64(x, f"-{limit}") for x in steps.low or (None,) * count),
-        high=joined(float64(x, limit) for x in steps.high or (None,) * count),
-        shift=joined(map(float64, shift)),
-        spread=joined(map(float64, spread)),
+        **window_values(steps, "Double.greatestFiniteMagnitude"),
         feature=_FEATURES[steps.feature],
     )

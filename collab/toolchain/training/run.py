@@ -9,8 +9,7 @@ A checkpoint is in place before ``training.json`` names it, and goes after anoth
 
 from __future__ import annotations
 
-import fcntl
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -18,9 +17,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from collab.core.plan import Frozen
-from collab.errors import InputError, IntegrityError, Refused
+from collab.errors import InputError, IntegrityError
 from collab.toolchain.keras_files import write_durably
 from collab.toolchain.training.settings import Settings
+from collab.updates.store.lock import folder_lock
 
 STATE: Final = "training.json"
 MODEL: Final = "model.keras"
@@ -77,32 +77,23 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._held = ExitStack()
 
     def __enter__(self) -> Run:
-        try:
-            (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise InputError(
-                f"--out {self.path}: cannot be used: {error.strerror}; choose another"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._close()
-            raise Refused(f"--out {self.path}: another process trains there") from error
+        taken = "another process trains there; wait for it, or choose another --out"
+        with ExitStack() as held:
+            held.enter_context(folder_lock(self.path, "lock", taken))
+            try:
+                (self.path / CHECKPOINTS).mkdir(exist_ok=True)
+            except OSError as error:
+                raise InputError(f"--out {self.path}: cannot be used: {error.strerror}") from error
+            self._held = held.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._held.close()
 
     @property
     def begun(self) -> bool:

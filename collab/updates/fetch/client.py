@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.errors import CollabError, ConfigError, InputError, IntegrityError, PeerError, Refused, StoreError
 from collab.security.files import PUBLIC, write
 from collab.updates.fetch.base import NotOffered, Source
@@ -333,3 +334,6 @@ def _move(source: Path, place: Path) -> None:
         source.replace(place)
     except OSError as error:
         raise StoreError(f"{place}: cannot be written: {error.strerror}") from error
+
+
+prepare(Seen)

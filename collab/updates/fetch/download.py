@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.errors import IntegrityError, LimitExceeded, PeerError, StoreError
 from collab.updates.fetch.base import Opened
 from collab.updates.fetch.pace import Limits, Pace
@@ -198,3 +199,6 @@ def _digest(path: Path, size: int, algorithm: str) -> hashlib._Hash:
             digest.update(data)
             size -= len(data)
     return digest
+
+
+prepare(Mark)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.updates.health.sequential import Rates, Tally
 
 Phase = Literal["staged", "golden", "shadow", "canary", "probation", "healthy", "dropped", "rolled back"]
@@ -296,3 +297,6 @@ HANDLERS: Final[Mapping[tuple[Phase, type[Any]], _Handler]] = {
     ("probation", Failed): Gate._failed_alone,
 }
 """What each phase does with what it sees; no entry means nothing."""
+
+
+prepare(Bounds)

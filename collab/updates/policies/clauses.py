@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, Union
 
+from collab.core.decoding import prepare
 from collab.core.plan import Frozen
 from collab.updates.policies.measures import Flag, Measure
 
@@ -121,3 +122,6 @@ class Policy(Frozen, frozen=True, kw_only=True):
 
     name: str
     rules: tuple[Rule, ...]
+
+
+prepare(Policy)

@@ -11,6 +11,7 @@ from typing import Final, Union
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.errors import InputError
 from collab.updates.policies.state import (
     MAX_FEATURES,
@@ -285,3 +286,6 @@ def _some(values: Iterable[bool | None]) -> bool | None:
 def _of(judge: Callable[[list[bool]], bool], values: Iterable[bool | None]) -> bool | None:
     told = [value for value in values if value is not None]
     return judge(told) if told else None
+
+
+prepare(Condition)

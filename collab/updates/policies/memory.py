@@ -8,6 +8,7 @@ from typing import Any, Final, Union
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.plan import Frozen
 from collab.errors import InputError
 from collab.updates.policies.clauses import MAX_CLAUSES, Policy
@@ -71,3 +72,6 @@ def turned(before: Held | None, begins: bool, stays: bool, now_s: float, hold_s:
     if now_s - since >= hold_s:
         return Held(on=wanted)
     return before if since == before.turning_s else Held(on=before.on, turning_s=since)
+
+
+prepare(Memory)

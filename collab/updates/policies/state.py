@@ -10,6 +10,7 @@ from typing import Any, Final, Union
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.plan import Frozen
 from collab.errors import InputError
 
@@ -153,3 +154,6 @@ def state_of(tree: Any) -> DeviceState:
         return msgspec.convert(tree, DeviceState).check()
     except (msgspec.ValidationError, RecursionError) as error:
         raise InputError(f"state: {error}") from error
+
+
+prepare(DeviceState)

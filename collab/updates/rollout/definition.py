@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Union
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.ids import check_name
 from collab.core.plan import Frozen
 from collab.errors import ConfigError, InputError
@@ -231,3 +232,6 @@ def _check_windows(windows: tuple[Open, ...]) -> None:
 def _within(value: float, low: float, high: float, field: str) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{field}: {value:g} is not within {low:g} to {high:g}")
+
+
+prepare(Rollout)

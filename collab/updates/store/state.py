@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.core.plan import Frozen
 from collab.errors import Conflict, InputError, IntegrityError, Refused
 from collab.updates.health.crashes import CrashRule, counted, is_loop
@@ -270,3 +271,6 @@ def _noted(state: State, action: Action, release: Release | None, now: float, re
         reason=reason[:MAX_REASON],
     )
     return msgspec.structs.replace(state, history=(*state.history, event)[-MAX_HISTORY:])
+
+
+prepare(State, _File)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from collab.errors import InputError, Refused
+from collab.errors import Conflict, InputError
 from collab.toolchain.training.run import Run, Source, State, read_state
 from collab.toolchain.training.settings import read_settings
 
@@ -45,7 +45,7 @@ def test_only_the_last_and_the_best_checkpoint_are_kept(tmp_path):
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
-    with Run(tmp_path), pytest.raises(Refused, match="another process trains there"), Run(tmp_path):
+    with Run(tmp_path), pytest.raises(Conflict, match="another process trains there"), Run(tmp_path):
         pass
     with Run(tmp_path):
         pass
