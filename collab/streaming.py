@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -276,8 +277,11 @@ async def node_streams(service: NodeService, security: Credentials | None) -> As
             insecure_networks=config.insecure_networks,
         )
 
-    sources = {n: DeclaredSource(*d) for n, d in _declared("sources", config.sources, context).items()}
-    sinks = {n: DeclaredSink(*d) for n, d in _declared("sinks", config.sinks, context).items()}
+    # What kinds need is imported, which reads files.
+    ways_in = await asyncio.to_thread(_declared, "sources", config.sources, context)
+    ways_out = await asyncio.to_thread(_declared, "sinks", config.sinks, context)
+    sources = {name: DeclaredSource(*declared) for name, declared in ways_in.items()}
+    sinks = {name: DeclaredSink(*declared) for name, declared in ways_out.items()}
     async with Cluster(make_links) as cluster:
         cluster.tracer = service.tally.tracer
 

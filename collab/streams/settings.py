@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
+from collab.core.decoding import prepare
 from collab.errors import ConfigError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -100,3 +101,9 @@ def _path(kind: type[Any], value: Any) -> Any:
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value).expanduser()
     raise TypeError(f"Expected `{kind.__name__}`, got {value!r}")
+
+
+prepare(
+    *(FolderSettings, VideoSettings, CameraSettings, RtspSettings),
+    *(TopicSettings, LinesSettings, WebhookSettings),
+)

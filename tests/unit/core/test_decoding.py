@@ -70,6 +70,7 @@ WITH_THREADS = [
     "runtime",
     "security",
     "serving",
+    "streams",
     "updates",
 ]
 BUILT_IN = {"dict", "float", "int", "list", "object", "str", "tuple"}
