@@ -122,6 +122,16 @@ PARSED: Final = (
         r"collab simulate scenario.yaml --(sweep|seeds)",
         "docs/how-to/emulate.md runs a small sweep",
     ),
+    Parsed(
+        "docs/sources.md",
+        r"collab run .* --source",
+        "needs cameras; tests/integration/test_streams.py runs it",
+    ),
+    Parsed(
+        "docs/sources.md",
+        r"collab (stream|deploy)",
+        "needs a camera; tests/integration/test_streams.py runs it",
+    ),
     Parsed("docs/toolchain.md", r"collab (data|model|plan|deploy|run)", PREPARES),
     Parsed("docs/toolchain/compress.md", r"collab model compress", KERAS),
     Parsed("docs/toolchain/convert.md", r"collab model (convert|validate)", KERAS),
@@ -130,7 +140,7 @@ PARSED: Final = (
     Parsed("docs/toolchain/package.md", r"collab model (package|snippet)|collab run", PREPARES),
     Parsed("docs/tutorial.md", r"make core|export PATH", SETTLES),
     Parsed("deployments/ansible/README.md", r"ansible", "tests/deployments/test_ansible.py runs it"),
-    Parsed("deployments/container/README.md", r"docker", ENGINE),
+    Parsed("deployments/container/README.md", r"docker|token=|sudo|collab api-key", ENGINE),
     Parsed("deployments/deb/README.md", r"make deb|sudo", INSTALLS),
     Parsed("deployments/k3s/README.md", r"kubectl", KUBERNETES),
     Parsed(

@@ -214,6 +214,14 @@ ALONE: Final[Mapping[str, Scenario]] = {
     ),
     "docs/how-to/release.md": Scenario(compare=True),
     "docs/how-to/serve.md": Scenario(TWO, compare=True),
+    "docs/pipelines.md": Scenario(
+        f"""{TWO}
+        cp {ROOT}/collab/assets/*.tflite .
+        cp {ROOT}/collab/assets/scene_pipeline.yaml pipeline.yaml
+        python {ROOT}/tests/docs/scenes.py
+        """,
+        replace=DEVICES,
+    ),
     "docs/how-to/watch.md": Scenario(TWO, compare=True),
     "docs/how-to/operate.md": Scenario(
         TWO, compare=True, leaves_nothing=True, codes=((r"collab doctor", 1),)
