@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,11 @@ from urllib.request import urlopen
 
 import pytest
 
+from collab.coordinator.rollout import wanted
 from tests.integration.deployments import assert_equal_answers, deployed_plan, endpoints
 from tests.integration.models import Reference
-from tests.integration.processes import ROOT, NodeProcess, running
+from tests.integration.processes import ROOT, NodeProcess, environment, running
+from tests.unit.coordinator.test_rollout import made
 
 pytestmark = [pytest.mark.heavy("frontdoor"), pytest.mark.timeout(120)]
 
@@ -74,6 +77,24 @@ def test_every_query_of_the_grafana_dashboard_is_one_for_prometheus(promtool, tm
     file = tmp_path / "panels.yml"
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
     assert f"{len(rules)} rules found" in check(promtool, "check", "rules", str(file))
+
+
+def test_a_controllers_page_is_sound_and_tells_of_its_rollouts(promtool, tmp_path):
+    folder = made(tmp_path)
+    wanted(folder, "abort", "ann")
+    words = ("controller", "--insecure", "--rollout", str(folder.path), "--metrics", "0")
+    command = [sys.executable, "-m", "collab", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stderr is not None
+        try:
+            place = process.stderr.readline().decode().removeprefix("metrics are at ").strip()
+            until = time.monotonic() + WAIT_S
+            while b'collab_rollout_phase{phase="aborted"' not in (page := urlopen(place, timeout=10).read()):
+                assert time.monotonic() < until, page
+            check(promtool, "check", "metrics", data=page)
+        finally:
+            process.terminate()
+    assert process.returncode == 0
 
 
 def free_port() -> int:
