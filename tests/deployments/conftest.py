@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,9 +45,11 @@ def wheelhouse() -> Path:
 @pytest.fixture(scope="session")
 def engine(wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """What runs containers, with the image built."""
-    made = Engine(tmp_path_factory.mktemp("engine"))
-    try:
-        made.build(wheelhouse / "wheels")
-        yield made
-    finally:
-        made.close()
+    # podman takes no long path for what it keeps while containers run.
+    with tempfile.TemporaryDirectory(prefix="ct-") as short:
+        made = Engine(tmp_path_factory.mktemp("engine"), Path(short))
+        try:
+            made.build(wheelhouse / "wheels")
+            yield made
+        finally:
+            made.close()

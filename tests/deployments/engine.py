@@ -23,13 +23,13 @@ LIMITS: Final = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 
 
 class Engine:
-    """Runs the programs with their storage in a folder."""
+    """Runs the programs with their storage in a folder, and what runs in one of a short name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, short: Path) -> None:
         needs("buildah", "podman", "runc")
-        self._folder = folder
+        self._folder, self._short = folder, short
         driver = "overlay" if "overlay" in Path("/proc/filesystems").read_text() else "vfs"
-        self._storage = [f"--root={folder}/root", f"--runroot={folder}/run", f"--storage-driver={driver}"]
+        self._storage = [f"--root={folder}/root", f"--runroot={short}/run", f"--storage-driver={driver}"]
         policy = folder / "policy.json"
         policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
         self._policy = f"--signature-policy={policy}"
@@ -44,7 +44,7 @@ class Engine:
 
     def _podman(self) -> list[str]:
         quiet = ["--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=file"]
-        return ["podman", *self._storage, f"--tmpdir={self._folder}/tmp", *quiet]
+        return ["podman", *self._storage, f"--tmpdir={self._short}/tmp", *quiet]
 
     def _said(self, command: list[Any], code: int | None = 0) -> str:
         done = subprocess.run(

@@ -102,11 +102,13 @@ def _type(terminal: Terminal, text: str, where: str, right: int = 0) -> None:
 
 DEVICES: Final = ((r"10\.0\.0\.7:7070", "127.0.0.1:7070"), (r"10\.0\.0\.8:7070", "127.0.0.1:7071"))
 """Addresses of two devices, and those of two nodes here."""
+INVITED: Final = "until grep -qs 'cluster join' invite; do sleep 0.1; done"
+"""The line that a device is given can be in the terminal before it is in the file."""
 ENROLLED: Final = (
     (r"^collab cluster invite (\S+) (.*)$", r"collab cluster invite \1 \2 | tee invite &"),
     (
         r"^collab cluster join collab1-…",
-        r"mkdir -p ~/device; HOME=~/device$((++n)) $(grep -o 'collab cluster join.*' invite)",
+        f"mkdir -p ~/device; {INVITED}; HOME=~/device$((++n)) $(grep -o 'collab cluster join.*' invite)",
     ),
     (r"^collab node --listen 10", r"HOME=~/device$n collab node --listen 10"),
 )
@@ -145,7 +147,10 @@ TOUR: Final[Mapping[str, Scenario]] = {
         """
     ),
     "docs/serving.md": Scenario(),
-    "docs/dashboard.md": Scenario(replace=DEVICES, compare=True),
+    "docs/dashboard.md": Scenario(
+        replace=(*DEVICES, (r"plan.yaml --dashboard", r"\g<0> --listen 127.0.0.1:8002 --grpc none")),
+        compare=True,
+    ),
     "docs/monitoring.md": Scenario(),
     "docs/failover.md": Scenario(replace=DEVICES),
     "docs/releases/condition.md": Scenario(
@@ -198,7 +203,10 @@ ALONE: Final[Mapping[str, Scenario]] = {
         "mkdir ~/pi-1",
         replace=(
             (r"^collab cluster invite pi-1 .*", r"\g<0> | tee invite"),
-            (r"^collab cluster join collab1-…", "HOME=~/pi-1 $(grep -o 'collab cluster join.*' invite)"),
+            (
+                r"^collab cluster join collab1-…",
+                f"{INVITED}; HOME=~/pi-1 $(grep -o 'collab cluster join.*' invite)",
+            ),
             (r"^collab cluster renew", r"HOME=~/pi-1 \g<0>"),
             (r"^(collab cluster revoke pi-1) --peers 10.0.0.8:7070", r"\1"),
         ),
