@@ -262,7 +262,8 @@ class _Serving:
 
     async def _serve_rollout(self, stack: AsyncExitStack, path: Path) -> None:
         from collab.assembly import load_identity
-        from collab.cli.release_rollout import as_told, rolling
+        from collab.cli.release_rollout import rolling
+        from collab.cli.rollout_tables import as_told
         from collab.coordinator.rollout_folder import RolloutFolder
 
         folder = RolloutFolder(path)

@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -201,19 +201,3 @@ def _me() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a user without a name
         return "somebody"
-
-
-def as_told(event: dict[str, Any]) -> str:
-    """An event in a line."""
-    kind = event["event"]
-    if kind == "target":
-        version = f", runs {event['version']}" if event["version"] else ""
-        why = f": {event['reason']}" if event["reason"] else ""
-        return f"wave {event['wave']}, {event['target']}: {event['status']}{version}{why}"
-    if kind == "wave":
-        return f"wave {event['wave']} begins"
-    if kind == "rest":
-        return f"wave {event['wave']} is over; a rest before the next one"
-    if kind == "phase":
-        return f"{event['phase']}" + (f": {event['reason']}" if event["reason"] else "")
-    return f"{kind} by {event['by']}" if event["by"] else kind

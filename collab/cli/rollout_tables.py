@@ -94,7 +94,6 @@ def summary(about: About, state: RolloutState) -> str:
 @contextmanager
 def shown(state: RolloutState) -> Iterator[Tell]:
     """A line for each event, and on a terminal a bar for each wave that stays below them."""
-    from collab.cli.release_rollout import as_told
     from collab.updates.rollout.report import waves_of
 
     if not sys.stderr.isatty():
@@ -168,3 +167,19 @@ def _ask(files: dict[str, Path], trust: Trust) -> Said:
         return dict(zip(files, found, strict=True))
 
     return with_cluster(go, trust=trust)
+
+
+def as_told(event: dict[str, Any]) -> str:
+    """An event in a line."""
+    kind = event["event"]
+    if kind == "target":
+        version = f", runs {event['version']}" if event["version"] else ""
+        why = f": {event['reason']}" if event["reason"] else ""
+        return f"wave {event['wave']}, {event['target']}: {event['status']}{version}{why}"
+    if kind == "wave":
+        return f"wave {event['wave']} begins"
+    if kind == "rest":
+        return f"wave {event['wave']} is over; a rest before the next one"
+    if kind == "phase":
+        return f"{event['phase']}" + (f": {event['reason']}" if event["reason"] else "")
+    return f"{kind} by {event['by']}" if event["by"] else kind

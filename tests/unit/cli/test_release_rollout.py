@@ -10,9 +10,8 @@ import yaml
 
 from collab.assets import path as asset
 from collab.cli.files import write_plan
-from collab.cli.release_rollout import as_told
 from collab.cli.rollout_files import begin_rollout, find_targets, read_rollout
-from collab.cli.rollout_tables import difference
+from collab.cli.rollout_tables import as_told, difference
 from collab.coordinator.planning import build_chain
 from collab.coordinator.rollout_folder import RolloutFolder
 from collab.coordinator.running_release import NodeRuns, PlanRuns
