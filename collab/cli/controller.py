@@ -198,10 +198,12 @@ class _Serving:
                 await self._serve_cluster(stack)
             for path in self._rollouts:
                 await self._serve_rollout(stack, path)
-            plans = [plan for settings in self._releases for plan in settings.plans]
-            if self._watched is not None:
-                plans.append(self._watched.path)
-            await stack.enter_async_context(scraped(self._metrics, release_journals(plans, self._rollouts)))
+            if self._metrics is not None:
+                plans = [plan for settings in self._releases for plan in settings.plans]
+                if self._watched is not None:
+                    plans.append(self._watched.path)
+                journals = release_journals(plans, self._rollouts)
+                await stack.enter_async_context(scraped(self._metrics, journals))
             if self._directory is not None:
                 await _serve_directory(stack, *split_host_port(self._directory))
             self._tell(ready, text)

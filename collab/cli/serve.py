@@ -125,7 +125,6 @@ def serve(
 
     async def run(cluster: Cluster) -> None:
         from collab.cli.supervised import notify, supervised
-        from collab.coordinator.journal_metrics import Told
         from collab.serving.door import FrontDoor
         from collab.serving.reload import Reloads
 
@@ -142,6 +141,9 @@ def serve(
                 stack.push_async_callback(asyncio.to_thread, tracer.close)
                 cluster.tracer = tracer
             if metrics is not None:
+                # What reads journals takes 10 MB.
+                from collab.coordinator.journal_metrics import Told
+
                 journals = Told(release_journals(plans))
                 page_of_all = await asyncio.to_thread(requester_metrics, cluster, metrics, journals.values)
                 say(f"metrics are at {(await stack.enter_async_context(page_of_all)).url}")

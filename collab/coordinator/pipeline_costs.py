@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from collab.codec.pb import control_pb2 as pb
 from collab.codec.tensors import Array
 from collab.coordinator.cluster import Cluster, NodeView
 from collab.coordinator.pipelines import Fitted
+from collab.coordinator.planning import median_ms
 from collab.coordinator.profiled_links import LinkMeter
 from collab.coordinator.profiling import HERE
 from collab.core.ids import Digest, NodeName, StageId
@@ -150,7 +150,7 @@ def _files_here(fitted: Fitted, backend: Backend) -> Files:
     for digest, threads in _files(fitted):
         loaded = backend.load(fitted.blobs[digest], threads)
         try:
-            found[digest, threads] = _median_ms(loaded.run, zero_inputs(loaded))
+            found[digest, threads] = median_ms(loaded.run, zero_inputs(loaded), _RUNS)
         finally:
             loaded.close()
     return found
@@ -158,7 +158,7 @@ def _files_here(fitted: Fitted, backend: Backend) -> Files:
 
 def _transforms_here(fitted: Fitted) -> dict[StageId, float]:
     return {
-        stage.id: _median_ms(TransformStage(stage).run, [_busy(spec) for spec in stage.inputs])
+        stage.id: median_ms(TransformStage(stage).run, [_busy(spec) for spec in stage.inputs], _RUNS)
         for stage in fitted.stages
         if stage.transform is not None
     }
@@ -169,13 +169,3 @@ def _busy(spec: TensorSpec) -> Array:
     if math.prod(spec.shape) == 1:
         return np.full(spec.shape, 100).astype(spec.dtype)
     return np.random.default_rng(0).random(spec.shape).astype(spec.dtype)
-
-
-def _median_ms(run: Callable[[Any], Any], given: Sequence[Any]) -> float:
-    run(given)
-    samples = []
-    for _ in range(_RUNS):
-        start = time.perf_counter()
-        run(given)
-        samples.append((time.perf_counter() - start) * 1000)
-    return statistics.median(samples)

@@ -257,7 +257,7 @@ def time_operators(
         loaded = backend.load(model.data, threads)
         try:
             inputs = zero_inputs(loaded)
-            op_ms += [_time(loaded.run, inputs) / (model.stop - model.start)] * (model.stop - model.start)
+            op_ms += [median_ms(loaded.run, inputs) / (model.stop - model.start)] * (model.stop - model.start)
         finally:
             loaded.close()
         if progress:
@@ -265,12 +265,13 @@ def time_operators(
     return op_ms
 
 
-def _time(run: Callable[[Any], Any], inputs: Any) -> float:
+def median_ms(run: Callable[[Any], Any], inputs: Any, runs: int = _RUNS) -> float:
+    """Median time of a run, in milliseconds, after one that is not counted."""
     import time
 
     run(inputs)
     samples = []
-    for _ in range(_RUNS):
+    for _ in range(runs):
         start = time.perf_counter()
         run(inputs)
         samples.append((time.perf_counter() - start) * 1000)
