@@ -160,8 +160,15 @@ def train(tf: Any, digits: Digits, seed: int, epochs: int) -> Any:
     return model
 
 
-def convert(tf: Any, model: Any, make: Callable[..., Any] = build) -> bytes:
-    """Return `model` as a float32 ``.tflite`` of batch 1 with tensors `image` and `probabilities`.
+def convert(
+    tf: Any,
+    model: Any,
+    make: Callable[..., Any] = build,
+    *,
+    takes: str = "image",
+    gives: Sequence[str] = ("probabilities",),
+) -> bytes:
+    """Return `model` as a float32 ``.tflite`` of batch 1 with tensors of these names, in this order.
 
     `make` builds its network, as `build` does.
     """
@@ -170,20 +177,23 @@ def convert(tf: Any, model: Any, make: Callable[..., Any] = build) -> bytes:
     # The converter prints what it saved, and stdout is not for that.
     with contextlib.redirect_stdout(io.StringIO()):
         raw = bytes(tf.lite.TFLiteConverter.from_keras_model(fixed).convert())
-    return _with_plain_names(raw)
+    return _with_plain_names(raw, takes, gives)
 
 
-def _with_plain_names(raw: bytes) -> bytes:
+def _with_plain_names(raw: bytes, takes: str, gives: Sequence[str]) -> bytes:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(raw, 0)
     graph = model.subgraphs[0]
-    graph.tensors[graph.inputs[0]].name = "image"
-    graph.tensors[graph.outputs[0]].name = "probabilities"
-    for signature in model.signatureDefs or ():
-        signature.inputs[0].name = "image"
-        signature.outputs[0].name = "probabilities"
+    graph.tensors[graph.inputs[0]].name = takes
+    (signature,) = model.signatureDefs
+    signature.inputs[0].name = takes
+    # The converter numbers the outputs of a Keras model: output_0, output_1 and so on.
+    made = sorted(signature.outputs, key=lambda entry: bytes(entry.name))
+    for name, entry in zip(gives, made, strict=True):
+        entry.name = graph.tensors[entry.tensorIndex].name = name
+    graph.outputs = [entry.tensorIndex for entry in made]
     builder = flatbuffers.Builder(len(raw))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

@@ -15,10 +15,8 @@ which needs the ``toolchain`` extra and takes about two minutes on two free core
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import importlib.metadata
-import io
 import json
 import sys
 import time
@@ -30,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collab.errors import CollabError, ModelError
+from collab.toolchain import demo_model
 from collab.toolchain.demo_model import SEED as DIGITS_SEED
 from collab.toolchain.demo_model import VERSIONS_OF, Digits, load_digits, tensorflow
 from collab.toolchain.scenes import SIDE, Floats, Scene, halved, scene
@@ -133,32 +132,7 @@ def train(tf: Any, digits: Digits, seed: int, steps: int, batch: int = BATCH) ->
 
 def convert(tf: Any, model: Any) -> bytes:
     """`model` as a float32 ``.tflite`` of batch 1 with tensors `scene`, `heat`, `size` and `offset`."""
-    fixed = build(tf.keras, batch_size=1)
-    fixed.set_weights(model.get_weights())
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        raw = bytes(tf.lite.TFLiteConverter.from_keras_model(fixed).convert())
-    return _with_plain_names(raw)
-
-
-def _with_plain_names(raw: bytes) -> bytes:
-    """Its outputs called as `NAMES`, and in that order."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    packed = schema.ModelT.InitFromPackedBuf(raw, 0)
-    graph = packed.subgraphs[0]
-    graph.tensors[graph.inputs[0]].name = "scene"
-    (signature,) = packed.signatureDefs
-    signature.inputs[0].name = "scene"
-    # The converter numbers the outputs of a Keras model: output_0, output_1 and so on.
-    made = sorted(signature.outputs, key=lambda entry: bytes(entry.name))
-    for name, entry in zip(NAMES, made, strict=True):
-        entry.name = graph.tensors[entry.tensorIndex].name = name
-    graph.outputs = [entry.tensorIndex for entry in made]
-    builder = flatbuffers.Builder(len(raw))
-    builder.Finish(packed.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return demo_model.convert(tf, model, build, takes="scene", gives=NAMES)
 
 
 def held_out_scenes(count: int, seed: int = SEED) -> list[Scene]:
